@@ -1,0 +1,10 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the tests that need real virtual machines."""
+
+from __future__ import annotations
+
+from lab.fixtures import lab_session, make_vm, vm
+
+__all__ = ["lab_session", "make_vm", "vm"]

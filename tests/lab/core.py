@@ -1,0 +1,148 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab as a whole: daemon, accelerator, virtual machines."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable
+from pathlib import Path
+from types import TracebackType
+
+import libvirt
+
+from .accel import accelerator
+from .daemon import Daemon
+from .disks import Disk, make_disk, plan_targets
+from .image import GuestImage, guest_image
+from .ownership import BASE, Ownership
+from .programs import HostPrograms, Programs
+from .vm import VM, Spec, domain_xml
+
+
+class Lab:
+    """A private libvirtd and its virtual machines; use it as a context manager.
+
+    `uri` is all that a module needs to reach the daemon.
+    """
+
+    def __init__(self, *, programs: Programs | None = None, base: Path = BASE) -> None:
+        # Errors come as exceptions; libvirt would print each one besides.
+        libvirt.registerErrorHandler(lambda *_: None, None)
+        self.programs = programs or HostPrograms()
+        self._ownership = Ownership(base)
+        self.directory = self._ownership.directory
+        self.daemon = Daemon(self.programs, self.directory)
+        self.uri = self.daemon.uri
+        self.vms: dict[str, VM] = {}
+        self._connection: libvirt.virConnect | None = None
+        self._image: GuestImage | None = None
+        (self.directory / "v").mkdir()
+        try:
+            self.daemon.start()
+            self.daemon.warm_up()
+        except BaseException:
+            self._ownership.release()
+            raise
+
+    def __enter__(self) -> Lab:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take everything away."""
+        for vm in self.vms.values():
+            vm.disconnect()
+        self.vms.clear()
+        self._drop_connection()
+        self._ownership.release()
+        self.daemon.forget()
+
+    def keep(self) -> None:
+        """Leave everything up after this process; `python -m lab down` takes it away."""
+        self._ownership.keep()
+
+    @property
+    def connection(self) -> libvirt.virConnect:
+        """A connection that lives; a new one after the daemon was away."""
+        if self._connection is None or not self._alive():
+            self._drop_connection()
+            self._connection = self.daemon.connect()
+        return self._connection
+
+    def _alive(self) -> bool:
+        """Whether the daemon answers: isAlive() notices its end too late."""
+        try:
+            return bool(self._connection and self._connection.getLibVersion())
+        except libvirt.libvirtError:
+            return False
+
+    def _drop_connection(self) -> None:
+        if self._connection is not None:
+            with contextlib.suppress(libvirt.libvirtError):
+                self._connection.close()
+        self._connection = None
+
+    @property
+    def image(self) -> GuestImage:
+        if self._image is None:
+            self._image = guest_image(self.programs)
+        return self._image
+
+    def vm(
+        self,
+        name: str,
+        disks: int | Iterable[Disk] = 1,
+        *,
+        running: bool = True,
+        paused: bool = False,
+        transient: bool = False,
+        memory: int = 160,
+        agent: bool | str = True,
+        wait: bool = True,
+    ) -> VM:
+        """Make a virtual machine; with `running` return when its guest and agent answer.
+
+        `disks`: how many default ones, or their descriptions. `paused`: started, but its
+        processor never runs (cheap, for large numbers). `agent`: True, False for no channel,
+        "silent" for a channel that is open in the guest and never answers.
+        """
+        wanted = [Disk() for _ in range(disks)] if isinstance(disks, int) else list(disks)
+        folder = self.directory / "v"
+        attached = [make_disk(self.programs, folder, name, d) for d in plan_targets(wanted)]
+        spec = Spec(name, tuple(attached), memory, agent)
+        xml = domain_xml(spec, self.image, accelerator(self.programs, self.image), folder)
+        if transient:
+            flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
+            domain = self.connection.createXML(xml, flags)
+        else:
+            domain = self.connection.defineXML(xml)
+        vm = self.vms[name] = VM(self, spec, domain.UUIDString())
+        if not transient and (running or paused):
+            vm.start(paused=paused, wait=False)
+        if wait and not paused and (running or transient):
+            vm.wait_ready()
+        return vm
+
+    def many(self, count: int, *, disks: int = 1, paused: bool = True) -> list[VM]:
+        """Cheap virtual machines, many00, many01, ...: paused right after start, or off."""
+        spec = Disk(size=1, content="blank")
+        return [
+            self.vm(f"many{n:02}", [spec] * disks, running=False, paused=paused, memory=32)
+            for n in range(count)
+        ]
+
+    def remove(self, vm: VM) -> None:
+        """Take one virtual machine away with its files."""
+        vm.remove()
+        self.vms.pop(vm.name, None)
+        for path in (self.directory / "v").glob(f"{vm.name}[-.]*"):
+            path.unlink()

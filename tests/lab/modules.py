@@ -1,0 +1,147 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Modules of the collection, run as Ansible runs them: in a process of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from .cache import REPOSITORY
+from .programs import LabError
+
+COLLECTIONS = REPOSITORY / ".cache" / "collections"
+RUNNER = Path(__file__).with_name("module_runner.py")
+
+
+class ModuleCrashed(LabError):
+    """The module printed no result: killed, or an error outside of its own handling."""
+
+
+class ModuleRun:
+    """A module at work; may be killed at any time."""
+
+    def __init__(self, name: str, process: subprocess.Popen[bytes], arguments: bytes) -> None:
+        self.name = name
+        self.process = process
+        self.pid = process.pid
+        self._out = b""
+        self._err = b""
+        # Read all the time: a module must never wait for us to empty a pipe.
+        self._reader = threading.Thread(target=self._communicate, args=(arguments,), daemon=True)
+        self._reader.start()
+
+    def __enter__(self) -> ModuleRun:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.kill()
+
+    def _communicate(self, arguments: bytes) -> None:
+        self._out, self._err = self.process.communicate(arguments)
+
+    def poll(self) -> int | None:
+        """Exit status, or None while it runs."""
+        return self.process.poll()
+
+    def send_signal(self, number: int) -> None:
+        self.process.send_signal(number)
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        self.process.kill()
+        self.process.wait()
+
+    def wait(self, timeout: float = 120) -> int:
+        """Wait for the end and return the exit status; kill it after the deadline."""
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.kill()
+            raise LabError(f"{self.name} was still running after {timeout} s") from None
+
+    def result(self, timeout: float = 120) -> dict[str, Any]:
+        """What the module answered, `failed` always there; ModuleCrashed when it did not."""
+        status = self.wait(timeout)
+        # A child that outlives the module (a guard) may hold the pipes open.
+        self._reader.join(5)
+        answer = _last_object(self._out)
+        if answer is None:
+            errors = self._err.decode(errors="replace")
+            raise ModuleCrashed(f"{self.name} ended with {status} and no result.\n{errors}")
+        answer.setdefault("failed", False)
+        return answer
+
+    def stderr(self) -> str:
+        """What the module wrote to standard error; complete after `result`."""
+        return self._err.decode(errors="replace")
+
+
+def start_module(
+    name: str,
+    params: dict[str, Any],
+    *,
+    check: bool = False,
+    diff: bool = True,
+    env: dict[str, str] | None = None,
+    collections: Path = COLLECTIONS,
+) -> ModuleRun:
+    """Start `plugins/modules/NAME.py` of this collection; `env` adds to the environment."""
+    _link_collection()
+    internal = {"_ansible_check_mode": check, "_ansible_diff": diff}
+    arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**params, **internal}}).encode()
+    process = subprocess.Popen(
+        [sys.executable, str(RUNNER), name],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": str(collections), **(env or {})},
+    )
+    return ModuleRun(name, process, arguments)
+
+
+def run_module(
+    name: str,
+    params: dict[str, Any],
+    *,
+    check: bool = False,
+    diff: bool = True,
+    env: dict[str, str] | None = None,
+    timeout: float = 120,
+    collections: Path = COLLECTIONS,
+) -> dict[str, Any]:
+    """Run a module to its end and return its result: `changed`, `failed`, `msg`, ..."""
+    run = start_module(name, params, check=check, diff=diff, env=env, collections=collections)
+    return run.result(timeout)
+
+
+def _link_collection() -> None:
+    """Make this checkout importable as ansible_collections.vmkeep.libvirt."""
+    link = COLLECTIONS / "ansible_collections" / "vmkeep" / "libvirt"
+    if not link.exists():
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(REPOSITORY)
+
+
+def _last_object(output: bytes) -> dict[str, Any] | None:
+    """The JSON object in the last line of the output that holds one."""
+    for line in reversed(output.decode(errors="replace").splitlines()):
+        try:
+            answer = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(answer, dict):
+            return answer
+    return None

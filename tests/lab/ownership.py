@@ -1,0 +1,173 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who owns a lab directory, and what may be taken down.
+
+A lab is a directory `/tmp/vmk-XXXXXX` with a file `lock`. Its owner holds a flock on that file as
+long as it lives, so a lab whose lock can be taken has lost its owner. `kept` in it says that the
+lab was left up on purpose.
+
+A process belongs to a lab when it runs one of a few programs and names a path in the lab's
+directory on its command line. Nothing else is ever signalled.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import select
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PREFIX = "vmk-"
+# The directory is part of socket paths, which may have 107 bytes.
+BASE = Path("/tmp")
+PROGRAMS = ("libvirtd", "virtlogd", "virtlockd", "qemu-", "nbdkit")
+ABANDONED_WITHOUT_LOCK = 60
+
+
+class Ownership:
+    """A new lab directory, locked by this process."""
+
+    def __init__(self, base: Path = BASE) -> None:
+        sweep(base)
+        self.directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        self._lock: int | None = os.open(self.directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+        owner = {"pid": os.getpid(), "started": start_time(os.getpid()), "uid": os.getuid()}
+        (self.directory / "owner.json").write_text(json.dumps(owner))
+
+    def keep(self) -> None:
+        """Leave the lab up when this process ends; `down` takes it away."""
+        (self.directory / "kept").touch()
+
+    def release(self) -> None:
+        """End every process of the lab and remove the directory."""
+        if self._lock is None:
+            return
+        take_down(self.directory)
+        os.close(self._lock)
+        self._lock = None
+
+
+def start_time(pid: int) -> int | None:
+    """Start of a process in ticks since boot, or None when there is no such process."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return None
+    return int(text.rpartition(")")[2].split()[19])
+
+
+def labs(base: Path = BASE) -> list[Path]:
+    """Directories of labs that belong to this user, dead or alive."""
+    found = []
+    for path in sorted(base.glob(f"{PREFIX}??????*")):
+        with contextlib.suppress(OSError):
+            state = path.lstat()
+            if path.is_dir() and not path.is_symlink() and state.st_uid == os.getuid():
+                found.append(path)
+    return found
+
+
+@contextlib.contextmanager
+def lock_of_dead(lab: Path) -> Iterator[bool]:
+    """Hold the lab's lock while the block runs; False when its owner lives."""
+    try:
+        handle = os.open(lab / "lock", os.O_RDWR)
+    except FileNotFoundError:
+        # Killed between making the directory and the lock, or just about to make it.
+        yield time.time() - lab.stat().st_mtime > ABANDONED_WITHOUT_LOCK
+        return
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        yield False
+    else:
+        yield True
+    finally:
+        os.close(handle)
+
+
+def sweep(base: Path = BASE, *, kept: bool = False) -> list[Path]:
+    """Take down every lab whose owner is dead; labs kept on purpose only when asked."""
+    swept = []
+    for lab in labs(base):
+        with contextlib.suppress(FileNotFoundError), lock_of_dead(lab) as dead:
+            if dead and (kept or not _kept_alive(lab)):
+                take_down(lab)
+                swept.append(lab)
+    return swept
+
+
+def _kept_alive(lab: Path) -> bool:
+    return (lab / "kept").exists() and bool(processes(lab))
+
+
+def processes(lab: Path) -> dict[int, str]:
+    """Process id to program name of what runs for this lab."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit() and (program := _program_of(entry, lab)):
+            found[int(entry.name)] = program
+    return found
+
+
+def _program_of(entry: Path, lab: Path) -> str | None:
+    try:
+        words = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
+    except OSError:
+        return None
+    name = os.path.basename(words[0])
+    mine = name.startswith(PROGRAMS) and any(f"{lab}/" in word for word in words[1:])
+    return name if mine else None
+
+
+def take_down(lab: Path) -> None:
+    """End the lab's processes, daemons first so that they start nothing new; remove the rest."""
+    for wanted in (True, False):
+        end([pid for pid, name in processes(lab).items() if name.startswith("qemu-") != wanted])
+    for mount in _mounts_below(lab):
+        subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+    shutil.rmtree(lab, ignore_errors=True)
+
+
+def end(pids: list[int], patience: float = 3) -> None:
+    """Terminate processes, kill those that stay, and return when all are gone."""
+    handles = [handle for pid in pids if (handle := _handle(pid)) is not None]
+    try:
+        for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, patience)):
+            for handle in handles:
+                with contextlib.suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(handle, number)
+            limit = time.monotonic() + wait
+            while not all(_ended(handle) for handle in handles) and time.monotonic() < limit:
+                time.sleep(0.01)
+    finally:
+        for handle in handles:
+            os.close(handle)
+
+
+def _handle(pid: int) -> int | None:
+    try:
+        return os.pidfd_open(pid)
+    except ProcessLookupError:
+        return None
+
+
+def _ended(handle: int) -> bool:
+    """Whether the process has ended (a zombie that its parent has not collected counts)."""
+    return bool(select.select([handle], [], [], 0)[0])
+
+
+def _mounts_below(lab: Path) -> list[str]:
+    lines = Path("/proc/self/mountinfo").read_text().splitlines()
+    points = [line.split()[4] for line in lines]
+    return sorted((point for point in points if point.startswith(f"{lab}/")), reverse=True)
