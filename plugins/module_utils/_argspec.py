@@ -1,0 +1,41 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Options that modules share, and how their values are read.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+DEFAULT_STATE_DIR = "/var/lib/vmkeep"
+
+VM_OPTIONS: dict[str, Any] = {
+    "vm": {"type": "list", "elements": "str", "required": True, "aliases": ["domain", "guest"]},
+    "uri": {"type": "str", "default": "qemu:///system"},
+    "timeout": {"type": "int", "default": 3600},
+    "lock_timeout": {"type": "int", "default": 30},
+    "state_dir": {"type": "path"},
+}
+
+QUIESCE_OPTIONS: dict[str, Any] = {
+    "quiesce": {
+        "type": "str",
+        "choices": ["required", "preferred", "never"],
+        "default": "preferred",
+    },
+    "freeze_timeout": {"type": "int", "default": 10},
+}
+
+
+def state_dir_for(asked: str | None, uri: str) -> str:
+    """The state directory: as asked, else the system's, or the user's own for a session."""
+    if asked:
+        return asked
+    if "/session" in uri:
+        base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
+        return os.path.join(base, "vmkeep")
+    return DEFAULT_STATE_DIR

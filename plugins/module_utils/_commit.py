@@ -1,0 +1,75 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Block commits as options of a task and as results.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ._model.problem import BadInput
+from ._model.state import VmState
+from ._plan.commit import CommitWish, chosen, plan_commit
+from ._run import Operation
+
+
+def commit_operation(params: Mapping[str, Any]) -> Operation:
+    """What the module vm_blockcommit is to do. Raises BadInput."""
+    _check(params)
+    wish = CommitWish(
+        disks=tuple(dict.fromkeys(params["disks"] or ())),
+        base=_absolute("base", params["base"]),
+        top=_absolute("top", params["top"]),
+        max_depth=params["max_depth"],
+        delete_merged=params["delete_merged"],
+        bandwidth=params["bandwidth"],
+    )
+    return Operation(
+        lambda vm: plan_commit(wish, vm), lambda before, after, _r: _result(wish, before, after)
+    )
+
+
+def _check(params: Mapping[str, Any]) -> None:
+    for option, least in (("max_depth", 1), ("bandwidth", 0)):
+        if params[option] < least:
+            raise BadInput(
+                f"{option} is {params[option]}", wanted=f"at least {least}", todo="correct it"
+            )
+    if params["max_depth"] > 1 and (params["base"] or params["top"]):
+        raise BadInput(
+            "'max_depth' and 'base' or 'top' were both given",
+            wanted="one of them to say which images to merge",
+            todo="drop one",
+        )
+
+
+def _absolute(option: str, path: str | None) -> str:
+    if not path:
+        return ""
+    if not os.path.isabs(path):
+        raise BadInput(
+            f"{option} is {path}", wanted="an absolute path", todo="write the whole path"
+        )
+    return os.path.realpath(path)
+
+
+def _result(wish: CommitWish, before: VmState, after: VmState) -> dict[str, Any]:
+    disks = {}
+    for disk in chosen(before, wish.disks):
+        now = after.disk(disk.target)
+        files = now.files if now else ()
+        merged = [image for image in disk.chain if image.filename not in files]
+        disks[disk.target] = {
+            "before": list(disk.files),
+            "after": list(files),
+            "merged": [image.filename for image in merged],
+            "bytes": sum(image.actual_size for image in merged),
+        }
+    left = {snapshot.name for snapshot in after.snapshots}
+    removed = [snapshot.name for snapshot in before.snapshots if snapshot.name not in left]
+    return {"disks": disks, "snapshots_removed": removed}

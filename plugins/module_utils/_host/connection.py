@@ -1,0 +1,178 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One connection to the hypervisor for a whole run, with events and keepalive.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
+from urllib.parse import urlsplit
+
+from .._model.problem import (
+    BadInput,
+    Busy,
+    Conflict,
+    NotFound,
+    Problem,
+    TimedOut,
+    Unreachable,
+    Unsupported,
+)
+from .libvirt_dep import LIBVIRT_IMPORT_ERROR, libvirt
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Connection, Domain
+
+CONNECT_SECONDS = 20.0
+_KEEPALIVE = (5, 3)
+T = TypeVar("T")
+
+# https://libvirt.org/html/libvirt-virterror.html; numbers, since old bindings lack the new names
+NO_DOMAIN, NO_SNAPSHOT, INVALID_ARG, OPERATION_INVALID = 42, 72, 8, 55
+BLOCK_COPY_ACTIVE, OPERATION_TIMEOUT, AGENT_UNRESPONSIVE = 83, 68, 86
+_KINDS: dict[int, type[Problem]] = {
+    NO_DOMAIN: NotFound, NO_SNAPSHOT: NotFound, 99: NotFound,
+    OPERATION_TIMEOUT: Busy, 87: Busy, BLOCK_COPY_ACTIVE: Busy,
+    3: Unsupported, 67: Unsupported, 74: Unsupported, 84: Unsupported,
+    5: Unreachable, 6: Unreachable, 38: Problem, 39: Unreachable,
+    INVALID_ARG: BadInput, 27: BadInput, 35: BadInput, 92: BadInput,
+    OPERATION_INVALID: Conflict,
+}  # fmt: skip
+
+
+def check_binding() -> None:
+    """Raise Unsupported where the target has no libvirt binding for this Python."""
+    if libvirt is None:
+        last = LIBVIRT_IMPORT_ERROR.strip().splitlines()[-1]
+        raise Unsupported(
+            f"{sys.executable} (Python {sys.version.split()[0]}) has no libvirt binding ({last})",
+            wanted="the package python3-libvirt of the distribution",
+            todo="install python3-libvirt on the hypervisor and let Ansible use the distribution's"
+            " Python there (ansible_python_interpreter: /usr/bin/python3)",
+        )
+
+
+def check_uri(uri: str) -> None:
+    """Refuse a hypervisor that is not this machine: the images are where the module runs."""
+    parts = urlsplit(uri)
+    if parts.hostname:
+        raise BadInput(
+            f"the uri {uri} points to another host, {parts.hostname}",
+            wanted="to run where the images are",
+            todo=f"let the task run on {parts.hostname} (inventory or delegate_to) with"
+            " 'uri: qemu:///system'",
+        )
+    if parts.scheme.partition("+")[0] != "qemu":
+        raise BadInput(
+            f"the uri {uri} is not one of libvirt's QEMU driver",
+            wanted="qemu:///system or qemu:///session",
+            todo="correct the option 'uri'",
+        )
+
+
+def connect(uri: str) -> Connection:
+    """A ``virConnect`` with events and keepalive; Unreachable if the daemon does not answer."""
+    check_binding()
+    check_uri(uri)
+    libvirt.registerErrorHandler(lambda _context, _error: None, None)
+    _start_event_loop()
+    opened: list[Any] = []
+    opener = threading.Thread(target=_open, args=(uri, opened), daemon=True)
+    opener.start()
+    opener.join(CONNECT_SECONDS)
+    if not opened:
+        raise Unreachable(
+            f"libvirt at {uri} did not answer within {CONNECT_SECONDS:.0f} s",
+            wanted="a connection",
+            todo="look at the daemon (systemctl status libvirtd virtqemud)",
+        )
+    if isinstance(opened[0], Exception):
+        raise Unreachable(
+            f"libvirt at {uri} cannot be reached: {opened[0]}",
+            wanted="a connection",
+            todo="start the daemon (systemctl start libvirtd or virtqemud.socket), and check the"
+            " uri and the permissions of this user",
+        )
+    return opened[0]
+
+
+def _open(uri: str, opened: list[Any]) -> None:
+    try:
+        connection = libvirt.open(uri)
+        connection.setKeepAlive(*_KEEPALIVE)
+        opened.append(connection)
+    except libvirt.libvirtError as error:
+        opened.append(error)
+
+
+_loop_started = threading.Event()
+
+
+def _start_event_loop() -> None:
+    """libvirt wants its event implementation before the first connection, and someone to run it."""
+    if _loop_started.is_set():
+        return
+    _loop_started.set()
+    libvirt.virEventRegisterDefaultImpl()
+    threading.Thread(target=_run_events, name="libvirt-events", daemon=True).start()
+
+
+def _run_events() -> None:
+    while True:
+        libvirt.virEventRunDefaultImpl()
+
+
+def code_of(error: Exception) -> int:
+    """The libvirt error code (virErrorNumber) of an exception, -1 for any other."""
+    if libvirt is not None and isinstance(error, libvirt.libvirtError):
+        return int(error.get_error_code() or -1)
+    return -1
+
+
+def problem_of(error: Exception, doing: str) -> Problem:
+    """A libvirt error as one of ours, recognised by its code, with what was being done."""
+    if isinstance(error, Problem):
+        return error
+    kind = _KINDS.get(code_of(error), Problem)
+    hint = "try again when the other operation has ended" if kind is Busy else ""
+    return kind(f"{doing}: {error} (libvirt error {code_of(error)})", todo=hint)
+
+
+def call(doing: str, function: Callable[..., T], *args: Any) -> T:
+    """Call libvirt; an error becomes a Problem that says what was being done."""
+    try:
+        return function(*args)
+    except Exception as error:
+        if code_of(error) < 0:
+            raise
+        raise problem_of(error, doing) from error
+
+
+def wait_idle(dom: Domain, deadline: float) -> None:
+    """Wait until no job of a dead client holds the domain's lock; TimedOut at the deadline.
+
+    ``deadline`` is a time.monotonic() value. A query that needs the lock is the only test.
+    """
+    while True:
+        try:
+            dom.isUpdated()
+            dom.controlInfo() if dom.isActive() else dom.state()
+            info = dom.jobInfo() if dom.isActive() else [0]
+            if info[0] == 0:
+                return
+        except libvirt.libvirtError as error:
+            if code_of(error) not in (OPERATION_TIMEOUT, OPERATION_INVALID):
+                raise problem_of(error, f"VM {dom.name()}: waiting for other jobs") from error
+        if time.monotonic() > deadline:
+            raise TimedOut(
+                f"another job still holds VM {dom.name()}",
+                wanted="to begin",
+                todo=f"look at it (virsh domjobinfo {dom.name()}) and try again",
+            )
+        time.sleep(0.1)

@@ -1,0 +1,153 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Freezing a guest's file systems, and thawing them whatever happens.
+
+The agent is spoken to by ``virDomainQemuAgentCommand``, the only call that takes a time
+limit of its own. Follows https://qemu-project.gitlab.io/qemu/interop/qemu-ga-ref.html.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+import json
+import select
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .._model.problem import Problem, Unreachable
+from . import freeze_guard
+from .connection import call
+from .libvirt_dep import libvirt_qemu
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Domain
+
+STATUS_SECONDS = 5
+_THAW_SECONDS = 5
+_READY_SECONDS = 20.0
+
+
+@dataclass
+class Freeze:
+    """One freeze as it went. Times are of time.monotonic(); ``seconds`` is its allowance."""
+
+    seconds: int
+    began: float = 0.0
+    ended: float = 0.0
+
+    def lapsed(self) -> bool:
+        """Whether the guard may have thawed the guest by now."""
+        return time.monotonic() - self.began >= self.seconds
+
+    @property
+    def milliseconds(self) -> int:
+        """From before the freeze was asked for until the thaw was confirmed."""
+        return round((self.ended - self.began) * 1000)
+
+
+class Guard:
+    """The guard process of this run. It outlives us by as long as a thaw takes."""
+
+    def __init__(self, uri: str) -> None:
+        source = inspect.getsource(freeze_guard)
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", source, uri],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            start_new_session=True,
+            bufsize=0,
+        )
+
+    def ready(self) -> None:
+        """Return when it is connected; Unreachable if it does not get there."""
+        output = self._process.stdout
+        readable = select.select([output], [], [], _READY_SECONDS)[0] if output else []
+        if not readable or not output or b"ready" not in output.read(64):
+            raise Unreachable(
+                "the process that guards the freeze did not come up",
+                wanted="a guard before a guest is frozen",
+                todo="see whether the hypervisor is overloaded, or use 'quiesce: never'",
+            )
+
+    def arm(self, uuid: str, seconds: float) -> None:
+        """From now on this guest is thawed when we die or after ``seconds``."""
+        self._tell(f"arm {uuid} {seconds}")
+
+    def disarm(self, uuid: str) -> None:
+        """The guest is thawed."""
+        self._tell(f"disarm {uuid}")
+
+    def _tell(self, line: str) -> None:
+        if self._process.stdin:
+            self._process.stdin.write(line.encode() + b"\n")
+
+    def close(self) -> None:
+        """Let it go: it ends by itself, at once if no guest is armed."""
+        if self._process.stdin:
+            self._process.stdin.close()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+def agent(dom: Domain, command: str, seconds: int, **arguments: object) -> Any:
+    """Run one guest-agent command; its ``return`` value. TimedOut, or what libvirt says."""
+    request = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
+    doing = f"VM {dom.name()}: guest agent command {command}"
+    answer = call(doing, libvirt_qemu.qemuAgentCommand, dom, request, seconds, 0)
+    return json.loads(answer)["return"]
+
+
+def freeze_status(dom: Domain) -> str:
+    """'thawed' or 'frozen', or 'silent' if the agent does not answer."""
+    try:
+        return str(agent(dom, "guest-fsfreeze-status", STATUS_SECONDS))
+    except Problem:
+        return "silent"
+
+
+@contextlib.contextmanager
+def frozen(dom: Domain, guard: Guard, seconds: int) -> Iterator[Freeze]:
+    """Keep the guest frozen for the body, at most ``seconds``; thaw it in any case.
+
+    Raises what the agent says where the freeze fails. A freeze that was not answered may
+    have happened, so it is thawed like one that was.
+    """
+    uuid = dom.UUIDString()
+    freeze = Freeze(seconds)
+    guard.arm(uuid, seconds)
+    freeze.began = time.monotonic()
+    try:
+        if agent(dom, "guest-fsfreeze-freeze", seconds) == 0:
+            raise Problem(
+                f"the agent of VM {dom.name()} froze no file system",
+                wanted="at least one mounted file system to freeze",
+                todo="mount the disks in the guest, or use 'quiesce: never'",
+            )
+        yield freeze
+    finally:
+        if thaw(dom):
+            freeze.ended = time.monotonic()
+            guard.disarm(uuid)
+
+
+def thaw(dom: Domain) -> bool:
+    """Thaw the guest; False if it could not be heard, in which case the guard goes on trying."""
+    deadline = time.monotonic() + _THAW_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            agent(dom, "guest-fsfreeze-thaw", _THAW_SECONDS)
+            return True
+        except Unreachable:
+            return False
+        except Problem:
+            time.sleep(0.05)
+    return False

@@ -1,0 +1,149 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading a VM: definition, chains, snapshots, journal. Never changes anything.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid as uuid_module
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from .._model.domain import Definition, Disk, parse_domain
+from .._model.names import check_vm_name
+from .._model.problem import NotFound, Problem
+from .._model.snapshot import Snapshot, parse_snapshot
+from .._model.state import DiskState, VmState
+from .connection import NO_DOMAIN, call, code_of, problem_of
+from .image_file import read_chain
+from .journal import read_journal
+from .libvirt_dep import libvirt
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Connection, Domain
+
+_STATUS = {
+    1: "running", 2: "blocked", 3: "paused", 4: "shutting down",
+    5: "shutoff", 6: "crashed", 7: "suspended",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Host:
+    """The hypervisor of one run: its connection and where the run keeps its state.
+
+    ``timeout`` is the deadline of each long operation in seconds, ``lock_timeout`` how long to
+    wait for another run; ``run`` names this run in locks and journals.
+    """
+
+    conn: Connection
+    uri: str
+    state_dir: str
+    timeout: float
+    lock_timeout: float
+    run: str
+
+
+def look_up(host: Host, names: Sequence[str]) -> dict[str, Any]:
+    """name as given -> domain or the Problem that kept us from it; one call for all."""
+    domains = call("listing the VMs", host.conn.listAllDomains, 0)
+    by_name = {domain.name(): domain for domain in domains}
+    return {name: _find(host, name, by_name) for name in names}
+
+
+def _find(host: Host, name: str, by_name: dict[str, Domain]) -> Any:
+    try:
+        check_vm_name(name)
+    except Problem as problem:
+        return problem
+    if name in by_name:
+        return by_name[name]
+    try:
+        return host.conn.lookupByUUIDString(str(uuid_module.UUID(name)))
+    except ValueError:
+        pass
+    except libvirt.libvirtError as error:
+        if code_of(error) != NO_DOMAIN:
+            return problem_of(error, f"looking up VM {name}")
+    known = ", ".join(sorted(by_name)[:20]) or "(none)"
+    return NotFound(
+        f"there is no VM {name} at {host.uri}",
+        wanted=f"one of: {known}",
+        todo="correct the option 'vm' ('virsh list --all' shows the names)",
+    )
+
+
+def observe(host: Host, dom: Domain) -> VmState:
+    """Read one VM afresh. A disk whose chain cannot be read says so in its ``trouble``."""
+    name = dom.name()
+    live = parse_domain(call(f"reading VM {name}", dom.XMLDesc, 0))
+    persistent = bool(call(f"reading VM {name}", dom.isPersistent))
+    inactive: Definition | None = None
+    if persistent:
+        flags = libvirt.VIR_DOMAIN_XML_INACTIVE
+        inactive = (
+            parse_domain(call(f"reading VM {name}", dom.XMLDesc, flags)) if live.active else live
+        )
+    status = (
+        _STATUS.get(call(f"reading VM {name}", dom.state)[0], "unknown")
+        if live.active
+        else "shutoff"
+    )
+    snapshots = read_snapshots(dom)
+    return VmState(
+        name=name,
+        uuid=live.uuid,
+        status=status,
+        persistent=persistent,
+        live=live,
+        disks=tuple(_disk_state(disk, inactive) for disk in live.disks),
+        snapshots=snapshots,
+        missing=frozenset(path for path in _recorded(snapshots) if not os.path.lexists(path)),
+        journal=read_journal(host.state_dir, live.uuid),
+    )
+
+
+def read_snapshots(dom: Domain) -> tuple[Snapshot, ...]:
+    """All snapshots of a domain; exactly one is current if there are any but in odd cases."""
+    doing = f"reading the snapshots of VM {dom.name()}"
+    listed = call(doing, dom.listAllSnapshots, 0)
+    if not listed:
+        return ()
+    current = ""
+    if call(doing, dom.hasCurrentSnapshot, 0):
+        current = call(doing, dom.snapshotCurrent, 0).getName()
+    return tuple(
+        parse_snapshot(call(doing, found.getXMLDesc, 0), current=found.getName() == current)
+        for found in listed
+    )
+
+
+def _disk_state(disk: Disk, inactive: Definition | None) -> DiskState:
+    twin = inactive.disk(disk.target) if inactive else None
+    persistent = twin.path if twin else ""
+    if not disk.source or not disk.source.local:
+        return DiskState(disk, (), (), persistent, _no_chain(disk))
+    try:
+        chain = read_chain(disk.path, format=disk.format)
+    except Problem as problem:
+        return DiskState(disk, (), (), persistent, problem.found)
+    real = tuple(os.path.realpath(image.filename) for image in chain)
+    return DiskState(disk, chain, real, persistent)
+
+
+def _no_chain(disk: Disk) -> str:
+    if disk.source is None:
+        return "it has no source"
+    return f"its source is {disk.source}, which is not a file or block device of this host"
+
+
+def _recorded(snapshots: Iterable[Snapshot]) -> Iterable[str]:
+    for snapshot in snapshots:
+        yield from snapshot.overlays.values()
+        if snapshot.memory_file:
+            yield snapshot.memory_file

@@ -1,0 +1,160 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Taking snapshots: one VM, or several at one point in time.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .._model.problem import Problem, TimedOut
+from .._model.snapshot import CRASH, FILESYSTEM, MEMORY, OFFLINE, rewritten
+from .._model.state import VmState
+from .._model.step import TakeSnapshot
+from .connection import call
+from .freeze import Freeze, Guard, frozen
+from .libvirt_dep import libvirt
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Domain
+
+XML_SECURE = 1
+
+
+@dataclass
+class Taking:
+    """One VM's part in a point in time, and how it went (milliseconds frozen, 0 for not)."""
+
+    dom: Domain
+    vm: VmState
+    step: TakeSnapshot
+    frozen_ms: int = 0
+    consistency: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def take_together(takings: Sequence[Taking], guard: Guard | None, timeout: float) -> None:
+    """Freeze all, take all, thaw all. Raises the first real failure; the caller undoes.
+
+    ``guard`` must be ready if any of them is to be quiesced.
+    """
+    barrier = threading.Barrier(len(takings))
+    with ThreadPoolExecutor(max_workers=len(takings)) as pool:
+        parts = [pool.submit(_take, taking, guard, barrier, timeout) for taking in takings]
+    failures = [error for part in parts for error in [part.exception()] if error]
+    for failure in failures:
+        if not isinstance(failure, threading.BrokenBarrierError):
+            raise failure
+    if failures:
+        raise TimedOut(
+            "the VMs of the group were not all ready at once",
+            wanted="one point in time",
+            todo="raise 'timeout', or look for a VM whose agent is slow",
+        )
+
+
+def _take(taking: Taking, guard: Guard | None, barrier: threading.Barrier, timeout: float) -> None:
+    try:
+        with _quiesced(taking, guard) as freeze:
+            barrier.wait(timeout)
+            _create(taking, freeze, timeout)
+            lapsed = freeze is not None and freeze.lapsed()
+            barrier.wait(timeout)
+        if freeze is not None:
+            taking.frozen_ms = freeze.milliseconds
+        if lapsed:
+            _downgrade(taking)
+    except BaseException:
+        barrier.abort()
+        raise
+
+
+@contextlib.contextmanager
+def _quiesced(taking: Taking, guard: Guard | None) -> Iterator[Freeze | None]:
+    """Frozen if that was asked for; with 'preferred' a refusal of the agent is only noted."""
+    if taking.step.quiesce == "never" or guard is None:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        freeze = None
+        try:
+            freeze = stack.enter_context(frozen(taking.dom, guard, taking.step.freeze_timeout))
+        except Problem as problem:
+            if taking.step.quiesce == "required":
+                raise
+            taking.notes.append(f"not quiesced: {problem.found}")
+        yield freeze
+
+
+def _create(taking: Taking, freeze: Freeze | None, timeout: float) -> None:
+    step, vm = taking.step, taking.vm
+    if freeze is not None:
+        taking.consistency = FILESYSTEM
+    elif vm.off:
+        taking.consistency = OFFLINE
+    else:
+        internal = step.spec.mode == "internal"
+        taking.consistency = MEMORY if internal or step.spec.memory_file else CRASH
+    flags = 0
+    for name in step.flags:
+        flags |= getattr(libvirt, f"VIR_DOMAIN_SNAPSHOT_CREATE_{name.upper()}")
+    xml = step.spec.to_xml(taking.consistency)
+    stopper = threading.Timer(timeout, _abort, (taking.dom,))
+    stopper.daemon = True
+    if taking.consistency == MEMORY:
+        stopper.start()
+    try:
+        doing = f"VM {vm.name}: taking snapshot {step.spec.name}"
+        call(doing, taking.dom.snapshotCreateXML, xml, flags)
+    finally:
+        stopper.cancel()
+
+
+def _abort(dom: Domain) -> None:
+    """Writing the memory took too long."""
+    with contextlib.suppress(libvirt.libvirtError):
+        dom.abortJob()
+
+
+def _downgrade(taking: Taking) -> None:
+    """The guest may have been thawed before the switch: the snapshot is worth less."""
+    allowed = taking.step.freeze_timeout
+    if taking.step.quiesce == "required":
+        raise TimedOut(
+            f"VM {taking.vm.name} stayed frozen for {allowed} s and was thawed before its snapshot"
+            f" {taking.step.spec.name} was certainly taken",
+            wanted="a quiesced snapshot",
+            todo="raise 'freeze_timeout', or look why the snapshot took so long",
+        )
+    taking.consistency = CRASH
+    taking.notes.append(f"thawed after {allowed} s, before the snapshot was certainly taken")
+    redefine(taking.dom, taking.step.spec.name, consistency=CRASH)
+
+
+def redefine(
+    dom: Domain,
+    name: str,
+    *,
+    sources: Sequence[tuple[str, str, str]] = (),
+    without: Sequence[str] = (),
+    consistency: str = "",
+) -> None:
+    """Correct a snapshot's metadata in place (see ``rewritten``); images are not touched."""
+    doing = f"VM {dom.name()}: correcting the metadata of snapshot {name}"
+    found = call(doing, dom.snapshotLookupByName, name, 0)
+    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+    if call(doing, found.isCurrent, 0):
+        flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
+    moved = {old: (new, image_format) for old, new, image_format in sources}
+    xml = rewritten(
+        call(doing, found.getXMLDesc, XML_SECURE), moved, without=without, consistency=consistency
+    )
+    call(doing, dom.snapshotCreateXML, xml, flags)

@@ -1,0 +1,184 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A libvirt domain and its disks, read from domain XML.
+
+Follows https://libvirt.org/formatdomain.html.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
+
+AGENT_CHANNEL = "org.qemu.guest_agent.0"
+# Keep the usual prefixes when a document is written again.
+ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
+ET.register_namespace("libosinfo", "http://libosinfo.org/xmlns/libvirt/domain/1.0")
+
+_PATH_ATTRIBUTE = {"file": "file", "block": "dev", "dir": "dir"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a disk's data is: ``kind`` is libvirt's disk type, ``path`` only for file and block."""
+
+    kind: str
+    path: str = ""
+    label: str = ""
+    sliced: bool = False
+
+    @property
+    def local(self) -> bool:
+        """Whether this is a path on this host that an image reader can open."""
+        return self.kind in ("file", "block") and bool(self.path) and not self.sliced
+
+    def __str__(self) -> str:
+        return self.path or f"{self.kind} {self.label}".strip()
+
+
+@dataclass(frozen=True)
+class Mirror:
+    """A two-phase job on a disk as the live XML shows it (``<mirror>``)."""
+
+    job: str
+    path: str
+    ready: str
+
+    @property
+    def is_ready(self) -> bool:
+        return self.ready == "yes"
+
+
+@dataclass(frozen=True)
+class Disk:
+    """One disk of a domain definition."""
+
+    target: str
+    device: str
+    source: Source | None
+    format: str
+    readonly: bool = False
+    shareable: bool = False
+    mirror: Mirror | None = None
+
+    @property
+    def writable(self) -> bool:
+        """Whether a guest writes to it: what snapshots and backups are about."""
+        return self.device in ("disk", "lun") and not self.readonly and self.source is not None
+
+    @property
+    def path(self) -> str:
+        return self.source.path if self.source else ""
+
+
+@dataclass(frozen=True)
+class Definition:
+    """One domain XML, live or inactive. ``agent`` is None without a channel, else its state."""
+
+    name: str
+    uuid: str
+    active: bool
+    disks: tuple[Disk, ...]
+    agent: str | None = None
+    nvram: str = ""
+
+    def disk(self, target: str) -> Disk | None:
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+
+def parse_domain(xml: str) -> Definition:
+    """Read a domain XML as ``virDomainGetXMLDesc`` returns it."""
+    return domain_from_element(ET.fromstring(xml))  # noqa: S314 - the daemon's own output
+
+
+def domain_from_element(root: ET.Element) -> Definition:
+    """The same from an element, such as the ``<domain>`` inside a snapshot."""
+    return Definition(
+        name=root.findtext("name", ""),
+        uuid=root.findtext("uuid", ""),
+        active=root.get("id") is not None,
+        disks=tuple(_disk(node) for node in root.iterfind("devices/disk")),
+        agent=_agent(root),
+        nvram=root.findtext("os/nvram", ""),
+    )
+
+
+def _disk(node: ET.Element) -> Disk:
+    target = node.find("target")
+    driver = node.find("driver")
+    return Disk(
+        target=target.get("dev", "") if target is not None else "",
+        device=node.get("device", "disk"),
+        source=_source(node.find("source"), node.get("type", "")),
+        format=driver.get("type", "raw") if driver is not None else "raw",
+        readonly=node.find("readonly") is not None,
+        shareable=node.find("shareable") is not None,
+        mirror=_mirror(node.find("mirror")),
+    )
+
+
+def _source(node: ET.Element | None, kind: str) -> Source | None:
+    if node is None or not node.attrib:
+        return None
+    path = node.get(_PATH_ATTRIBUTE[kind], "") if kind in _PATH_ATTRIBUTE else ""
+    label = " ".join(
+        f"{key}={node.get(key)}" for key in ("pool", "volume", "protocol", "name") if node.get(key)
+    )
+    return Source(kind, path, label, sliced=node.find("slices") is not None)
+
+
+def _mirror(node: ET.Element | None) -> Mirror | None:
+    if node is None:
+        return None
+    source = node.find("source")
+    path = source.get("file") or source.get("dev") or "" if source is not None else ""
+    return Mirror(node.get("job", "copy"), path or node.get("file", ""), node.get("ready", ""))
+
+
+def _agent(root: ET.Element) -> str | None:
+    for target in root.iterfind("devices/channel/target"):
+        if target.get("name") == AGENT_CHANNEL:
+            return target.get("state", "disconnected")
+    return None
+
+
+def with_sources(root: ET.Element, sources: dict[str, tuple[str, str]]) -> bool:
+    """Point disks of a ``<domain>`` element at other images; True if anything changed.
+
+    ``sources`` maps the path that stands there to (new path, new format). The recorded
+    ``<backingStore>`` of a changed disk is dropped, since libvirt would believe it.
+    """
+    changed = False
+    for node in root.iterfind("devices/disk"):
+        changed |= _move_source(node, sources)
+    return changed
+
+
+def _move_source(disk: ET.Element, sources: dict[str, tuple[str, str]]) -> bool:
+    source = disk.find("source")
+    kind = disk.get("type", "")
+    old = source.get(_PATH_ATTRIBUTE.get(kind, ""), "") if source is not None else ""
+    if source is None or old not in sources:
+        return False
+    path, image_format = sources[old]
+    source.attrib.pop(_PATH_ATTRIBUTE[kind])
+    new_kind = "block" if path.startswith("/dev/") else "file"
+    disk.set("type", new_kind)
+    source.set(_PATH_ATTRIBUTE[new_kind], path)
+    driver = disk.find("driver")
+    if driver is None:
+        driver = ET.SubElement(disk, "driver", {"name": "qemu"})
+    driver.set("type", image_format)
+    for stale in disk.findall("backingStore"):
+        disk.remove(stale)
+    return True
+
+
+def domain_with_sources(xml: str, sources: dict[str, tuple[str, str]]) -> str:
+    """A domain XML with the disks moved as in :func:`with_sources`."""
+    root = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
+    with_sources(root, sources)
+    return ET.tostring(root, encoding="unicode")

@@ -1,0 +1,221 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Snapshots as libvirt records them: values, XML, and the tree they form.
+
+Follows https://libvirt.org/formatsnapshot.html. What libvirt's format has no place for
+(the consistency of the point in time) stands in the last line of the description.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from .domain import Definition, domain_from_element, with_sources
+
+OFFLINE, FILESYSTEM, MEMORY, CRASH = "offline", "filesystem", "memory", "crash"
+_NOTE = re.compile(r"\s*^vmkeep: consistency=(offline|filesystem|memory|crash)\s*\Z", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class SnapshotDisk:
+    """What a snapshot does with one disk: ``mode`` is no, internal, external or manual."""
+
+    target: str
+    mode: str
+    file: str = ""
+    format: str = ""
+
+
+@dataclass(frozen=True)
+class SnapshotSpec:
+    """A snapshot to be taken. ``memory_file`` empty: no memory, or inside the image."""
+
+    name: str
+    description: str
+    mode: str
+    disks: tuple[SnapshotDisk, ...]
+    memory_file: str = ""
+
+    def to_xml(self, consistency: str) -> str:
+        """The ``<domainsnapshot>`` that asks libvirt for this snapshot."""
+        root = ET.Element("domainsnapshot")
+        ET.SubElement(root, "name").text = self.name
+        ET.SubElement(root, "description").text = noted(self.description, consistency)
+        if self.memory_file:
+            ET.SubElement(root, "memory", {"snapshot": "external", "file": self.memory_file})
+        disks = ET.SubElement(root, "disks")
+        for disk in self.disks:
+            node = ET.SubElement(disks, "disk", {"name": disk.target, "snapshot": disk.mode})
+            if disk.mode == "external":
+                ET.SubElement(node, "driver", {"type": disk.format})
+                ET.SubElement(node, "source", {"file": disk.file})
+        return ET.tostring(root, encoding="unicode")
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """A snapshot that libvirt knows. ``before`` is the domain as it was at that point."""
+
+    name: str
+    parent: str
+    state: str
+    created: int
+    current: bool
+    description: str
+    consistency: str
+    memory: str
+    memory_file: str
+    disks: tuple[SnapshotDisk, ...]
+    before: Definition | None
+    xml: str
+
+    @property
+    def mode(self) -> str:
+        """external as soon as one disk or the memory is, else internal."""
+        external = self.memory == "external" or any(d.mode == "external" for d in self.disks)
+        return "external" if external else "internal"
+
+    @property
+    def taken(self) -> tuple[SnapshotDisk, ...]:
+        """The disks that are part of it."""
+        return tuple(disk for disk in self.disks if disk.mode != "no")
+
+    @property
+    def overlays(self) -> dict[str, str]:
+        """target -> overlay file that was created by this snapshot."""
+        return {d.target: d.file for d in self.disks if d.mode == "external"}
+
+    def image_before(self, target: str) -> str:
+        """The image that holds this disk's content at that point, or ''."""
+        disk = self.before.disk(target) if self.before else None
+        return disk.path if disk else ""
+
+
+def parse_snapshot(xml: str, *, current: bool = False) -> Snapshot:
+    """Read a ``<domainsnapshot>`` as ``virDomainSnapshotGetXMLDesc`` returns it."""
+    root = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
+    state = root.findtext("state", "")
+    memory = root.find("memory")
+    memory_mode = memory.get("snapshot", "no") if memory is not None else "no"
+    description, consistency = read_note(root.findtext("description", ""))
+    domain = root.find("domain")
+    return Snapshot(
+        name=root.findtext("name", ""),
+        parent=root.findtext("parent/name", ""),
+        state=state,
+        created=int(root.findtext("creationTime", "0")),
+        current=current,
+        description=description,
+        consistency=consistency or proven_consistency(state, memory_mode),
+        memory=memory_mode,
+        memory_file=memory.get("file", "") if memory is not None else "",
+        disks=tuple(_snapshot_disk(node) for node in root.iterfind("disks/disk")),
+        before=domain_from_element(domain) if domain is not None else None,
+        xml=xml,
+    )
+
+
+def _snapshot_disk(node: ET.Element) -> SnapshotDisk:
+    source, driver = node.find("source"), node.find("driver")
+    return SnapshotDisk(
+        target=node.get("name", ""),
+        mode=node.get("snapshot", "no"),
+        file=(source.get("file") or source.get("dev") or "") if source is not None else "",
+        format=driver.get("type", "") if driver is not None else "",
+    )
+
+
+def proven_consistency(state: str, memory: str) -> str:
+    """What a snapshot without our note is worth; never guessed upward."""
+    if memory != "no":
+        return MEMORY
+    return OFFLINE if state == "shutoff" else CRASH
+
+
+def noted(description: str, consistency: str) -> str:
+    """The description as it is stored, with our note in its last line."""
+    note = f"vmkeep: consistency={consistency}"
+    return f"{description}\n\n{note}" if description else note
+
+
+def read_note(stored: str) -> tuple[str, str]:
+    """Split a stored description into the operator's text and the consistency ('' if none)."""
+    match = _NOTE.search(stored)
+    return (stored[: match.start()], match.group(1)) if match else (stored, "")
+
+
+def rewritten(
+    xml: str,
+    sources: Mapping[str, tuple[str, str]],
+    *,
+    without: Iterable[str] = (),
+    consistency: str = "",
+) -> str:
+    """A snapshot's XML after images were merged or its note was corrected.
+
+    ``sources`` maps each image that is gone to (image, format) that holds its content now;
+    the disks ``without`` are no longer part of the snapshot.
+    """
+    root = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
+    for tag in ("domain", "inactiveDomain"):
+        node = root.find(tag)
+        if node is not None:
+            with_sources(node, dict(sources))
+    for disk in root.iterfind("disks/disk"):
+        if disk.get("name", "") in without:
+            disk.set("snapshot", "no")
+            disk.attrib.pop("type", None)
+            for child in list(disk):
+                disk.remove(child)
+    description = root.find("description")
+    if consistency and description is not None:
+        description.text = noted(read_note(description.text or "")[0], consistency)
+    return ET.tostring(root, encoding="unicode")
+
+
+def descendants(snapshots: Iterable[Snapshot], name: str) -> tuple[str, ...]:
+    """``name`` and all that descend from it, parents before children."""
+    children = _children(snapshots)
+    found, todo = [], [name]
+    while todo:
+        found.append(todo.pop(0))
+        todo.extend(snapshot.name for snapshot in children.get(found[-1], ()))
+    return tuple(found)
+
+
+def tree_text(snapshots: Iterable[Snapshot]) -> str:
+    """The tree as ``virsh snapshot-list --tree`` draws it; the current one is marked."""
+    children = _children(snapshots)
+    return "\n".join(
+        line for root in children.get("", ()) for line in (*_branch(root, children), "")
+    ).rstrip("\n")
+
+
+def _children(snapshots: Iterable[Snapshot]) -> dict[str, list[Snapshot]]:
+    listed = sorted(snapshots, key=lambda snapshot: (snapshot.created, snapshot.name))
+    names = {snapshot.name for snapshot in listed}
+    children: dict[str, list[Snapshot]] = {}
+    for snapshot in listed:
+        children.setdefault(snapshot.parent if snapshot.parent in names else "", []).append(
+            snapshot
+        )
+    return children
+
+
+def _branch(snapshot: Snapshot, children: Mapping[str, list[Snapshot]]) -> list[str]:
+    lines = [f"{snapshot.name} *" if snapshot.current else snapshot.name]
+    below = children.get(snapshot.name, [])
+    for child in below:
+        last = child is below[-1]
+        head, rest = ("+- ", "   ") if last else ("+- ", "|  ")
+        branch = _branch(child, children)
+        lines.append("|")
+        lines.append(head + branch[0])
+        lines.extend(rest + line for line in branch[1:])
+    return lines

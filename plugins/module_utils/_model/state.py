@@ -1,0 +1,138 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What was observed of one VM at one moment.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from .domain import Definition, Disk
+from .image import Image
+from .snapshot import Snapshot
+
+OFF = "shutoff"
+
+
+@dataclass(frozen=True)
+class DiskState:
+    """A disk with its real chain (active image first), read from the images themselves.
+
+    ``real`` are the images' paths without symbolic links; ``persistent`` is the path in the
+    inactive definition ('' for a transient VM); ``trouble`` says why the chain could not be
+    read, which then is empty.
+    """
+
+    disk: Disk
+    chain: tuple[Image, ...] = ()
+    real: tuple[str, ...] = ()
+    persistent: str = ""
+    trouble: str = ""
+
+    @property
+    def target(self) -> str:
+        return self.disk.target
+
+    def depth_of(self, path: str) -> int | None:
+        """The place of an image in the chain (0 is the active one), by path."""
+        for depth, image in enumerate(self.chain):
+            if path in (image.filename, self.real[depth]):
+                return depth
+        return None
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The chain as file names."""
+        return tuple(image.filename for image in self.chain)
+
+
+@dataclass(frozen=True)
+class VmState:
+    """A domain with everything that a decision about its disks needs.
+
+    ``missing`` are the overlay and memory files that snapshots name and that do not exist.
+    """
+
+    name: str
+    uuid: str
+    status: str
+    persistent: bool
+    live: Definition
+    disks: tuple[DiskState, ...]
+    snapshots: tuple[Snapshot, ...]
+    missing: frozenset[str] = frozenset()
+    journal: Mapping[str, Any] | None = None
+
+    @property
+    def off(self) -> bool:
+        return self.status == OFF
+
+    def disk(self, target: str) -> DiskState | None:
+        return next((disk for disk in self.disks if disk.target == target), None)
+
+    def snapshot(self, name: str) -> Snapshot | None:
+        return next((snapshot for snapshot in self.snapshots if snapshot.name == name), None)
+
+    @property
+    def writable(self) -> tuple[DiskState, ...]:
+        """The disks that a guest writes to; CD-ROM, floppy and read-only disks are left out."""
+        return tuple(disk for disk in self.disks if disk.disk.writable)
+
+
+@dataclass(frozen=True)
+class FileFact:
+    """What stands at a path: ``kind`` is file, directory, other or '' for nothing."""
+
+    path: str
+    kind: str
+    size: int = 0
+
+
+@dataclass(frozen=True)
+class DirectoryFact:
+    """A directory that is to receive files. ``trouble`` is '' when it can."""
+
+    path: str
+    free: int = 0
+    trouble: str = ""
+
+
+@dataclass(frozen=True)
+class ImageUse:
+    """Somebody who stands on an image: a VM's disk, a snapshot of a VM, or an image file."""
+
+    image: str
+    user: str
+
+
+@dataclass(frozen=True)
+class Job:
+    """A block job; ``kind`` is pull, copy, commit, active-commit or backup."""
+
+    target: str
+    kind: str
+    base: str = ""
+    ready: bool = False
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What was looked up for one plan: only what its steps need.
+
+    ``agent`` is thawed, frozen or silent, '' where it was not asked.
+    """
+
+    files: Mapping[str, FileFact]
+    directories: Mapping[str, DirectoryFact]
+    uses: tuple[ImageUse, ...] = ()
+    jobs: tuple[Job, ...] = ()
+    managed_save: bool = False
+    agent: str = ""
+
+    def job(self, target: str) -> Job | None:
+        return next((job for job in self.jobs if job.target == target), None)

@@ -1,0 +1,112 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which steps make a snapshot absent without losing what was written since.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._model.problem import Conflict
+from .._model.snapshot import Snapshot, descendants
+from .._model.state import DiskState, VmState
+from .._model.step import CommitDisk, DeleteInternal, ForgetSnapshot, Plan, RemoveFile, Step
+from .merge import consequences, merge
+
+
+@dataclass(frozen=True)
+class AbsentWish:
+    """A snapshot that is not to exist, with all that descend from it if ``subtree``."""
+
+    name: str
+    subtree: bool = False
+    metadata_only: bool = False
+    bandwidth: int = 0
+
+
+def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
+    """Merge its overlays into what they stand on, correct the metadata, remove the files."""
+    if vm.snapshot(wish.name) is None:
+        return Plan(vm.name)
+    names = descendants(vm.snapshots, wish.name) if wish.subtree else (wish.name,)
+    doomed = tuple(snapshot for snapshot in vm.snapshots if snapshot.name in names)
+    if wish.metadata_only:
+        return Plan(vm.name, tuple(ForgetSnapshot(name) for name in reversed(names)))
+    merges = _merges(vm, doomed, wish.bandwidth)
+    internal = tuple(
+        _delete_internal(vm, snapshot)
+        for name in reversed(names)
+        for snapshot in doomed
+        if snapshot.name == name and snapshot.mode == "internal"
+    )
+    external = [snapshot.name for snapshot in doomed if snapshot.mode == "external"]
+    after = consequences(vm, merges, external)
+    return Plan(vm.name, (*merges, *internal, *after, *_loose_overlays(vm, doomed)))
+
+
+def _merges(vm: VmState, doomed: tuple[Snapshot, ...], bandwidth: int) -> tuple[CommitDisk, ...]:
+    merges = []
+    for disk in vm.disks:
+        depths = sorted(
+            depth
+            for snapshot in doomed
+            for depth in [disk.depth_of(snapshot.overlays.get(disk.target, ""))]
+            if depth is not None
+        )
+        if depths:
+            _check_together(vm, disk, depths)
+            merges.append(merge(vm, disk, depths[0], depths[-1] + 1, bandwidth))
+    return tuple(merges)
+
+
+def _check_together(vm: VmState, disk: DiskState, depths: list[int]) -> None:
+    """A subtree is merged in one go; an image in between that is not part of it stays ours not."""
+    if depths[-1] >= len(disk.chain) - 1:
+        raise Conflict(
+            f"image {disk.chain[-1].filename} of disk {disk.target} of VM {vm.name} is called the"
+            " overlay of a snapshot but stands on nothing",
+            wanted="an image below it to merge it into",
+            todo="it was flattened by another tool; use 'metadata_only: true'",
+        )
+    foreign = [
+        disk.chain[depth].filename for depth in range(depths[0], depths[-1]) if depth not in depths
+    ]
+    if foreign:
+        raise Conflict(
+            f"the images {', '.join(foreign)} of disk {disk.target} of VM {vm.name} belong to none"
+            " of the snapshots to remove but stand between their overlays",
+            wanted="overlays of these snapshots directly upon each other",
+            todo="remove the snapshots one by one, or merge these images first (vm_blockcommit)",
+        )
+
+
+def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> tuple[Step, ...]:
+    """Overlays of the snapshots that are in no chain any more (changed by hand, or reverted)."""
+    return tuple(
+        RemoveFile(file, f"overlay of snapshot {snapshot.name}, in no chain")
+        for snapshot in doomed
+        for target, file in snapshot.overlays.items()
+        if file not in vm.missing and not _in_a_chain(vm, file)
+    )
+
+
+def _in_a_chain(vm: VmState, file: str) -> bool:
+    return any(disk.depth_of(file) is not None for disk in vm.disks)
+
+
+def _delete_internal(vm: VmState, snapshot: Snapshot) -> Step:
+    images = []
+    for entry in snapshot.taken:
+        disk, point = vm.disk(entry.target), snapshot.image_before(entry.target)
+        if disk is not None and disk.chain and disk.depth_of(point) != 0:
+            raise Conflict(
+                f"the internal snapshot {snapshot.name} of VM {vm.name} lives in {point}, which is"
+                f" not the active image of disk {entry.target} ({disk.files[0]})",
+                wanted="the image that holds it on top",
+                todo="merge the overlays above it first (vm_blockcommit)",
+            )
+        images.append(point)
+    return DeleteInternal(snapshot.name, tuple(images))

@@ -1,0 +1,121 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which images a block commit has to merge.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from .._model.problem import BadInput, NotFound
+from .._model.state import DiskState, VmState
+from .._model.step import CommitDisk, Plan
+from .merge import consequences, merge
+
+
+@dataclass(frozen=True)
+class CommitWish:
+    """The chain that is wanted: nothing between ``base`` and ``top``, or ``max_depth`` images.
+
+    ``disks`` empty means all writable ones; ``bandwidth`` is in MiB/s, 0 for no limit.
+    """
+
+    disks: tuple[str, ...] = ()
+    base: str = ""
+    top: str = ""
+    max_depth: int = 1
+    delete_merged: bool = True
+    bandwidth: int = 0
+
+
+def plan_commit(wish: CommitWish, vm: VmState) -> Plan:
+    """The merges and what follows them; no steps where every chain is as wanted."""
+    if wish.base and wish.base == wish.top:
+        raise BadInput(
+            f"base and top are the same image {wish.base}",
+            wanted="top above base in the chain",
+            todo="correct one of them",
+        )
+    merges: list[CommitDisk] = []
+    notes: list[str] = []
+    for disk in chosen(vm, wish.disks):
+        span, note = _span(wish, vm, disk)
+        notes.extend([note] if note else [])
+        if span:
+            merges.append(merge(vm, disk, *span, wish.bandwidth))
+    if not merges:
+        return Plan(vm.name, (), tuple(notes))
+    after = consequences(vm, merges, delete=wish.delete_merged)
+    return Plan(vm.name, (*merges, *after), tuple(notes))
+
+
+def chosen(vm: VmState, targets: tuple[str, ...]) -> tuple[DiskState, ...]:
+    """The named disks of a VM, by default all writable ones; NotFound for an unknown name."""
+    if not targets:
+        return vm.writable
+    found = []
+    for target in targets:
+        disk = vm.disk(target)
+        if disk is None:
+            raise NotFound(
+                f"VM {vm.name} has no disk {target}",
+                wanted=f"one of {', '.join(disk.target for disk in vm.disks) or '(it has none)'}",
+                todo="correct the option 'disks'",
+            )
+        if not disk.disk.writable:
+            raise BadInput(
+                f"disk {target} of VM {vm.name} is a {_why_not_writable(disk)}",
+                wanted="a disk that the guest writes to",
+                todo="leave it out of the option 'disks'",
+            )
+        found.append(disk)
+    return tuple(found)
+
+
+def _why_not_writable(disk: DiskState) -> str:
+    if disk.disk.device not in ("disk", "lun"):
+        return disk.disk.device
+    return "read-only disk" if disk.disk.readonly else "disk without a source"
+
+
+def _span(wish: CommitWish, vm: VmState, disk: DiskState) -> tuple[tuple[int, int] | None, str]:
+    """(depth of top, depth of base) to merge, None if nothing is to do, and a note."""
+    if not (wish.base or wish.top):
+        return _by_depth(wish.max_depth, len(disk.chain)), ""
+    base = _depth(wish.base, vm, disk) if wish.base else len(disk.chain) - 1
+    if not wish.top:
+        return ((0, base) if base else None), ""
+    top = disk.depth_of(wish.top)
+    if top is None:
+        note = f"{vm.name}: {wish.top} is not in the chain of {disk.target}; nothing to merge there"
+        return None, note
+    if top >= base:
+        raise BadInput(
+            f"top {wish.top} is not above base {disk.chain[base].filename} in the chain of disk"
+            f" {disk.target} of VM {vm.name}: {' <- '.join(reversed(disk.files))}",
+            wanted="top to stand on base, directly or through other images",
+            todo="exchange or correct them",
+        )
+    return (top, base), ""
+
+
+def _by_depth(max_depth: int, depth: int) -> tuple[int, int] | None:
+    """Keep the newest images and the base: the oldest overlays are merged into the base."""
+    if depth <= max_depth:
+        return None
+    return (max_depth - 1, depth - 1)
+
+
+def _depth(path: str, vm: VmState, disk: DiskState) -> int:
+    depth = disk.depth_of(path)
+    if depth is None:
+        raise NotFound(
+            f"image {path} is not in the chain of disk {disk.target} of VM {vm.name}:"
+            f" {' <- '.join(reversed(disk.files)) or disk.trouble}",
+            wanted="a base out of that chain",
+            todo="correct the option 'base', or name the disk it belongs to in 'disks'",
+        )
+    return depth

@@ -1,0 +1,151 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Merging images down a chain, and what follows from it for definition, snapshots and files.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from .._model.problem import Conflict, Unsupported
+from .._model.snapshot import Snapshot
+from .._model.state import DiskState, VmState
+from .._model.step import CommitDisk, ForgetSnapshot, RemoveFile, RewriteSnapshot, SetSource, Step
+
+
+def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0) -> CommitDisk:
+    """Merge the images at the depths ``top`` to ``base - 1`` into the one at ``base``.
+
+    Raises Conflict where a merged image holds internal snapshots, which would be lost with it.
+    """
+    if not disk.chain:
+        raise Unsupported(
+            f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {disk.trouble}",
+            wanted="a chain of local files or block devices",
+        )
+    leaving = disk.chain[top:base]
+    for image in leaving:
+        if image.snapshots:
+            raise Conflict(
+                f"image {image.filename} of VM {vm.name}, disk {disk.target}, holds internal"
+                f" snapshots: {', '.join(snapshot.name for snapshot in image.snapshots)}",
+                wanted="images to merge without internal snapshots, which would be lost",
+                todo="delete these snapshots first, or choose other images",
+            )
+    into = disk.chain[base]
+    return CommitDisk(
+        target=disk.target,
+        base=into.filename,
+        base_format=into.format,
+        top=leaving[0].filename,
+        top_format=leaving[0].format,
+        merged=tuple(image.filename for image in leaving),
+        how="offline" if vm.off else "middle" if top else "active",
+        overlay=disk.chain[top - 1].filename if top else "",
+        bitmaps=_carried_bitmaps(disk, top, base) if vm.off else (),
+        bandwidth=bandwidth,
+        bytes=sum(image.actual_size or 0 for image in leaving),
+    )
+
+
+def _carried_bitmaps(disk: DiskState, top: int, base: int) -> tuple[tuple[str, str, int], ...]:
+    """(image, bitmap, granularity) to be merged into the base by an offline commit.
+
+    qemu-img commit leaves bitmaps behind; a running QEMU is told by libvirt to merge them.
+    """
+    return tuple(
+        (image.filename, bitmap.name, bitmap.granularity)
+        for image in reversed(disk.chain[top:base])
+        for bitmap in image.bitmaps
+        if not bitmap.inconsistent and disk.chain[base].format == "qcow2"
+    )
+
+
+def consequences(
+    vm: VmState, merges: Sequence[CommitDisk], doomed: Sequence[str] = (), *, delete: bool = True
+) -> tuple[Step, ...]:
+    """What has to follow the merges so that definition, snapshots and files agree again.
+
+    ``doomed`` are snapshots that go in any case. ``delete`` False keeps the merged files.
+    """
+    merged = {path: step for step in merges for path in step.merged}
+    steps: list[Step] = [_set_source(vm, step) for step in merges if _needs_source(vm, step)]
+    doomed = [*doomed, *(s.name for s in vm.snapshots if s.name not in doomed and _dies(s, merged))]
+    for snapshot in vm.snapshots:
+        if snapshot.name not in doomed:
+            steps.extend(_rewrite(vm, snapshot, merged))
+    dying = [snapshot for snapshot in vm.snapshots if snapshot.name in doomed]
+    steps.extend(ForgetSnapshot(name) for name in children_first(dying))
+    if delete:
+        steps.extend(RemoveFile(path, f"merged into {step.base}") for path, step in merged.items())
+        steps.extend(_memory_files(vm, dying))
+    return tuple(steps)
+
+
+def children_first(snapshots: Iterable[Snapshot]) -> tuple[str, ...]:
+    """Names in an order in which no snapshot is forgotten before its children."""
+    left = {snapshot.name: snapshot for snapshot in snapshots}
+    ordered: list[str] = []
+    while left:
+        parents = {snapshot.parent for snapshot in left.values()}
+        leaves = sorted(name for name in left if name not in parents) or sorted(left)
+        ordered.extend(leaves)
+        for name in leaves:
+            del left[name]
+    return tuple(ordered)
+
+
+def _needs_source(vm: VmState, step: CommitDisk) -> bool:
+    """Whether the persistent definition still names a merged image after the merge.
+
+    libvirt moves it along with the live one only where both named the same image.
+    """
+    disk = vm.disk(step.target)
+    if disk is None or disk.persistent not in step.merged:
+        return False
+    return vm.off or disk.persistent != disk.disk.path
+
+
+def _set_source(vm: VmState, step: CommitDisk) -> SetSource:
+    disk = vm.disk(step.target)
+    return SetSource(step.target, disk.persistent if disk else "", step.base, step.base_format)
+
+
+def _lost(snapshot: Snapshot, merged: dict[str, CommitDisk]) -> tuple[str, ...]:
+    return tuple(target for target, file in snapshot.overlays.items() if file in merged)
+
+
+def _dies(snapshot: Snapshot, merged: dict[str, CommitDisk]) -> bool:
+    """A snapshot goes when nothing is left of it, or when its memory lost one of its disks."""
+    lost = _lost(snapshot, merged)
+    return bool(lost) and (len(lost) == len(snapshot.overlays) or snapshot.memory == "external")
+
+
+def _rewrite(vm: VmState, snapshot: Snapshot, merged: dict[str, CommitDisk]) -> tuple[Step, ...]:
+    """The correction of a surviving snapshot's metadata; Conflict if its point would change."""
+    lost = _lost(snapshot, merged)
+    for disk in snapshot.taken:
+        point = snapshot.image_before(disk.target)
+        if disk.target not in lost and any(point == step.base for step in merged.values()):
+            raise Conflict(
+                f"image {point} of VM {vm.name}, disk {disk.target}, is what snapshot"
+                f" {snapshot.name} goes back to",
+                wanted="to merge newer data into it, which would destroy that snapshot",
+                todo=f"remove snapshot {snapshot.name} first, or choose another base",
+            )
+    named = {disk.path for disk in snapshot.before.disks} if snapshot.before else set()
+    moved = tuple(
+        (path, step.base, step.base_format) for path, step in merged.items() if path in named
+    )
+    return (RewriteSnapshot(snapshot.name, moved, lost),) if moved or lost else ()
+
+
+def _memory_files(vm: VmState, dying: Iterable[Snapshot]) -> tuple[Step, ...]:
+    return tuple(
+        RemoveFile(snapshot.memory_file, f"memory of snapshot {snapshot.name}")
+        for snapshot in dying
+        if snapshot.memory_file and snapshot.memory_file not in vm.missing
+    )

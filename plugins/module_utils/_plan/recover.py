@@ -1,0 +1,198 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How to bring a VM back to a clean state after a run that died in the middle.
+
+A snapshot that was not completed is undone; merges are finished. Neither loses anything
+that the guest wrote.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._model.problem import Conflict
+from .._model.state import VmState
+from .._model.step import (
+    CommitDisk,
+    CreateOverlay,
+    DeleteInternal,
+    ForgetSnapshot,
+    Plan,
+    RemoveFile,
+    ResumeVm,
+    RewriteSnapshot,
+    SetSource,
+    Step,
+    TakeSnapshot,
+    from_dict,
+)
+from .absent import AbsentWish, plan_absent
+from .merge import consequences, merge
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a dead run left: its steps with whether each was done, and notes made on the way.
+
+    ``existing`` are those of its files that exist; ``group_complete`` is False if it took a
+    snapshot of several VMs and not all of them have it; ``was_running`` tells how it found
+    the VM.
+    """
+
+    steps: tuple[Step, ...]
+    done: tuple[bool, ...]
+    marks: frozenset[str]
+    existing: frozenset[str]
+    group_complete: bool
+    was_running: bool
+
+
+def left_by(journal: Mapping[str, Any], existing: frozenset[str], *, group_complete: bool) -> Left:
+    """Read a journal's content."""
+    return Left(
+        steps=tuple(from_dict(entry["step"]) for entry in journal["steps"]),
+        done=tuple(bool(entry["done"]) for entry in journal["steps"]),
+        marks=frozenset(journal.get("marks", ())),
+        existing=existing,
+        group_complete=group_complete,
+        was_running=journal.get("status") == "running",
+    )
+
+
+def files_of(journal: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files that a journal's steps create or remove."""
+    steps = [from_dict(entry["step"]) for entry in journal["steps"]]
+    memory = [s.spec.memory_file for s in steps if isinstance(s, TakeSnapshot)]
+    files = [s.file for s in steps if isinstance(s, (CreateOverlay, RemoveFile))]
+    return tuple(path for path in (*files, *memory) if path)
+
+
+def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
+    """The steps that finish or undo the dead run, and a note that says which.
+
+    With ``finish`` False merges that are not done stay undone (their overlays remain in use)
+    and only what follows from the others is brought in order.
+    """
+    taken = [step for step in left.steps if isinstance(step, TakeSnapshot)]
+    if not taken and finish:
+        note = f"{vm.name}: finished what an interrupted run had begun"
+        return Plan(vm.name, tuple(_finish(left, vm)), (note,))
+    if not taken:
+        note = f"{vm.name}: left alone what could not be merged, and brought the rest in order"
+        return Plan(vm.name, tuple(_close_up(left, vm)), (note,))
+    if _complete(taken[0], vm) and left.group_complete:
+        note = f"{vm.name}: snapshot {taken[0].spec.name} of an interrupted run is complete"
+        return Plan(vm.name, (), (note,))
+    steps = (*_resume(left, vm), *_undo(left, taken[0], vm))
+    note = f"{vm.name}: undid snapshot {taken[0].spec.name} of an interrupted run"
+    return Plan(vm.name, steps, (note,))
+
+
+def _complete(taken: TakeSnapshot, vm: VmState) -> bool:
+    if vm.snapshot(taken.spec.name) is None:
+        return False
+    disks = ((vm.disk(entry.target), entry.file) for entry in taken.spec.disks if entry.file)
+    return all(disk is not None and disk.depth_of(file) is not None for disk, file in disks)
+
+
+def _resume(left: Left, vm: VmState) -> tuple[Step, ...]:
+    return (ResumeVm(),) if left.was_running and vm.status == "paused" else ()
+
+
+def _undo(left: Left, taken: TakeSnapshot, vm: VmState) -> tuple[Step, ...]:
+    """Merge overlays that are in use back, remove those that are not."""
+    if vm.snapshot(taken.spec.name) is not None:
+        return plan_absent(AbsentWish(taken.spec.name), vm).steps
+    overlays = [step for step in left.steps if isinstance(step, CreateOverlay)]
+    merges: list[CommitDisk] = []
+    loose: list[Step] = []
+    for step in overlays:
+        disk = vm.disk(step.target)
+        depth = disk.depth_of(step.file) if disk else None
+        if disk is not None and depth is not None:
+            merges.append(merge(vm, disk, depth, depth + 1))
+        elif step.file in left.existing:
+            loose.append(RemoveFile(step.file, "unused overlay of an interrupted run"))
+    memory = taken.spec.memory_file
+    if memory in left.existing:
+        loose.append(RemoveFile(memory, "memory file of an interrupted run"))
+    return (*merges, *consequences(vm, merges), *loose)
+
+
+def _finish(left: Left, vm: VmState) -> Iterator[Step]:
+    """The steps of the dead run that are still to be done, merges as they have to be done now."""
+    merging: set[str] = set()
+    for step, done in zip(left.steps, left.done):
+        if isinstance(step, CommitDisk):
+            again = _merge_again(step, done, left, vm)
+            if again is not None:
+                merging.update(again.merged)
+                yield again
+                yield from _moved_source(again, vm)
+        elif _still_needed(step, vm, left.existing, merging):
+            yield step
+
+
+def _close_up(left: Left, vm: VmState) -> Iterator[Step]:
+    """What follows from the merges that were done, as if only they had been asked for."""
+    commits = [step for step in left.steps if isinstance(step, CommitDisk)]
+    finished = [step for step in commits if _merge_again(step, True, left, vm) is None]
+    for step in consequences(vm, finished):
+        if not isinstance(step, RemoveFile) or step.file in left.existing:
+            yield step
+
+
+def _merge_again(step: CommitDisk, done: bool, left: Left, vm: VmState) -> CommitDisk | None:
+    disk = vm.disk(step.target)
+    top = disk.depth_of(step.top) if disk else None
+    base = disk.depth_of(step.base) if disk else None
+    if disk is None or top is None or base is None or top >= base:
+        return None
+    if vm.off and not done and pivot_mark(step) in left.marks:
+        raise Conflict(
+            f"VM {vm.name} stopped while disk {step.target} was being switched from {step.top} to"
+            f" {step.base}: either may hold the newer data",
+            wanted="to know which image the guest wrote last",
+            todo="do not start it; compare both images (modification time, qemu-img compare), let"
+            " the definition name the newer one, then remove the journal named in this error",
+        )
+    return replace(merge(vm, disk, top, base, step.bandwidth), resume=True)
+
+
+def pivot_mark(step: CommitDisk) -> str:
+    """The note that is made in the journal before QEMU is told to switch a disk to its base."""
+    return f"pivot {step.target}"
+
+
+def _moved_source(step: CommitDisk, vm: VmState) -> Iterator[Step]:
+    disk = vm.disk(step.target)
+    if vm.off and disk is not None and disk.persistent in step.merged:
+        yield SetSource(step.target, disk.persistent, step.base, step.base_format)
+
+
+def _still_needed(step: Step, vm: VmState, existing: frozenset[str], merging: set[str]) -> bool:
+    if isinstance(step, SetSource):
+        disk = vm.disk(step.target)
+        return disk is not None and disk.persistent == step.old and not vm.off
+    if isinstance(step, (ForgetSnapshot, DeleteInternal)):
+        return vm.snapshot(step.name) is not None
+    if isinstance(step, RewriteSnapshot):
+        return _rewrite_needed(step, vm)
+    if isinstance(step, RemoveFile):
+        in_use = any(disk.depth_of(step.file) is not None for disk in vm.disks)
+        return step.file in existing and (step.file in merging or not in_use)
+    return False
+
+
+def _rewrite_needed(step: RewriteSnapshot, vm: VmState) -> bool:
+    snapshot = vm.snapshot(step.name)
+    if snapshot is None:
+        return False
+    named = {disk.path for disk in snapshot.before.disks} if snapshot.before else set()
+    stale = any(old in named for old, _new, _format in step.sources)
+    return stale or any(target in snapshot.overlays for target in step.without)

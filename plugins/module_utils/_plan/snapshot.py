@@ -1,0 +1,276 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which steps make a snapshot present.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from .._model.names import file_part
+from .._model.problem import BadInput, Conflict, Unsupported
+from .._model.snapshot import CRASH, Snapshot, SnapshotDisk, SnapshotSpec
+from .._model.state import DiskState, VmState
+from .._model.step import CreateOverlay, Plan, Step, TakeSnapshot
+from .commit import chosen
+
+_LONGEST_FILE_NAME = 255
+_TAKEABLE = ("running", "paused", "shutoff")
+
+
+@dataclass(frozen=True)
+class SnapshotWish:
+    """A snapshot that is to exist.
+
+    ``memory`` None: whatever the mode implies. ``files`` maps disk targets to overlay files,
+    ``disks`` empty means all writable disks. ``freeze_timeout`` is in seconds.
+    """
+
+    name: str
+    mode: str = "auto"
+    memory: bool | None = None
+    disks: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    directory: str = ""
+    description: str | None = None
+    quiesce: str = "preferred"
+    freeze_timeout: int = 10
+
+    def file_of(self, target: str) -> str:
+        """The overlay file that was asked for, or ''."""
+        return dict(self.files).get(target, "")
+
+
+def plan_present(wish: SnapshotWish, vm: VmState) -> Plan:
+    """The steps, none if the snapshot is there as asked; Conflict if it is there but differs."""
+    existing = vm.snapshot(wish.name)
+    if existing:
+        differences = tuple(_differences(wish, vm, existing))
+        if differences:
+            raise Conflict(
+                f"snapshot {wish.name} of VM {vm.name} exists but {'; '.join(differences)}",
+                wanted="the snapshot as the task describes it",
+                todo="choose another name, remove it first (state: absent), or correct the task",
+            )
+        return Plan(vm.name)
+    if vm.status not in _TAKEABLE:
+        raise Unsupported(
+            f"VM {vm.name} is {vm.status}",
+            wanted="a VM that is running, paused or off",
+            todo="bring it into one of these states first",
+        )
+    disks = chosen(vm, wish.disks)
+    if not disks:
+        raise Unsupported(
+            f"VM {vm.name} has no disk to take a snapshot of (CD-ROM, floppy and read-only disks"
+            " are left out)",
+            wanted="at least one writable disk",
+        )
+    internal = wish.mode == "internal"
+    _check_memory(wish, vm)
+    return _internal(wish, vm, disks) if internal else _external(wish, vm, disks)
+
+
+def _differences(wish: SnapshotWish, vm: VmState, found: Snapshot) -> Iterator[str]:
+    if wish.mode not in ("auto", found.mode):
+        yield f"is {found.mode}, not {wish.mode}"
+    if wish.memory is not None and wish.memory != (found.memory != "no"):
+        yield "has no memory" if wish.memory else "includes the memory"
+    covered = sorted(disk.target for disk in found.taken)
+    if wish.disks and sorted(wish.disks) != covered:
+        yield f"covers {', '.join(covered)}, not {', '.join(sorted(wish.disks))}"
+    for target, file in wish.files:
+        if found.overlays.get(target, file) != file:
+            yield f"has {found.overlays[target]} as overlay of {target}, not {file}"
+    if wish.description is not None and wish.description.strip() != found.description.strip():
+        yield f"is described as {found.description!r}"
+    if wish.quiesce == "required" and found.consistency == CRASH:
+        yield "is only crash-consistent, not quiesced"
+    yield from _broken(vm, found)
+
+
+def _broken(vm: VmState, found: Snapshot) -> Iterator[str]:
+    """Why a snapshot that libvirt lists could not be gone back to."""
+    for target, file in found.overlays.items():
+        disk = vm.disk(target)
+        point = found.image_before(target)
+        if disk is None or disk.depth_of(file) is not None:
+            continue
+        if disk.depth_of(point) is not None or file in vm.missing:
+            yield (
+                f"its overlay {file} is no longer in the chain of {target}, so image {point} no"
+                " longer holds that point"
+            )
+    if found.memory_file in vm.missing:
+        yield f"its memory file {found.memory_file} is gone"
+
+
+def _check_memory(wish: SnapshotWish, vm: VmState) -> None:
+    if wish.memory and vm.off:
+        raise BadInput(
+            f"VM {vm.name} is off and has no memory to keep",
+            wanted="a snapshot with memory",
+            todo="start the VM, or leave out 'memory'",
+        )
+    if wish.memory and wish.quiesce == "required":
+        raise BadInput(
+            f"a snapshot of VM {vm.name} with memory cannot be quiesced: the restored guest would"
+            " wake up frozen",
+            wanted="memory, or 'quiesce: required'",
+            todo="drop one of them (a snapshot with memory is consistent without quiescing)",
+        )
+    if wish.mode == "internal" and not vm.off and wish.memory is False:
+        raise BadInput(
+            f"an internal snapshot of the running VM {vm.name} always includes its memory",
+            wanted="mode internal without memory",
+            todo="use 'mode: external', or leave out 'memory'",
+        )
+    if wish.mode == "internal" and not vm.off and wish.quiesce == "required":
+        raise BadInput(
+            f"an internal snapshot of the running VM {vm.name} includes its memory and cannot be"
+            " quiesced",
+            wanted="'quiesce: required'",
+            todo="use 'mode: external', or leave out 'quiesce'",
+        )
+
+
+def _internal(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> Plan:
+    """libvirt takes internal snapshots of all writable disks or of none."""
+    for disk in vm.writable:
+        if disk.disk.format != "qcow2":
+            raise Unsupported(
+                f"disk {disk.target} of VM {vm.name} is {disk.disk.format} ({disk.disk.source})",
+                wanted="an internal snapshot, which only qcow2 images can hold",
+                todo="use 'mode: external', or convert the disk to qcow2",
+            )
+    left_out = [disk.target for disk in vm.writable if disk not in disks]
+    if left_out:
+        raise Unsupported(
+            f"an internal snapshot of VM {vm.name} cannot leave out {', '.join(left_out)}",
+            wanted=f"only {', '.join(disk.target for disk in disks)}",
+            todo="leave out the option 'disks', or use 'mode: external'",
+        )
+    entries = tuple(
+        SnapshotDisk(disk.target, "internal" if disk.disk.writable else "no") for disk in vm.disks
+    )
+    spec = SnapshotSpec(wish.name, wish.description or "", "internal", entries)
+    return Plan(vm.name, (TakeSnapshot(spec, (), "never", wish.freeze_timeout),))
+
+
+def _external(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> Plan:
+    files = {disk.target: _overlay_file(wish, vm, disk) for disk in disks}
+    _check_files(vm, files)
+    overlays = tuple(_overlay(vm, disk, files[disk.target]) for disk in disks)
+    entries = tuple(
+        SnapshotDisk(disk.target, "external", files[disk.target], "qcow2")
+        if disk.target in files
+        else SnapshotDisk(disk.target, "no")
+        for disk in vm.disks
+    )
+    memory = _memory_file(wish, vm, disks) if wish.memory else ""
+    spec = SnapshotSpec(wish.name, wish.description or "", "external", entries, memory)
+    flags = ("atomic", "reuse_ext") + (("live",) if memory else ("disk_only",))
+    quiesce, note = ("never", "") if memory or vm.off else _quiesce(wish, vm)
+    steps: tuple[Step, ...] = (*overlays, TakeSnapshot(spec, flags, quiesce, wish.freeze_timeout))
+    return Plan(vm.name, steps, (note,) if note else ())
+
+
+def _quiesce(wish: SnapshotWish, vm: VmState) -> tuple[str, str]:
+    """Whether to freeze, as far as the definition tells, and a note where it will not be."""
+    if wish.quiesce == "never":
+        return "never", ""
+    if vm.status == "paused":
+        why = "it is paused, and so is its guest agent"
+    elif vm.live.agent is None:
+        why = "it has no guest agent channel (org.qemu.guest_agent.0)"
+    elif vm.live.agent != "connected":
+        why = "no guest agent is connected to its channel"
+    else:
+        return wish.quiesce, ""
+    if wish.quiesce == "required":
+        raise Unsupported(
+            f"VM {vm.name} cannot be quiesced: {why}",
+            wanted="a quiesced snapshot ('quiesce: required')",
+            todo="install and start qemu-guest-agent in the guest, or use 'quiesce: preferred'",
+        )
+    return "never", f"{vm.name}: not quiesced, {why}"
+
+
+def _overlay(vm: VmState, disk: DiskState, file: str) -> CreateOverlay:
+    source = disk.disk.source
+    if disk.disk.shareable or disk.disk.device == "lun" or source is None or not source.local:
+        kind = "shareable" if disk.disk.shareable else "LUN" if disk.disk.device == "lun" else None
+        raise Unsupported(
+            f"disk {disk.target} of VM {vm.name} is a {kind or f'{source} disk'}",
+            wanted="a file or block device to put an overlay on",
+            todo="leave it out with the option 'disks'",
+        )
+    top = disk.chain[0] if disk.chain else None
+    if top is None or top.virtual_size is None:
+        why = disk.trouble or f"its format {disk.disk.format} is not known here"
+        raise Unsupported(
+            f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {why}",
+            wanted="a chain of local qcow2 or raw images",
+            todo="repair it, or leave the disk out with the option 'disks'",
+        )
+    keep = tuple(
+        (bitmap.name, bitmap.granularity)
+        for bitmap in top.bitmaps
+        if vm.off and bitmap.auto and not bitmap.inconsistent
+    )
+    return CreateOverlay(
+        disk.target, file, disk.disk.path, disk.disk.format, top.virtual_size, keep
+    )
+
+
+def _overlay_file(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
+    asked = wish.file_of(disk.target)
+    if asked:
+        return asked
+    name = f"{file_part(vm.name)}.{disk.target}.{wish.name}.qcow2"
+    return posixpath.join(_directory(wish, vm, disk), name)
+
+
+def _memory_file(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> str:
+    name = f"{file_part(vm.name)}.memory.{wish.name}.save"
+    return posixpath.join(_directory(wish, vm, disks[0]), name)
+
+
+def _directory(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
+    if wish.directory:
+        return wish.directory
+    if disk.disk.source is not None and disk.disk.source.kind == "block":
+        raise BadInput(
+            f"disk {disk.target} of VM {vm.name} is the block device {disk.disk.path}",
+            wanted="a directory for its overlay",
+            todo="set the option 'directory', or 'file' of that disk",
+        )
+    return posixpath.dirname(disk.disk.path)
+
+
+def _check_files(vm: VmState, files: dict[str, str]) -> None:
+    for target, file in files.items():
+        if not posixpath.isabs(file):
+            raise BadInput(
+                f"the overlay {file} of disk {target} of VM {vm.name} is not an absolute path",
+                wanted="an absolute path",
+                todo="correct 'file' or 'directory'",
+            )
+        if len(posixpath.basename(file).encode()) > _LONGEST_FILE_NAME:
+            raise BadInput(
+                f"the overlay name {posixpath.basename(file)[:60]}... of disk {target} of VM"
+                f" {vm.name} is {len(posixpath.basename(file).encode())} bytes long",
+                wanted=f"at most {_LONGEST_FILE_NAME} bytes",
+                todo="choose a shorter snapshot name, or set 'file'",
+            )
+    if len(set(files.values())) < len(files):
+        raise BadInput(
+            f"two disks of VM {vm.name} have the same overlay file: {', '.join(files.values())}",
+            wanted="one file for each disk",
+            todo="correct the 'file' entries",
+        )

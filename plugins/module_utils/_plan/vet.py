@@ -1,0 +1,209 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Holding a plan against facts that were looked up for it, before anything is touched.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from .._model.problem import Conflict, NotFound, Unsupported
+from .._model.state import Facts, Job, VmState
+from .._model.step import (
+    CommitDisk,
+    CreateOverlay,
+    Plan,
+    RemoveFile,
+    ResumeVm,
+    Step,
+    TakeSnapshot,
+)
+
+OVERLAY_ROOM = 4 * 1024 * 1024
+"""Bytes that an empty overlay and its first writes need at least."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """What has to be looked up for a plan.
+
+    ``files`` and ``directories`` by path, ``images`` whose users are to be found, ``targets``
+    of disks that may have jobs, and whether the guest agent answers.
+    """
+
+    files: tuple[str, ...] = ()
+    directories: tuple[str, ...] = ()
+    images: tuple[str, ...] = ()
+    targets: tuple[str, ...] = ()
+    agent: bool = False
+
+
+def needs(plan: Plan) -> Needs:
+    """The facts that :func:`settle` will want."""
+    created = [step.file for step in plan.steps if isinstance(step, CreateOverlay)]
+    created += [
+        step.spec.memory_file
+        for step in plan.steps
+        if isinstance(step, TakeSnapshot) and step.spec.memory_file
+    ]
+    removed = [step.file for step in plan.steps if isinstance(step, RemoveFile)]
+    commits = [step for step in plan.steps if isinstance(step, CommitDisk)]
+    bases = [step.base for step in commits]
+    merged = [path for step in commits for path in step.merged]
+    return Needs(
+        files=(*created, *removed),
+        directories=tuple(sorted({posixpath.dirname(path) for path in (*created, *bases)})),
+        images=tuple(dict.fromkeys((*bases, *merged, *removed))),
+        targets=tuple(disk for step in plan.steps for disk in _job_disks(step)),
+        agent=any(isinstance(s, TakeSnapshot) and s.quiesce != "never" for s in plan.steps),
+    )
+
+
+def _job_disks(step: Step) -> tuple[str, ...]:
+    if isinstance(step, CommitDisk):
+        return (step.target,)
+    if isinstance(step, TakeSnapshot):
+        return tuple(disk.target for disk in step.spec.disks if disk.mode != "no")
+    return ()
+
+
+def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> Plan:
+    """The plan with jobs of ours resumed; Conflict, NotFound or Unsupported if it cannot go.
+
+    ``ours`` are files that an earlier run of ours left and that go before this plan starts.
+    """
+    if not plan.steps or all(isinstance(step, ResumeVm) for step in plan.steps):
+        return plan
+    steps = tuple(_settle_step(step, vm, facts, frozenset(ours)) for step in plan.steps)
+    _check_managed_save(plan, vm, facts)
+    _check_room(plan, vm, facts)
+    return _quiesced_if_possible(replace(plan, steps=steps), vm, facts)
+
+
+def _settle_step(step: Step, vm: VmState, facts: Facts, ours: frozenset[str]) -> Step:
+    if isinstance(step, CreateOverlay):
+        _check_new_file(step.file, f"the overlay of disk {step.target}", vm, facts, ours)
+    elif isinstance(step, TakeSnapshot):
+        if step.spec.memory_file:
+            _check_new_file(step.spec.memory_file, "the memory file", vm, facts, ours)
+        for target in _job_disks(step):
+            _refuse_job(facts.job(target), vm)
+    elif isinstance(step, CommitDisk):
+        _check_users(step.base, "is to receive merged data", vm, facts)
+        for path in step.merged:
+            _check_users(path, "is to be merged away", vm, facts)
+        return _resumed(step, facts.job(step.target), vm)
+    elif isinstance(step, RemoveFile):
+        _check_users(step.file, "is to be removed", vm, facts)
+    return step
+
+
+def _check_new_file(path: str, what: str, vm: VmState, facts: Facts, ours: frozenset[str]) -> None:
+    if facts.files[path].kind and path not in ours:
+        raise Conflict(
+            f"{path} exists already ({facts.files[path].kind}, {facts.files[path].size} bytes)",
+            wanted=f"to create it as {what} of VM {vm.name}",
+            todo="move it away if it is not needed, or choose another name, 'directory' or 'file'",
+        )
+    directory = facts.directories[posixpath.dirname(path)]
+    if directory.trouble:
+        raise NotFound(
+            f"the directory {directory.path} {directory.trouble}",
+            wanted=f"to create {what} of VM {vm.name} there",
+            todo="create it and make it writable, or set 'directory'",
+        )
+
+
+def _check_users(path: str, what: str, vm: VmState, facts: Facts) -> None:
+    users = [use.user for use in facts.uses if use.image == path]
+    if users:
+        raise Conflict(
+            f"image {path} of VM {vm.name} {what} but is also used by {', '.join(users)}",
+            wanted="an image that nothing else stands on",
+            todo="choose a base above it, or detach the other user first",
+        )
+
+
+def _refuse_job(job: Job | None, vm: VmState) -> None:
+    if job is not None:
+        raise Conflict(
+            f"a {job.kind} job is running on disk {job.target} of VM {vm.name}",
+            wanted="a disk without a block job",
+            todo=f"let it end, or end it (virsh blockjob {vm.name} {job.target})",
+        )
+
+
+def _resumed(step: CommitDisk, job: Job | None, vm: VmState) -> CommitDisk:
+    """A commit job of the same disk, direction and base is taken up; any other is refused."""
+    if job is None:
+        return step
+    same = step.how == "active" and job.kind == "active-commit" and job.base == step.base
+    if not same and not (step.resume and step.how == "middle" and job.kind == "commit"):
+        _refuse_job(job, vm)
+    return replace(step, resume=True)
+
+
+def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
+    touches_disks = any(isinstance(step, (CommitDisk, TakeSnapshot)) for step in plan.steps)
+    if vm.off and facts.managed_save and touches_disks:
+        raise Conflict(
+            f"VM {vm.name} has a managed save: its memory continues on the disks as they are",
+            wanted="a VM that is really off",
+            todo=f"start it, or drop the saved memory (virsh managedsave-remove {vm.name})",
+        )
+
+
+def _check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
+    """Refuse what provably cannot fit: empty overlays, and data that must land in a base."""
+    wanted: dict[str, int] = {}
+    for step in plan.steps:
+        if isinstance(step, CreateOverlay):
+            folder, size = posixpath.dirname(step.file), OVERLAY_ROOM
+        elif isinstance(step, CommitDisk):
+            disk = vm.disk(step.target)
+            depth = disk.depth_of(step.base) if disk else None
+            held = disk.chain[depth].actual_size or 0 if disk and depth is not None else 0
+            folder, size = posixpath.dirname(step.base), max(0, step.bytes - held)
+        else:
+            continue
+        wanted[folder] = wanted.get(folder, 0) + size
+    for folder, size in wanted.items():
+        directory = facts.directories[folder]
+        if not folder.startswith("/dev") and not directory.trouble and directory.free < size:
+            raise Unsupported(
+                f"{folder} has {directory.free} bytes free",
+                wanted=f"at least {size} bytes for VM {vm.name}",
+                todo="free space there, or choose another 'directory'",
+            )
+
+
+def _quiesced_if_possible(plan: Plan, vm: VmState, facts: Facts) -> Plan:
+    """The plan without a freeze where the agent does not answer and need not."""
+    if facts.agent in ("", "thawed"):
+        return plan
+    if facts.agent == "frozen":
+        raise Conflict(
+            f"the file systems of VM {vm.name} are frozen by somebody else",
+            wanted="a guest that runs",
+            todo=f"let the other tool end, or thaw it (virsh domfsthaw {vm.name})",
+        )
+    steps = tuple(_unquiesced(step, vm) for step in plan.steps)
+    note = f"{vm.name}: not quiesced, the guest agent does not answer"
+    return replace(plan, steps=steps, notes=(*plan.notes, note))
+
+
+def _unquiesced(step: Step, vm: VmState) -> Step:
+    if not isinstance(step, TakeSnapshot):
+        return step
+    if step.quiesce == "required":
+        raise Unsupported(
+            f"the guest agent of VM {vm.name} does not answer",
+            wanted="a quiesced snapshot ('quiesce: required')",
+            todo="start qemu-guest-agent in the guest, or use 'quiesce: preferred'",
+        )
+    return replace(step, quiesce="never")

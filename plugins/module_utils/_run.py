@@ -1,0 +1,156 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one runner: observe, plan, show or apply, observe again, exit.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable, NoReturn
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ._argspec import state_dir_for
+from ._host.connection import connect
+from ._host.observe import Host, look_up
+from ._model.problem import BadInput, Problem
+from ._model.state import VmState
+from ._model.step import Plan, shown
+from ._plan.predict import picture
+from ._work import Outcome, change_group, change_one, foresee, observe_only
+
+if TYPE_CHECKING:
+    from ._host.libvirt_dep import Domain
+
+_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a module does: a pure plan for one VM, and what to return of it.
+
+    ``result`` gets the VM before and after and the report of the run (empty in check mode).
+    ``group`` makes all VMs change at one point in time, or none of them; ``read_only`` leaves
+    even the journals of dead runs alone.
+    """
+
+    plan: Callable[[VmState], Plan]
+    result: Callable[[VmState, VmState, dict[str, Any]], dict[str, Any]]
+    group: bool = False
+    read_only: bool = False
+
+
+@dataclass
+class _Answer:
+    """What the module will return."""
+
+    vms: dict[str, Any] = field(default_factory=dict)
+    plan: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "changed": bool(self.plan),
+            "vms": self.vms,
+            "plan": self.plan,
+            "notes": self.notes,
+            "diff": {"before": "\n".join(self.before), "after": "\n".join(self.after)},
+        }
+
+
+def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], Operation]) -> NoReturn:
+    """Carry out the operation of the task on the VMs of the option ``vm`` and leave the module."""
+    try:
+        operation = build(module.params)
+        host = _host(module)
+        outcomes = _outcomes(host, operation, module.params["vm"], module.check_mode)
+    except Problem as problem:
+        module.fail_json(msg=str(problem))
+    answer = _answer(operation, outcomes)
+    if not answer.problems:
+        module.exit_json(**answer.to_dict())
+    listed = "; ".join(answer.problems.values())
+    count = f"{len(answer.problems)} of {len(outcomes)} VMs failed: " if len(outcomes) > 1 else ""
+    module.fail_json(msg=count + listed, **answer.to_dict())
+
+
+def _host(module: AnsibleModule) -> Host:
+    params = module.params
+    for option in ("timeout", "lock_timeout", "freeze_timeout"):
+        least = 0 if option == "lock_timeout" else 1
+        if params.get(option) is not None and params[option] < least:
+            raise BadInput(
+                f"{option} is {params[option]}",
+                wanted=f"seconds, at least {least}",
+                todo="correct it",
+            )
+    if not params["vm"]:
+        raise BadInput(
+            "the option 'vm' is an empty list", wanted="at least one VM", todo="name one"
+        )
+    return Host(
+        conn=connect(params["uri"]),
+        uri=params["uri"],
+        state_dir=state_dir_for(params["state_dir"], params["uri"]),
+        timeout=float(params["timeout"]),
+        lock_timeout=float(params["lock_timeout"]),
+        run=f"{module._name} {time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}",
+    )
+
+
+def _outcomes(
+    host: Host, operation: Operation, names: Iterable[str], check_mode: bool
+) -> dict[str, Outcome]:
+    """name -> outcome, in the order of the option, each VM once."""
+    found = look_up(host, list(dict.fromkeys(names)))
+    outcomes: dict[str, Outcome] = {}
+    doms: dict[str, Domain] = {}
+    for given, dom in found.items():
+        if isinstance(dom, Problem):
+            outcomes[given] = Outcome(problem=dom)
+        else:
+            doms.setdefault(dom.name(), dom)
+    look = observe_only if operation.read_only else foresee
+    foreseen = _each(doms, lambda dom: look(host, dom, operation.plan))
+    outcomes.update(foreseen)
+    if check_mode or operation.read_only:
+        return outcomes
+    todo = {name: doms[name] for name, outcome in foreseen.items() if outcome.to_do}
+    if operation.group:
+        return change_group(host, doms, outcomes, operation.plan) if todo else outcomes
+    outcomes.update(_each(todo, lambda dom: change_one(host, dom, operation.plan)))
+    return outcomes
+
+
+def _each(doms: dict[str, Domain], do: Callable[[Domain], Outcome]) -> dict[str, Outcome]:
+    """Independent VMs side by side."""
+    if len(doms) < 2:
+        return {name: do(dom) for name, dom in doms.items()}
+    with ThreadPoolExecutor(max_workers=min(_WORKERS, len(doms))) as pool:
+        return dict(zip(doms, pool.map(do, doms.values())))
+
+
+def _answer(operation: Operation, outcomes: dict[str, Outcome]) -> _Answer:
+    answer = _Answer()
+    for name, outcome in outcomes.items():
+        answer.plan.extend(shown(name, step) for step in outcome.steps)
+        answer.notes.extend(outcome.notes)
+        if outcome.before and outcome.after:
+            answer.before.append(picture(outcome.before))
+            answer.after.append(picture(outcome.after))
+        if outcome.problem:
+            answer.problems[name] = str(outcome.problem)
+            answer.vms[name] = {"failed": True, "msg": str(outcome.problem)}
+        elif outcome.before and outcome.after:
+            answer.vms[name] = operation.result(outcome.before, outcome.after, outcome.report)
+    return answer

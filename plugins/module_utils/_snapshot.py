@@ -1,0 +1,137 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Snapshots as options of a task and as results.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ._model.image_result import to_result as image_to_result
+from ._model.names import check_snapshot_name
+from ._model.problem import BadInput
+from ._model.snapshot import Snapshot, tree_text
+from ._model.state import VmState
+from ._model.step import Plan
+from ._plan.absent import AbsentWish, plan_absent
+from ._plan.agree import disagreements
+from ._plan.snapshot import SnapshotWish, plan_present
+from ._run import Operation
+
+
+def snapshot_operation(params: Mapping[str, Any]) -> Operation:
+    """What the module vm_snapshot is to do. Raises BadInput."""
+    name = check_snapshot_name(params["name"])
+    if params["state"] == "absent":
+        _refuse(params, "state: absent", ("memory", "disks", "directory", "description"))
+        absent = AbsentWish(name, params["subtree"], params["metadata_only"])
+        plan = lambda vm: plan_absent(absent, vm)  # noqa: E731 - two plans, one shape
+    else:
+        _refuse(params, "state: present", ("subtree", "metadata_only"))
+        wish = _wish(name, params)
+        plan = lambda vm: plan_present(wish, vm)  # noqa: E731
+    group = params["consistent_group"] and params["state"] == "present"
+    return Operation(plan, lambda _before, after, report: _result(name, after, report), group)
+
+
+def _refuse(params: Mapping[str, Any], where: str, options: Sequence[str]) -> None:
+    useless = [option for option in options if params[option]]
+    if useless:
+        raise BadInput(
+            f"the options {', '.join(useless)} mean nothing with {where}",
+            wanted="a task that says what it does",
+            todo="remove them",
+        )
+
+
+def _wish(name: str, params: Mapping[str, Any]) -> SnapshotWish:
+    entries = [_disk_entry(entry) for entry in params["disks"] or ()]
+    return SnapshotWish(
+        name=name,
+        mode=params["mode"],
+        memory=params["memory"],
+        disks=tuple(dict.fromkeys(target for target, _file in entries)),
+        files=tuple((target, file) for target, file in entries if file),
+        directory=(params["directory"] or "").rstrip("/") or ("/" if params["directory"] else ""),
+        description=params["description"],
+        quiesce=params["quiesce"],
+        freeze_timeout=params["freeze_timeout"],
+    )
+
+
+def _disk_entry(entry: object) -> tuple[str, str]:
+    """A disk of the option 'disks': a target, or a dictionary of target and file."""
+    if isinstance(entry, str) and entry:
+        return entry, ""
+    if isinstance(entry, dict) and entry.get("target") and set(entry) <= {"target", "file"}:
+        return str(entry["target"]), str(entry.get("file") or "")
+    raise BadInput(
+        f"the entry {entry!r} of the option 'disks' is not understood",
+        wanted="a target such as vda, or a dictionary with 'target' and 'file'",
+        todo="correct it",
+    )
+
+
+def _result(name: str, vm: VmState, report: Mapping[str, Any]) -> dict[str, Any]:
+    found = vm.snapshot(name)
+    return {"snapshot": snapshot_result(found) if found else None, **report}
+
+
+def snapshot_result(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as modules return it."""
+    return {
+        "name": snapshot.name,
+        "mode": snapshot.mode,
+        "memory": snapshot.memory != "no",
+        "memory_file": snapshot.memory_file or None,
+        "consistency": snapshot.consistency,
+        "description": snapshot.description,
+        "disks": {
+            disk.target: {
+                "file": disk.file or None,
+                "image": snapshot.image_before(disk.target) or None,
+            }
+            for disk in snapshot.taken
+        },
+    }
+
+
+def info_operation(params: Mapping[str, Any]) -> Operation:
+    """What the module vm_snapshot_info is to show."""
+    wanted = params["name"]
+    return Operation(
+        lambda vm: Plan(vm.name), lambda vm, _after, _report: _info(vm, wanted), read_only=True
+    )
+
+
+def _info(vm: VmState, wanted: str | None) -> dict[str, Any]:
+    listed = sorted(vm.snapshots, key=lambda snapshot: (snapshot.created, snapshot.name))
+    return {
+        "state": vm.status,
+        "snapshots": [
+            {
+                **snapshot_result(snapshot),
+                "parent": snapshot.parent or None,
+                "children": [child.name for child in listed if child.parent == snapshot.name],
+                "current": snapshot.current,
+                "created": snapshot.created,
+                "state": snapshot.state,
+            }
+            for snapshot in listed
+            if wanted in (None, snapshot.name)
+        ],
+        "tree": tree_text(listed),
+        "disks": {
+            disk.target: {
+                "source": str(disk.disk.source) if disk.disk.source else None,
+                "persistent": disk.persistent or None,
+                "chain": [image_to_result(image) for image in disk.chain],
+            }
+            for disk in vm.disks
+        },
+        "disagreements": disagreements(vm),
+    }

@@ -1,0 +1,152 @@
+#!/usr/bin/python
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible module: shorten the backing chains of VMs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vm_blockcommit
+short_description: Merge the overlays of VMs down into their base images
+version_added: 0.1.0
+author: vmkeep contributors (@vmkeep)
+description:
+  - Brings the backing chain of each disk to the wanted shape by merging overlays into the image
+    they stand on, on running and shut off VMs, several disks side by side.
+  - Afterwards the live and the persistent definition, the image files and libvirt's record of
+    snapshots agree. Snapshots whose overlays were merged are removed from the record and listed.
+  - A commit job of the same kind that an interrupted run left is taken up; any other job is left
+    alone and the task fails.
+extends_documentation_fragment:
+  - vmkeep.libvirt.attributes
+  - vmkeep.libvirt.attributes.libvirt_group
+  - vmkeep.libvirt.vm
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  disks:
+    description: Targets of the disks to work on, such as V(vda); by default all writable ones.
+    type: list
+    elements: str
+  base:
+    description:
+      - The image that receives the data, by absolute path; by default the lowest of the chain.
+      - An image that another VM or image stands on is refused.
+    type: path
+  top:
+    description:
+      - The uppermost image to merge, by absolute path; by default the active image.
+    type: path
+  max_depth:
+    description:
+      - How many images may be left in the chain. The newest are kept, and the oldest overlays are
+        merged into the lowest image.
+      - Not used together with O(base) or O(top).
+    type: int
+    default: 1
+  delete_merged:
+    description: Delete the merged images once the new chain has been verified.
+    type: bool
+    default: true
+  bandwidth:
+    description: Limit for each disk in MiB/s; V(0) for none.
+    type: int
+    default: 0
+"""
+
+EXAMPLES = r"""
+- name: Merge everything into the base images
+  vmkeep.libvirt.vm_blockcommit:
+    vm: [db01, app01]
+
+- name: Keep at most three images in each chain
+  vmkeep.libvirt.vm_blockcommit:
+    vm: [db01]
+    max_depth: 3
+
+- name: Merge one overlay in the middle
+  vmkeep.libvirt.vm_blockcommit:
+    vm: [db01]
+    disks: [vda]
+    top: /var/lib/libvirt/images/db01.vda.tuesday.qcow2
+    base: /var/lib/libvirt/images/db01.vda.monday.qcow2
+"""
+
+RETURN = r"""
+vms:
+  description: One entry for each VM, by name.
+  returned: always
+  type: dict
+  contains:
+    disks:
+      description: One entry for each disk, by target.
+      returned: success
+      type: dict
+      contains:
+        before:
+          description: The chain before, active image first.
+          type: list
+          elements: str
+        after:
+          description: The chain after, active image first.
+          type: list
+          elements: str
+        merged:
+          description: The images that were merged.
+          type: list
+          elements: str
+        bytes:
+          description: What the merged images had allocated, in bytes.
+          type: int
+    snapshots_removed:
+      description: The snapshots whose record was removed since their overlays were merged.
+      returned: success
+      type: list
+      elements: str
+    msg:
+      description: What went wrong with this VM.
+      returned: when it failed
+      type: str
+plan:
+  description: The steps that were done, or would be done in check mode, each with C(vm) and C(step).
+  returned: always
+  type: list
+  elements: dict
+notes:
+  description: What else is to be known, such as an image that was not in a chain or an interrupted run that was cleaned up.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._argspec import VM_OPTIONS
+from ..module_utils._commit import commit_operation
+from ..module_utils._run import run
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **VM_OPTIONS,
+            "disks": {"type": "list", "elements": "str"},
+            "base": {"type": "path"},
+            "top": {"type": "path"},
+            "max_depth": {"type": "int", "default": 1},
+            "delete_merged": {"type": "bool", "default": True},
+            "bandwidth": {"type": "int", "default": 0},
+        },
+        supports_check_mode=True,
+    )
+    run(module, commit_operation)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,202 @@
+#!/usr/bin/python
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Ansible module: snapshots of VMs."""
+
+from __future__ import annotations
+
+DOCUMENTATION = r"""
+module: vm_snapshot
+short_description: Take and remove snapshots of VMs
+version_added: 0.1.0
+author: vmkeep contributors (@vmkeep)
+description:
+  - Takes snapshots of running and shut off VMs, internal or external, with or without memory,
+    of one VM or of several at one point in time.
+  - Removes them without losing what was written since, by merging each overlay into the image it
+    stands on.
+extends_documentation_fragment:
+  - vmkeep.libvirt.attributes
+  - vmkeep.libvirt.attributes.libvirt_group
+  - vmkeep.libvirt.vm
+  - vmkeep.libvirt.vm.quiesce
+attributes:
+  check_mode:
+    support: full
+  diff_mode:
+    support: full
+  idempotent:
+    support: full
+options:
+  name:
+    description:
+      - Name of the snapshot, 1 to 127 letters, digits or any of C(_.:@+-), starting with a letter,
+        a digit or an underscore.
+    type: str
+    required: true
+  state:
+    description:
+      - V(present) takes the snapshot. One of that name that exists is compared with the task, and
+        the task fails if it differs.
+      - V(absent) removes it. What was written since is kept.
+    type: str
+    choices: [present, absent]
+    default: present
+  mode:
+    description:
+      - V(external) freezes the present images and lets the VM write to new overlays.
+      - V(internal) keeps the snapshot inside the qcow2 images; all writable disks have to be qcow2.
+        On a running VM it includes the memory and pauses the guest while it is written.
+      - V(auto) is V(external) for a new snapshot and accepts either for one that exists.
+    type: str
+    choices: [auto, internal, external]
+    default: auto
+  memory:
+    description:
+      - Whether the snapshot of a running VM includes its memory. It then is consistent without
+        quiescing.
+      - If not set, an external snapshot has none and an internal one of a running VM has it.
+    type: bool
+  disks:
+    description:
+      - The disks to take, by default all writable ones. CD-ROM, floppy and read-only disks are left
+        out.
+      - Each entry is a target such as V(vda), or a dictionary with C(target) and C(file), the
+        absolute path of the overlay.
+    type: list
+    elements: raw
+  directory:
+    description:
+      - Existing directory for overlays and the memory file. By default each overlay is put beside
+        the image it stands on, and the memory file beside the first disk.
+    type: path
+  description:
+    description: A text that is kept with the snapshot.
+    type: str
+  subtree:
+    description: Remove all snapshots that descend from this one, too.
+    type: bool
+    default: false
+  metadata_only:
+    description: Remove only libvirt's record of the snapshot. Images and memory files stay as they are.
+    type: bool
+    default: false
+  consistent_group:
+    description: Take the snapshot of all VMs in O(vm) at one point in time, or of none of them.
+    type: bool
+    default: false
+"""
+
+EXAMPLES = r"""
+- name: Take a quiesced snapshot of two VMs before an upgrade
+  vmkeep.libvirt.vm_snapshot:
+    vm: [db01, app01]
+    name: before-upgrade
+    quiesce: required
+    consistent_group: true
+
+- name: Keep disks and memory
+  vmkeep.libvirt.vm_snapshot:
+    vm: [db01]
+    name: live
+    memory: true
+    directory: /var/lib/libvirt/snapshots
+
+- name: Put the overlay of one disk elsewhere
+  vmkeep.libvirt.vm_snapshot:
+    vm: [db01]
+    name: data-only
+    disks:
+      - target: vdb
+        file: /fast/db01-data.qcow2
+
+- name: Remove it and keep what was written since
+  vmkeep.libvirt.vm_snapshot:
+    vm: [db01, app01]
+    name: before-upgrade
+    state: absent
+"""
+
+RETURN = r"""
+vms:
+  description: One entry for each VM, by name.
+  returned: always
+  type: dict
+  contains:
+    snapshot:
+      description: The snapshot, V(null) if it is absent.
+      returned: success
+      type: dict
+      contains:
+        name:
+          description: Its name.
+          type: str
+        mode:
+          description: V(internal) or V(external).
+          type: str
+        memory:
+          description: Whether it includes the memory.
+          type: bool
+        memory_file:
+          description: The file that holds the memory of an external snapshot.
+          type: str
+        consistency:
+          description: What the point in time is worth, V(offline), V(filesystem), V(memory) or V(crash).
+          type: str
+        description:
+          description: The text that is kept with it.
+          type: str
+        disks:
+          description: By target, the overlay that was created (C(file)) and the image that holds the point (C(image)).
+          type: dict
+    frozen_ms:
+      description: Milliseconds from asking the guest to freeze until it confirmed the thaw, 0 if it was not frozen.
+      returned: when a snapshot was taken
+      type: int
+    msg:
+      description: What went wrong with this VM.
+      returned: when it failed
+      type: str
+plan:
+  description: The steps that were done, or would be done in check mode, each with C(vm) and C(step).
+  returned: always
+  type: list
+  elements: dict
+notes:
+  description: What else is to be known, such as a snapshot that could not be quiesced or an interrupted run that was cleaned up.
+  returned: always
+  type: list
+  elements: str
+"""
+
+from ansible.module_utils.basic import AnsibleModule
+
+from ..module_utils._argspec import QUIESCE_OPTIONS, VM_OPTIONS
+from ..module_utils._run import run
+from ..module_utils._snapshot import snapshot_operation
+
+
+def main() -> None:
+    module = AnsibleModule(
+        argument_spec={
+            **VM_OPTIONS,
+            **QUIESCE_OPTIONS,
+            "name": {"type": "str", "required": True},
+            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "mode": {"type": "str", "choices": ["auto", "internal", "external"], "default": "auto"},
+            "memory": {"type": "bool"},
+            "disks": {"type": "list", "elements": "raw"},
+            "directory": {"type": "path"},
+            "description": {"type": "str"},
+            "subtree": {"type": "bool", "default": False},
+            "metadata_only": {"type": "bool", "default": False},
+            "consistent_group": {"type": "bool", "default": False},
+        },
+        supports_check_mode=True,
+    )
+    run(module, snapshot_operation)
+
+
+if __name__ == "__main__":
+    main()
