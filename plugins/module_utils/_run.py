@@ -18,13 +18,15 @@ from typing import TYPE_CHECKING, Any, Callable, NoReturn
 from ansible.module_utils.basic import AnsibleModule
 
 from ._argspec import state_dir_for
+from ._flow.change import change_one, foresee, observe_only
+from ._flow.group import change_group
+from ._flow.outcome import Outcome
 from ._host.connection import connect
 from ._host.observe import Host, look_up
 from ._model.problem import BadInput, Problem
 from ._model.state import VmState
 from ._model.step import Plan, shown
 from ._plan.predict import picture
-from ._work import Outcome, change_group, change_one, foresee, observe_only
 
 if TYPE_CHECKING:
     from ._host.libvirt_dep import Domain

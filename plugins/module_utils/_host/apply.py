@@ -55,7 +55,11 @@ _RESUMABLE = (
 
 @dataclass
 class Work:
-    """One VM in the hands of a run: what is to be done, how far it got, what to report."""
+    """One VM in the hands of a run: what is to be done, how far it got, what to report.
+
+    ``resumed`` steps clean up after a dead run; its journal, which lists other steps, is then
+    not marked.
+    """
 
     host: Host
     dom: Domain
@@ -63,14 +67,20 @@ class Work:
     steps: tuple[Step, ...]
     journal: Journal
     guard: Guard | None = None
+    resumed: bool = False
     next: int = 0
     report: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
     def advance(self) -> None:
         """The next step is done."""
-        self.journal.done(self.next)
+        self.done(self.next)
         self.next += 1
+
+    def done(self, index: int) -> None:
+        """A step is done, perhaps before an earlier one."""
+        if not self.resumed:
+            self.journal.done(index)
 
 
 def apply(work: Work, *, until_point: bool = False) -> None:
@@ -123,7 +133,7 @@ def _commit_side_by_side(work: Work) -> None:
         batch,
         started + work.host.timeout,
         lambda step: work.journal.mark(f"pivot {step.target}"),
-        lambda step: work.journal.done(first + batch.index(step)),
+        lambda step: work.done(first + batch.index(step)),
     )
     work.next = first + len(batch)
 

@@ -1,0 +1,142 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bringing one VM to what a plan says: recover, plan, hold against facts, apply, look again.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import TYPE_CHECKING, Callable
+
+from .._host.apply import Work, apply
+from .._host.connection import call, connect
+from .._host.freeze import Guard
+from .._host.journal import Journal, new_content
+from .._host.lock import locked
+from .._host.observe import Host, observe
+from .._model.problem import Problem, Unreachable
+from .._model.state import VmState
+from .._model.step import Plan, Step, TakeSnapshot
+from .._plan.predict import predict
+from .._plan.recover import files_of
+from .._plan.vet import settle
+from .outcome import Outcome, gather, settled
+from .recovery import brought_in_order, recovered, recovery_plan
+
+if TYPE_CHECKING:
+    from .._host.libvirt_dep import Domain
+
+PlanFor = Callable[[VmState], Plan]
+_RECONNECT_SECONDS = 60.0
+
+
+def observe_only(host: Host, dom: Domain, _plan_for: PlanFor) -> Outcome:
+    """The VM as it is, with a note if a dead run left something to bring in order."""
+    try:
+        vm = observe(host, dom)
+    except Problem as problem:
+        return Outcome(problem=problem)
+    note = f"{vm.name}: an interrupted run left a journal; the next change finishes or undoes it"
+    return Outcome(vm, vm, (), (note,) if vm.journal else ())
+
+
+def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
+    """What a run would do, without touching anything; check mode returns this."""
+    try:
+        vm = observe(host, dom)
+        recovery = recovery_plan(host, vm)
+        clean = replace(predict(vm, recovery), journal=None)
+        plan = plan_for(clean)
+        ours = files_of(vm.journal) if vm.journal else ()
+        plan = settle(plan, clean, gather(host, dom, vm, plan), ours)
+        steps = (*recovery.steps, *plan.steps)
+        notes = (*recovery.notes, *plan.notes)
+        return Outcome(vm, predict(clean, plan), steps, notes)
+    except Problem as problem:
+        return Outcome(problem=problem)
+
+
+def change_one(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
+    """Bring one VM to what its plan says, alone on it."""
+    outcome = Outcome()
+    uuid, name = dom.UUIDString(), dom.name()
+    try:
+        with locked(host.state_dir, uuid, name, host.run, host.lock_timeout):
+            outcome.before = observe(host, dom)
+            try:
+                _recover_then_apply(host, dom, plan_for, outcome)
+            except Unreachable as lost:
+                host, dom = _reconnected(host, uuid, lost)
+                outcome.notes += (f"{name}: libvirt was lost and found again: {lost.found}",)
+                _recover_then_apply(host, dom, plan_for, outcome)
+            outcome.after = converged(host, dom, plan_for)
+    except Problem as problem:
+        outcome.problem = problem
+    return outcome
+
+
+def _recover_then_apply(host: Host, dom: Domain, plan_for: PlanFor, outcome: Outcome) -> None:
+    vm = recovered(host, dom, outcome)
+    plan = settled(host, dom, vm, plan_for(vm))
+    outcome.notes += plan.notes
+    if not plan.steps:
+        return
+    with begun(host, dom, vm, plan.steps, ()) as work:
+        try:
+            apply(work)
+            work.journal.close()
+        except Unreachable:
+            raise
+        except Problem as problem:
+            raise brought_in_order(work, problem) from problem
+        finally:
+            outcome.steps += work.steps[: work.next]
+            outcome.report.update(work.report)
+            outcome.notes += tuple(work.notes)
+
+
+@contextlib.contextmanager
+def begun(
+    host: Host, dom: Domain, vm: VmState, steps: tuple[Step, ...], group: tuple[str, ...]
+) -> Iterator[Work]:
+    """The work with its journal on disk, and a guard if it is going to freeze."""
+    freezes = any(isinstance(step, TakeSnapshot) and step.quiesce != "never" for step in steps)
+    guard = Guard(host.uri) if freezes else None
+    journal = Journal(host.state_dir, vm.uuid, new_content(host.run, vm.status, steps, group))
+    journal.write()
+    try:
+        yield Work(host, dom, vm, steps, journal, guard)
+    finally:
+        if guard:
+            guard.close()
+
+
+def converged(host: Host, dom: Domain, plan_for: PlanFor) -> VmState:
+    """The VM as it is now; a plan that still has steps means that the run did not do its work."""
+    after = observe(host, dom)
+    left = plan_for(after).steps
+    if left:
+        raise Problem(
+            f"VM {after.name} is not as wanted after the run; still to do: "
+            + ", ".join(step.step for step in left),
+            wanted="nothing left to do",
+            todo="run the task again; if it stays, look at vm_snapshot_info",
+        )
+    return after
+
+
+def _reconnected(host: Host, uuid: str, lost: Problem) -> tuple[Host, Domain]:
+    """A new connection once the daemon is back; the old problem if it does not come."""
+    deadline = time.monotonic() + _RECONNECT_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Unreachable):
+            again = replace(host, conn=connect(host.uri))
+            return again, call("finding the VM again", again.conn.lookupByUUIDString, uuid)
+        time.sleep(0.5)
+    raise lost

@@ -1,0 +1,108 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Bringing several VMs to one point in time, or none of them.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+from .._host.apply import Work, apply, take
+from .._host.lock import locked
+from .._host.observe import Host, observe
+from .._model.problem import Conflict, Problem, Unreachable
+from .._model.state import VmState
+from .._model.step import Plan
+from .change import PlanFor, begun, converged
+from .outcome import Outcome, settled
+from .recovery import brought_in_order, recovered
+
+if TYPE_CHECKING:
+    from .._host.libvirt_dep import Domain
+
+
+def change_group(
+    host: Host, doms: Mapping[str, Domain], foreseen: dict[str, Outcome], plan_for: PlanFor
+) -> dict[str, Outcome]:
+    """All VMs at one point in time, or none of them."""
+    if any(outcome.problem for outcome in foreseen.values()):
+        return {name: _refused(outcome) for name, outcome in foreseen.items()}
+    outcomes = {name: Outcome() for name in doms}
+    try:
+        with contextlib.ExitStack() as stack:
+            for name in sorted(doms, key=lambda name: doms[name].UUIDString()):
+                uuid = doms[name].UUIDString()
+                stack.enter_context(locked(host.state_dir, uuid, name, host.run, host.lock_timeout))
+            _change_group(host, doms, plan_for, outcomes, stack)
+            for name, dom in doms.items():
+                outcomes[name].after = converged(host, dom, plan_for)
+    except Problem as problem:
+        for outcome in outcomes.values():
+            outcome.problem = problem
+    return outcomes
+
+
+def _refused(outcome: Outcome) -> Outcome:
+    """A member's part when the group cannot go: its own problem, or that of another."""
+    other = Conflict(
+        "nothing was done, since another VM of the consistent group cannot take part",
+        wanted="all VMs at one point in time",
+        todo="see the other VM's message",
+    )
+    return Outcome(problem=outcome.problem or other)
+
+
+def _change_group(
+    host: Host,
+    doms: Mapping[str, Domain],
+    plan_for: PlanFor,
+    outcomes: dict[str, Outcome],
+    stack: contextlib.ExitStack,
+) -> None:
+    plans: dict[str, tuple[VmState, Plan]] = {}
+    for name, dom in doms.items():
+        outcomes[name].before = observe(host, dom)
+        vm = recovered(host, dom, outcomes[name])
+        plans[name] = (vm, settled(host, dom, vm, plan_for(vm)))
+    lacking = [name for name, (_vm, plan) in plans.items() if plan.steps]
+    if lacking and len(lacking) < len(plans):
+        have = ", ".join(name for name in plans if name not in lacking)
+        raise Conflict(
+            f"{have} already has the snapshot, {', '.join(lacking)} has not",
+            wanted="one point in time for all of them",
+            todo="choose another name, or remove the snapshot first",
+        )
+    uuids = tuple(vm.uuid for vm, _plan in plans.values())
+    works = [
+        stack.enter_context(begun(host, doms[name], vm, plan.steps, uuids))
+        for name, (vm, plan) in plans.items()
+        if plan.steps
+    ]
+    if works:
+        _together(works, outcomes)
+
+
+def _together(works: list[Work], outcomes: dict[str, Outcome]) -> None:
+    try:
+        with ThreadPoolExecutor(max_workers=len(works)) as pool:
+            list(pool.map(lambda work: apply(work, until_point=True), works))
+            take(works)
+            list(pool.map(apply, works))
+        for work in works:
+            work.journal.close()
+    except Unreachable:
+        raise
+    except Problem as problem:
+        raise [brought_in_order(work, problem) for work in works][-1] from problem
+    finally:
+        for work in works:
+            outcome = outcomes[work.vm.name]
+            outcome.steps += work.steps[: work.next]
+            outcome.report.update(work.report)
+            outcome.notes += tuple(work.notes)

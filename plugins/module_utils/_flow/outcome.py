@@ -1,0 +1,63 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What becomes of one VM in a run, and the facts that its plan is held against.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from .._host.connection import call
+from .._host.facts import block_jobs, directory_fact, file_fact, image_uses
+from .._host.freeze import freeze_status
+from .._host.observe import Host
+from .._model.problem import Problem
+from .._model.state import Facts, VmState
+from .._model.step import Plan, Step
+from .._plan.vet import needs, settle
+
+if TYPE_CHECKING:
+    from .._host.libvirt_dep import Domain
+
+
+@dataclass
+class Outcome:
+    """What became of one VM: steps done (or foreseen), states before and after, or a problem."""
+
+    before: VmState | None = None
+    after: VmState | None = None
+    steps: tuple[Step, ...] = ()
+    notes: tuple[str, ...] = ()
+    report: dict[str, Any] = field(default_factory=dict)
+    problem: Problem | None = None
+
+    @property
+    def to_do(self) -> bool:
+        """Whether a foreseen outcome needs hands: steps, or a journal to close."""
+        return self.problem is None and bool(
+            self.steps or (self.before is not None and self.before.journal)
+        )
+
+
+def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:
+    """The facts for a plan; nothing is looked up for an empty one."""
+    if not plan.steps:
+        return Facts({}, {})
+    wanted = needs(plan)
+    return Facts(
+        files={path: file_fact(path) for path in wanted.files},
+        directories={path: directory_fact(path) for path in wanted.directories},
+        uses=image_uses(host, vm, wanted.images),
+        jobs=block_jobs(dom, vm, wanted.targets),
+        managed_save=vm.off and bool(call(f"VM {vm.name}", dom.hasManagedSaveImage, 0)),
+        agent=freeze_status(dom) if wanted.agent else "",
+    )
+
+
+def settled(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Plan:
+    """The plan held against the facts; raises Problem if it cannot go."""
+    return settle(plan, vm, gather(host, dom, vm, plan))
