@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import base64
 import json
+import select
 import socket
 import threading
 import time
@@ -48,12 +49,10 @@ class ControlChannel:
 
     def lost(self) -> bool:
         """Whether the machine behind the channel has gone since the last command."""
-        if self._socket is None:
+        if self._socket is None or not select.select([self._socket], [], [], 0)[0]:
             return False
         try:
-            return not self._socket.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            return False
+            return not self._socket.recv(1, socket.MSG_PEEK)
         except OSError:
             return True
 
@@ -76,16 +75,22 @@ class ControlChannel:
         return answer.get("return")
 
     def _connect(self, limit: float) -> None:
-        """Connect, and throw away what an earlier client left unread."""
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(SOCKET_SLICE)
         self._socket.connect(self._path)
+        self._synchronise(limit)
+
+    def _synchronise(self, limit: float) -> None:
+        """Throw away what the other side still has to say to somebody before us."""
+        if self._socket is None:
+            raise LabError("not connected")
         number = time.monotonic_ns() % 2**31
         self._socket.sendall(b"\xff")
         self._send({"execute": "guest-sync-delimited", "arguments": {"id": number}})
         while True:
             line = self._line(limit)
-            if b"\xff" in line and json.loads(line.rpartition(b"\xff")[2])["return"] == number:
+            _, mark, answer = line.rpartition(b"\xff")
+            if mark and json.loads(answer).get("return") == number:
                 return
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -121,9 +126,21 @@ class ControlChannel:
         status = self.call("guest-exec-status", pid=pid)
         return status if status["exited"] else None
 
+    def sync(self, timeout: float = 20) -> None:
+        """Skip what is left of an earlier conversation, as after a revert of the memory."""
+        limit = time.monotonic() + timeout
+        with self._lock:
+            if self._socket is None:
+                return
+            try:
+                self._synchronise(limit)
+            except (OSError, LabError):
+                self.close()
+
     def run(self, words: list[str], data: bytes = b"", *, timeout: float = 20) -> bytes:
         """Run a program in the guest to its end and return its standard output."""
         limit = time.monotonic() + timeout
+        self.sync(timeout)
         pid = self.start(words, data)
         pause = 0.005
         while (status := self.poll(pid)) is None:

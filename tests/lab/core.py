@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -27,24 +28,38 @@ class Lab:
     `uri` is all that a module needs to reach the daemon.
     """
 
-    def __init__(self, *, programs: Programs | None = None, base: Path = BASE) -> None:
+    def __init__(
+        self,
+        *,
+        programs: Programs | None = None,
+        base: Path = BASE,
+        kept: Path | None = None,
+    ) -> None:
+        """Make a lab, or take over one that was left up by `keep`."""
         # Errors come as exceptions; libvirt would print each one besides.
         libvirt.registerErrorHandler(lambda *_: None, None)
         self.programs = programs or HostPrograms()
-        self._ownership = Ownership(base)
+        self._ownership = Ownership(base, kept=kept)
         self.directory = self._ownership.directory
         self.daemon = Daemon(self.programs, self.directory)
         self.uri = self.daemon.uri
         self.vms: dict[str, VM] = {}
         self._connection: libvirt.virConnect | None = None
         self._image: GuestImage | None = None
-        (self.directory / "v").mkdir()
+        (self.directory / "v").mkdir(exist_ok=True)
         try:
-            self.daemon.start()
-            self.daemon.warm_up()
+            self._bring_up()
         except BaseException:
             self._ownership.release()
             raise
+
+    def _bring_up(self) -> None:
+        if not self.daemon.running():
+            self.daemon.start()
+            self.daemon.warm_up()
+        for domain in self.connection.listAllDomains():
+            vm = VM(self, Spec.read(domain.XMLDesc()), domain.UUIDString())
+            self.vms[vm.name] = vm
 
     def __enter__(self) -> Lab:
         return self
@@ -67,8 +82,12 @@ class Lab:
         self.daemon.forget()
 
     def keep(self) -> None:
-        """Leave everything up after this process; `python -m lab down` takes it away."""
+        """Leave everything up and let go of it; `python -m lab down` takes it away."""
+        for vm in self.vms.values():
+            vm.disconnect()
+        self._drop_connection()
         self._ownership.keep()
+        self.daemon.forget(running=True)
 
     @property
     def connection(self) -> libvirt.virConnect:
@@ -116,8 +135,9 @@ class Lab:
         "silent" for a channel that is open in the guest and never answers.
         """
         wanted = [Disk() for _ in range(disks)] if isinstance(disks, int) else list(disks)
-        folder = self.directory / "v"
-        attached = [make_disk(self.programs, folder, name, d) for d in plan_targets(wanted)]
+        folder = self.directory / "v" / name
+        folder.mkdir()
+        attached = [make_disk(self.programs, folder, disk) for disk in plan_targets(wanted)]
         spec = Spec(name, tuple(attached), memory, agent)
         xml = domain_xml(spec, self.image, accelerator(self.programs, self.image), folder)
         if transient:
@@ -144,5 +164,4 @@ class Lab:
         """Take one virtual machine away with its files."""
         vm.remove()
         self.vms.pop(vm.name, None)
-        for path in (self.directory / "v").glob(f"{vm.name}[-.]*"):
-            path.unlink()
+        shutil.rmtree(vm.folder, ignore_errors=True)

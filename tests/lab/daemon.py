@@ -13,7 +13,7 @@ from pathlib import Path
 
 import libvirt
 
-from .cache import cache_dir
+from .cache import cache_dir, replace_file
 from .ownership import end, processes
 from .programs import LabError, Programs
 
@@ -84,11 +84,16 @@ class Daemon:
         kept = self._kept_capabilities()
         kept.mkdir(exist_ok=True)
         for path in (self.directory / CAPABILITIES).glob("*.xml"):
-            if not (kept / path.name).exists() or _differ(path, kept / path.name):
-                shutil.copy2(path, kept / path.name)
+            content = path.read_bytes()
+            if not (kept / path.name).exists() or (kept / path.name).read_bytes() != content:
+                replace_file(kept / path.name, content)
 
-    def forget(self) -> None:
-        """Collect a daemon that was ended from outside."""
+    def forget(self, *, running: bool = False) -> None:
+        """Collect a daemon that was ended from outside, or leave it `running` without us."""
+        if running and self._process is not None:
+            # It is not our business any more; no warning that it still runs.
+            self._process.returncode = 0
+            self._process = None
         self._collect()
 
     def _kept_capabilities(self) -> Path:
@@ -133,7 +138,3 @@ class Daemon:
         if self._process is not None:
             self._process.wait(timeout=10)
             self._process = None
-
-
-def _differ(one: Path, other: Path) -> bool:
-    return one.read_bytes() != other.read_bytes()

@@ -10,6 +10,7 @@ import os
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
+from .cache import cache_dir
 from .programs import LabError, Programs
 
 MIB = 1024 * 1024
@@ -62,20 +63,20 @@ def plan_targets(disks: list[Disk]) -> list[Disk]:
     return result
 
 
-def make_disk(programs: Programs, folder: Path, owner: str, disk: Disk) -> AttachedDisk:
+def make_disk(programs: Programs, folder: Path, disk: Disk) -> AttachedDisk:
     """Create the images of one disk in the folder; an existing `path` is used as it is."""
     if disk.target is None:
         raise LabError("plan_targets comes first")
     if disk.path is not None:
         return AttachedDisk(disk.target, disk.path, disk)
-    stem = f"{folder}/{owner}-{disk.target}"
+    stem = f"{folder}/{disk.target}"
     extension = "iso" if disk.device == "cdrom" else disk.format
     lower, lower_format = disk.backing, disk.backing_format
     for layer in range(disk.layers):
         top = layer == disk.layers - 1
         path = f"{stem}.{extension}" if top else f"{stem}.base{layer}.{extension}"
         if lower is None:
-            _first_image(programs, folder, path, disk)
+            _first_image(programs, path, disk)
         else:
             _overlay(programs, path, lower, lower_format)
         lower, lower_format = path, disk.format
@@ -87,20 +88,20 @@ def _overlay(programs: Programs, path: str, lower: str, lower_format: str) -> No
     programs.run("qemu-img", "create", "-q", "-f", "qcow2", *base, path)
 
 
-def _first_image(programs: Programs, folder: Path, path: str, disk: Disk) -> None:
+def _first_image(programs: Programs, path: str, disk: Disk) -> None:
     if disk.content == "ext4" and disk.device == "disk":
-        source = _ext4(programs, folder, disk.size)
+        source = _ext4(programs, disk.size)
         programs.run("qemu-img", "convert", "-q", "-f", "raw", "-O", disk.format, source, path)
     else:
         programs.run("qemu-img", "create", "-q", "-f", disk.format, path, f"{disk.size}M")
     os.chmod(path, 0o600)
 
 
-def _ext4(programs: Programs, folder: Path, size: int) -> str:
+def _ext4(programs: Programs, size: int) -> str:
     """A raw image with an empty file system, made once per size."""
-    path = folder / f".ext4-{size}"
+    path = cache_dir() / f"ext4-{size}"
     if not path.exists():
-        scratch = folder / f".ext4-{size}.{os.getpid()}"
+        scratch = cache_dir() / f".ext4-{size}.{os.getpid()}"
         with open(scratch, "wb") as file:
             file.truncate(size * MIB)
         # Everything is initialised now, so that an idle guest does not write in the background.
@@ -119,6 +120,20 @@ def disk_xml(disk: AttachedDisk) -> ET.Element:
     ET.SubElement(element, "source", file=disk.path)
     bus = "sata" if disk.target.startswith("sd") else "virtio"
     ET.SubElement(element, "target", dev=disk.target, bus=bus)
+    if bus == "virtio":
+        # The guest mounts by this name, whatever order the kernel finds the disks in.
+        ET.SubElement(element, "serial").text = disk.target
     if spec.readonly or raw:
         ET.SubElement(element, "readonly")
     return element
+
+
+def attached_disk(element: ET.Element) -> AttachedDisk:
+    """The disk that a <disk> element describes."""
+    source, target, driver = (element.find(tag) for tag in ("source", "target", "driver"))
+    path = "" if source is None else source.get("file", "")
+    name = "" if target is None else target.get("dev", "")
+    form = "raw" if driver is None else driver.get("type", "raw")
+    readonly = element.find("readonly") is not None
+    device = element.get("device", "disk")
+    return AttachedDisk(name, path, Disk(format=form, device=device, readonly=readonly, path=path))

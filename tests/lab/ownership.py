@@ -15,77 +15,88 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
+import re
 import select
 import shutil
 import signal
+import stat
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from .programs import LabError
+
 PREFIX = "vmk-"
 # The directory is part of socket paths, which may have 107 bytes.
 BASE = Path("/tmp")
 PROGRAMS = ("libvirtd", "virtlogd", "virtlockd", "qemu-", "nbdkit")
-ABANDONED_WITHOUT_LOCK = 60
+NAME = re.compile(re.escape(PREFIX) + "[a-z0-9_]{8}")
 
 
 class Ownership:
-    """A new lab directory, locked by this process."""
+    """A lab directory, locked by this process: a new one, or one that was left up."""
 
-    def __init__(self, base: Path = BASE) -> None:
+    def __init__(self, base: Path = BASE, *, kept: Path | None = None) -> None:
         sweep(base)
-        self.directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        self._lock: int | None = os.open(self.directory / "lock", os.O_CREAT | os.O_RDWR, 0o600)
-        fcntl.flock(self._lock, fcntl.LOCK_EX)
-        owner = {"pid": os.getpid(), "started": start_time(os.getpid()), "uid": os.getuid()}
-        (self.directory / "owner.json").write_text(json.dumps(owner))
+        self.directory = kept or Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
+        flags = os.O_RDWR if kept else os.O_RDWR | os.O_CREAT
+        self._lock: int | None = os.open(self.directory / "lock", flags, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(self._lock)
+            raise LabError(
+                f"{self.directory} is in use by process {owner(self.directory)}"
+            ) from None
+        (self.directory / "owner").write_text(f"{os.getpid()}\n")
 
     def keep(self) -> None:
         """Leave the lab up when this process ends; `down` takes it away."""
         (self.directory / "kept").touch()
+        self.unlock()
+
+    def unlock(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+        self._lock = None
 
     def release(self) -> None:
         """End every process of the lab and remove the directory."""
-        if self._lock is None:
-            return
-        take_down(self.directory)
-        os.close(self._lock)
-        self._lock = None
+        if self._lock is not None:
+            take_down(self.directory)
+        self.unlock()
 
 
-def start_time(pid: int) -> int | None:
-    """Start of a process in ticks since boot, or None when there is no such process."""
+def owner(lab: Path) -> str:
+    """Process id of the lab's owner, for people; the lock is what counts."""
     try:
-        text = Path(f"/proc/{pid}/stat").read_text()
+        return (lab / "owner").read_text().strip()
     except OSError:
-        return None
-    return int(text.rpartition(")")[2].split()[19])
+        return "unknown"
 
 
 def labs(base: Path = BASE) -> list[Path]:
     """Directories of labs that belong to this user, dead or alive."""
-    found = []
-    for path in sorted(base.glob(f"{PREFIX}??????*")):
-        with contextlib.suppress(OSError):
-            state = path.lstat()
-            if path.is_dir() and not path.is_symlink() and state.st_uid == os.getuid():
-                found.append(path)
-    return found
+    return [path for path in sorted(base.glob(f"{PREFIX}*")) if _is_lab(path)]
+
+
+def _is_lab(path: Path) -> bool:
+    """Made by a lab of this user: the name, a lock, nobody else's directory or symlink."""
+    try:
+        state = path.lstat()
+        ours = stat.S_ISDIR(state.st_mode) and state.st_uid == os.getuid()
+        return ours and bool(NAME.fullmatch(path.name)) and (path / "lock").is_file()
+    except OSError:
+        return False
 
 
 @contextlib.contextmanager
 def lock_of_dead(lab: Path) -> Iterator[bool]:
     """Hold the lab's lock while the block runs; False when its owner lives."""
-    try:
-        handle = os.open(lab / "lock", os.O_RDWR)
-    except FileNotFoundError:
-        # Killed between making the directory and the lock, or just about to make it.
-        yield time.time() - lab.stat().st_mtime > ABANDONED_WITHOUT_LOCK
-        return
+    handle = os.open(lab / "lock", os.O_RDWR)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

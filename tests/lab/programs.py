@@ -31,7 +31,9 @@ class Programs(Protocol):
     def run(self, *argv: str, timeout: float = 60, **options: Any) -> str:
         """Run a program to its end and return what it printed; LabError when it fails."""
 
-    def start_daemon(self, argv: list[str], env: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+    def start_daemon(
+        self, argv: list[str], env: dict[str, str], log: str
+    ) -> subprocess.Popen[bytes]:
         """Start libvirtd in session mode, in the background, with its output in the file log."""
 
     def environment(self) -> dict[str, str]:
@@ -67,7 +69,9 @@ class HostPrograms:
             raise LabError(f"{' '.join(argv)} failed ({done.returncode}): {done.stderr.strip()}")
         return done.stdout
 
-    def start_daemon(self, argv: list[str], env: dict[str, str], log: str) -> subprocess.Popen[bytes]:
+    def start_daemon(
+        self, argv: list[str], env: dict[str, str], log: str
+    ) -> subprocess.Popen[bytes]:
         command = [*self._session_mode(), self.find(argv[0]), *argv[1:]]
         with open(log, "ab") as output:
             return subprocess.Popen(

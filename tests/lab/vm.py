@@ -18,7 +18,7 @@ import libvirt
 import libvirt_qemu
 
 from .agent import ControlChannel, GuestSilent
-from .disks import AttachedDisk, disk_xml
+from .disks import AttachedDisk, attached_disk, disk_xml
 from .image import GuestImage
 from .programs import LabError
 from .records import Record, longest_gap, missing, parse_acknowledged, parse_records
@@ -43,6 +43,15 @@ class Spec:
     agent: bool | str = True
     machine: str = "q35"
 
+    @classmethod
+    def read(cls, xml: str) -> Spec:
+        """What matters of a machine that is already there."""
+        domain = ET.fromstring(xml)
+        channels = {target.get("name") for target in domain.iterfind("devices/channel/target")}
+        disks = [attached_disk(disk) for disk in domain.iterfind("devices/disk")]
+        name = domain.findtext("name", "")
+        return cls(name, tuple(disks), agent="org.qemu.guest_agent.0" in channels)
+
 
 def domain_xml(spec: Spec, image: GuestImage, accelerator: str, folder: Path) -> str:
     """The definition: direct kernel boot, a serial console into a file, no network, no screen."""
@@ -62,11 +71,11 @@ def domain_xml(spec: Spec, image: GuestImage, accelerator: str, folder: Path) ->
     devices = ET.SubElement(domain, "devices")
     devices.extend(disk_xml(disk) for disk in spec.disks)
     serial = ET.SubElement(devices, "serial", type="file")
-    ET.SubElement(serial, "source", path=f"{folder}/{spec.name}.console", append="on")
+    ET.SubElement(serial, "source", path=f"{folder}/console", append="on")
     if spec.agent:
         _channel(devices, "org.qemu.guest_agent.0")
     _channel(devices, "lab.control")
-    _channel(devices, "lab.ack", file=f"{folder}/{spec.name}.ack")
+    _channel(devices, "lab.ack", file=f"{folder}/ack")
     ET.SubElement(devices, "memballoon", model="none")
     return ET.tostring(domain, encoding="unicode")
 
@@ -96,6 +105,7 @@ class VM:
         self.name = spec.name
         self.spec = spec
         self.uuid = uuid
+        self.folder = lab.directory / "v" / spec.name
         self.disks = {disk.target: disk for disk in spec.disks}
         self._control: ControlChannel | None = None
 
@@ -160,7 +170,8 @@ class VM:
         try:
             self.control().call("guest-ping", timeout=timeout)
         except LabError as error:
-            raise LabError(f"{self.name} did not boot: {error}\n{self.console()[-2000:]}") from error
+            end = self.console()[-2000:]
+            raise LabError(f"{self.name} did not boot: {error}\n{end}") from error
         if self.spec.agent is True:
             self.wait_agent(timeout)
 
@@ -183,7 +194,7 @@ class VM:
 
     def console(self) -> str:
         """Everything that the serial console has printed, over all boots."""
-        path = self.lab.directory / "v" / f"{self.name}.console"
+        path = self.folder / "console"
         return path.read_text(errors="replace") if path.exists() else ""
 
     # -- in the guest ----------------------------------------------------------------------
@@ -276,6 +287,8 @@ class VM:
 
     def start_writer(self, pause: float = 0.01, disks: list[str] | None = None) -> None:
         """Append a durable record to each disk, then pause, and so on; returns when it writes."""
+        if self.writing():
+            raise LabError(f"the writer of {self.name} runs already")
         points = [f"/mnt/{name}" for name in disks] if disks else self.mounts()
         before = self.acknowledged()
         self.control().start(["writer", f"{pause:.3f}", *points], capture=False)
@@ -287,13 +300,19 @@ class VM:
         return all(len(now.get(name, ())) > len(before.get(name, ())) for name in names)
 
     def stop_writer(self, timeout: float = 20) -> None:
-        """End the writer after a complete round."""
-        self.run("touch /run/writer.stop")
-        self.run("while [ -e /run/writer.stop ]; do usleep 10000; done", timeout=timeout)
+        """End the writer, if it runs, after a complete round."""
+        if self.writing():
+            self.run("touch /run/writer.stop")
+            wait_until(lambda: not self.writing(), timeout, f"the writer of {self.name} ends")
+
+    def writing(self) -> bool:
+        """Whether the writer runs."""
+        alive = 'p=$(cat /run/writer.pid 2>/dev/null) && kill -0 "$p" 2>/dev/null && echo yes'
+        return bool(self.run(f"{alive} || true"))
 
     def acknowledged(self) -> dict[str, set[tuple[str, int]]]:
         """Disk to (boot, number) of the records known on the host to be durable."""
-        return parse_acknowledged(self.lab.directory / "v" / f"{self.name}.ack")
+        return parse_acknowledged(self.folder / "ack")
 
     def writer_records(self) -> dict[str, list[Record]]:
         """Disk to the records read from it, in order; RecordsDamaged when they are not sound."""
@@ -304,9 +323,13 @@ class VM:
             found[disk] = parse_records(data, disk)
         return found
 
-    def lost_records(self) -> list[str]:
-        """Acknowledged records that the disks do not have; must be empty."""
-        known = self.acknowledged()  # before reading: a running writer goes on acknowledging
+    def lost_records(self, known: dict[str, set[tuple[str, int]]] | None = None) -> list[str]:
+        """Acknowledged records that the disks do not have; must be empty.
+
+        `known`: what `acknowledged` returned at the point in time that was gone back to.
+        """
+        if known is None:
+            known = self.acknowledged()  # before reading: a running writer goes on
         return missing(known, self.writer_records())
 
     def longest_gap(self) -> dict[str, float]:
