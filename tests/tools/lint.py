@@ -13,7 +13,7 @@ import time
 from dataclasses import dataclass
 
 import yaml
-from common import CACHE, ROOT, Tally, files_of_the_checkout, tool_environment
+from tools.common import CACHE, ROOT, Tally, files_of_the_checkout, tool_environment
 
 ARTIFACTS = CACHE / "galaxy"
 # galaxy-importer ends with status 0 whatever it has found.

@@ -15,7 +15,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from common import (
+from tools.common import (
     CACHE,
     HOME,
     ROOT,

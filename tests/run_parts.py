@@ -16,9 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-import lint
-import sanity
-from common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
+from tools import lint, sanity
+from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 
 USAGE = """\
 usage: bin/test [PART...] [options of pytest]
