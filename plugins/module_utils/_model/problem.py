@@ -50,3 +50,7 @@ class TimedOut(Problem):
 
 class Unreachable(Problem):
     """The daemon or the connection to it failed; the outcome of a call is unknown."""
+
+
+class Damaged(Problem):
+    """A file whose content breaks the rules of its format: truncated, torn or made to mislead."""
