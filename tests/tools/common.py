@@ -46,7 +46,7 @@ class Tally:
 
 def run(argv: list[str], *, cwd: Path = ROOT, env: Mapping[str, str] | None = None) -> int:
     """Run a program with its output on ours and return its exit status."""
-    return subprocess.run(argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL).returncode
+    return subprocess.run(argv, cwd=cwd, env=env, stdin=subprocess.DEVNULL, check=False).returncode
 
 
 def tool_environment() -> dict[str, str]:

@@ -95,6 +95,7 @@ def run_check(check: Check) -> Tally:
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
+        check=False,
     )
     complained = check.complaint is not None and check.complaint.search(done.stdout)
     good = done.returncode == 0 and not complained

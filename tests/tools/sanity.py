@@ -99,7 +99,8 @@ def link_pythons() -> list[str]:
 def starts(python: str | Path) -> bool:
     """Tell whether a Python runs and can make a virtual environment with pip."""
     argv = [str(python), "-c", "import ensurepip, venv"]
-    return subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL).returncode == 0
+    done = subprocess.run(argv, capture_output=True, stdin=subprocess.DEVNULL, check=False)
+    return done.returncode == 0
 
 
 def minor_version(name: str) -> int:
