@@ -86,6 +86,22 @@ def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], Operation]) 
     module.fail_json(msg=count + listed, **answer.to_dict())
 
 
+def look(
+    module: AnsibleModule, read: Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[str]]]
+) -> NoReturn:
+    """Leave a module that reads and needs no libvirt: return what ``read`` found.
+
+    ``read`` gets the options and gives the result and the problems, with which the task fails.
+    """
+    try:
+        found, problems = read(module.params)
+    except Problem as problem:
+        module.fail_json(msg=str(problem))
+    if problems:
+        module.fail_json(msg="; ".join(problems), changed=False, **found)
+    module.exit_json(changed=False, **found)
+
+
 def _host(module: AnsibleModule) -> Host:
     params = module.params
     for option in ("timeout", "lock_timeout", "freeze_timeout"):

@@ -139,15 +139,16 @@ def read(opener: ImageOpener, wish: Wish) -> Image:
 
 def _parse_settled(descriptor: int, facts: os.stat_result, wish: Wish) -> Image:
     """Parse, again if somebody writes to the image and a table may have moved meanwhile."""
-    for _ in range(_RETRIES):
+    left = _RETRIES
+    while True:
         try:
             return _parse(descriptor, facts, wish)
         except Damaged:
-            if _rests(facts):
+            if not left or _rests(facts):
                 raise
+        left -= 1
         time.sleep(_PAUSE)
         facts = os.fstat(descriptor)
-    return _parse(descriptor, facts, wish)
 
 
 def _parse(descriptor: int, facts: os.stat_result, wish: Wish) -> Image:

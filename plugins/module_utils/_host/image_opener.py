@@ -90,7 +90,8 @@ class ImageOpener:
         self._check(path, os.path.realpath(path), what)
 
     def _open(self, path: str, *, followed: bool = False) -> tuple[int, os.stat_result]:
-        parent, _, name = path.rpartition("/")
+        slash = path.rindex("/")
+        parent, name = path[:slash], path[slash + 1 :]
         folder = self._folders.get(parent) or self._enter(parent, path)
         if not folder.allowed:
             self._check(path, path)

@@ -38,8 +38,9 @@ def parse_luks(data: bytes) -> Encryption:
     magic, version, cipher, mode, digest, payload, key_bytes, iters, uuid = fields
     if magic != MAGIC or version != 1:
         raise damaged("its encryption header is not LUKS", "LUKS version 1")
-    mode, _, ivgen = _text(mode).partition("-")
-    ivgen, _, ivgen_hash = ivgen.partition(":")
+    # Such as cbc-essiv:sha256: how blocks are chained, then how their first values are made.
+    mode, ivgen = (*_text(mode).split("-", 1), "")[:2]
+    ivgen, ivgen_hash = (*ivgen.split(":", 1), "")[:2]
     return Encryption(
         format="luks",
         cipher_alg=_cipher(_text(cipher), mode, key_bytes),

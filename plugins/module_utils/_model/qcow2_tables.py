@@ -89,7 +89,8 @@ def _snapshot_size(data: bytes, position: int, number: int) -> int:
     """How long the entry at ``position`` is, once it is sure to be complete and within limits."""
     if position + _SNAPSHOT.size > len(data):
         raise damaged(f"snapshot table entry {number} is cut off")
-    _, l1_size, id_length, name_length, _, _, _, _, extra = _SNAPSHOT.unpack_from(data, position)
+    fields = _SNAPSHOT.unpack_from(data, position)
+    l1_size, id_length, name_length, extra = fields[1], fields[2], fields[3], fields[8]
     lengths = (extra, id_length, name_length, l1_size * 8)
     limits = (MAX_SNAPSHOT_EXTRA, MAX_NAME, MAX_NAME, MAX_L1)
     if any(found > limit for found, limit in zip(lengths, limits)):

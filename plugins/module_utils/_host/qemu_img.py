@@ -1,0 +1,160 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one adapter for qemu-img.
+
+It never guesses: formats are always given, paths are absolute and stand behind ``--``, and an
+image has been read by our own reader before it comes here. What changes an image returns the
+lines that qemu-img wrote to stderr although it succeeded; they belong into the result, since
+qemu-img can lose things and still exit with 0.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import stat
+from collections.abc import Mapping
+from typing import Any
+
+from .._model.problem import BadInput, Conflict, Problem
+from .._model.reference import is_reference, shown
+from .program import Answer, Limits, run
+
+QUICK = 60.0
+LONG = 3600.0
+CHECK_MEMORY = 1 << 30
+# Exit statuses of qemu-img check: what it found, where the check itself was completed.
+_FOUND = {0: "clean", 2: "corrupt", 3: "leaks"}
+_UNSUPPORTED = 63
+
+
+def check(
+    path: str, format: str, *, data_file: str | None = None, timeout: float = QUICK
+) -> dict[str, Any]:
+    """What ``qemu-img check`` finds in one image, without its backing files.
+
+    Returns its JSON in snake case and ``result``: clean, leaks, corrupt or unsupported. Raises
+    Problem where the check could not be completed, for example because a VM uses the image.
+    """
+    target = _node(path, format, data_file)
+    limits = Limits(memory=CHECK_MEMORY, cpu_seconds=max(1, int(timeout)))
+    answer = run(
+        ["qemu-img", "check", "--output=json", "--", target], limits=limits, timeout=timeout
+    )
+    if answer.rc == _UNSUPPORTED:
+        return {"result": "unsupported"}
+    if answer.rc not in _FOUND:
+        raise answer.problem()
+    report = {key.replace("-", "_"): value for key, value in _json(answer).items()}
+    report.update(result=_FOUND[answer.rc], filename=path)
+    return report
+
+
+def create_overlay(
+    path: str,
+    backing: str,
+    backing_format: str,
+    size: int,
+    *,
+    options: Mapping[str, str] | None = None,
+) -> tuple[str, ...]:
+    """Make ``path`` a qcow2 image of ``size`` bytes on ``backing``, which is not opened.
+
+    The file must be there already and empty, so that owner and mode are the caller's and
+    nothing is overwritten. ``options`` are those of ``qemu-img create -o``.
+    """
+    facts = os.lstat(path)
+    if facts.st_size or not stat.S_ISREG(facts.st_mode):
+        raise Conflict(f"{shown(path)} is not an empty file", todo="remove it or choose another")
+    extra = ["-o", ",".join(f"{k}={_escaped(v)}" for k, v in options.items())] if options else []
+    base = ["-u", "-F", backing_format, "-b", _plain(backing)]
+    return _change("create", "-q", "-f", "qcow2", *base, *extra, "--", _absolute(path), str(size))
+
+
+def commit(
+    top: str, base: str, *, rate_limit: int | None = None, timeout: float = LONG
+) -> tuple[str, ...]:
+    """Write what the images from ``top`` down hold into ``base``; ``top`` stays as it is.
+
+    ``rate_limit`` is in bytes per second. Bitmaps are not carried over.
+    """
+    rate = ["-r", str(rate_limit)] if rate_limit else []
+    place = ["-f", "qcow2", "-b", _absolute(base)]
+    return _change("commit", "-q", "-d", *place, *rate, "--", _absolute(top), timeout=timeout)
+
+
+def rebase_unsafe(path: str, backing: str, backing_format: str) -> tuple[str, ...]:
+    """Write another backing file into the header; ``backing`` '' leaves the image without one."""
+    base = ["-F", backing_format] if backing else []
+    place = ["-u", "-f", "qcow2", *base, "-b", _plain(backing) if backing else ""]
+    return _change("rebase", "-q", *place, "--", _absolute(path))
+
+
+def bitmap_add(
+    path: str, name: str, granularity: int | None = None, *, disabled: bool = False
+) -> tuple[str, ...]:
+    """Add a persistent bitmap; ``granularity`` in bytes, by default what QEMU takes."""
+    more = [*(["-g", str(granularity)] if granularity else []), *["--disable"] * disabled]
+    return _change("bitmap", "--add", *more, "-f", "qcow2", "--", _absolute(path), name)
+
+
+def bitmap_merge(path: str, name: str, source: str, source_name: str) -> tuple[str, ...]:
+    """Add to the bitmap ``name`` what the bitmap ``source_name`` of the image ``source`` has."""
+    place = ["-b", _absolute(source), "-F", "qcow2", "-f", "qcow2"]
+    return _change(
+        "bitmap", "--merge", source_name, *place, "--", _absolute(path), name, timeout=LONG
+    )
+
+
+def snapshot_delete(path: str, name: str) -> tuple[str, ...]:
+    """Delete an internal snapshot; of several with this name, the one that QEMU finds first."""
+    return _change("snapshot", "-q", "-d", name, "--", _node(path, "qcow2"), timeout=LONG)
+
+
+def _change(*arguments: str, timeout: float = QUICK) -> tuple[str, ...]:
+    answer = run(["qemu-img", *arguments], limits=Limits(), timeout=timeout)
+    if answer.rc:
+        raise answer.problem()
+    return tuple(answer.stderr.splitlines())
+
+
+def _node(path: str, format: str, data_file: str | None = None) -> str:
+    """An image as a reference that leaves QEMU nothing to guess and no backing file to open."""
+    node: dict[str, Any] = {"driver": format, "file": _protocol(path)}
+    if format == "qcow2":
+        node["backing"] = None
+    if data_file:
+        node["data-file"] = _protocol(data_file)
+    return f"json:{json.dumps(node)}"
+
+
+def _protocol(path: str) -> dict[str, str]:
+    block = stat.S_ISBLK(os.stat(path).st_mode)
+    return {"driver": "host_device" if block else "file", "filename": _absolute(path)}
+
+
+def _absolute(path: str) -> str:
+    if not path.startswith("/"):
+        raise BadInput(f"{shown(path)} is no absolute path")
+    return path
+
+
+def _plain(name: str) -> str:
+    """A backing file name as it goes into a header: a path, absolute or not."""
+    if is_reference(name) or not name:
+        raise BadInput(f"{shown(name)} is no path", wanted="a path to a backing file")
+    return name
+
+
+def _escaped(value: str) -> str:
+    return value.replace(",", ",,")
+
+
+def _json(answer: Answer) -> dict[str, Any]:
+    try:
+        return dict(json.loads(answer.stdout))
+    except ValueError as error:
+        raise Problem(f"'{answer.command}' printed no JSON: {answer.stdout[:200]}") from error
