@@ -5,6 +5,17 @@
 
 from __future__ import annotations
 
-from lab.fixtures import lab_session, make_vm, vm
+from pathlib import Path
 
-__all__ = ["lab_session", "make_vm", "vm"]
+import pytest
+from lab import Lab
+from lab.fixtures import lab_session, make_vm, vm
+from story import Modules
+
+__all__ = ["lab_session", "make_vm", "modules", "vm"]
+
+
+@pytest.fixture
+def modules(lab_session: Lab, tmp_path: Path) -> Modules:
+    """The modules against the lab of this run."""
+    return Modules(lab_session, tmp_path / "state")

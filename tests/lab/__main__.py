@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from pathlib import Path
 
 from .core import Lab
 from .ownership import labs, lock_of_dead, owner, processes, sweep
@@ -22,9 +23,9 @@ def up(options: argparse.Namespace) -> None:
         lab.keep()
 
 
-def down(_options: argparse.Namespace) -> None:
-    """Take down the labs that were left up, and those whose owner is dead."""
-    for lab in sweep(kept=True):
+def down(options: argparse.Namespace) -> None:
+    """Take down the labs that were left up (or only those named), and dead ones."""
+    for lab in sweep(kept=options.directory or True):
         print(f"took down {lab}")
 
 
@@ -67,6 +68,8 @@ def _parser() -> argparse.ArgumentParser:
         if function is up:
             command.add_argument("--name", default="demo", help="of the virtual machine")
             command.add_argument("--disks", type=int, default=2, help="how many disks")
+        if function is down:
+            command.add_argument("directory", nargs="*", type=Path)
     command = commands.add_parser("run", help=run.__doc__)
     command.set_defaults(function=run)
     command.add_argument("name")

@@ -22,6 +22,8 @@ from typing import Any
 from .programs import LabError
 
 SOCKET_SLICE = 0.25
+# A guest that is there takes a message at once, slowly under emulation.
+SEND_TIMEOUT = 20.0
 
 
 class GuestSilent(LabError):
@@ -76,7 +78,7 @@ class ControlChannel:
 
     def _connect(self, limit: float) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(SOCKET_SLICE)
+        self._socket.settimeout(SEND_TIMEOUT)
         self._socket.connect(self._path)
         self._synchronise(limit)
 
@@ -96,11 +98,13 @@ class ControlChannel:
     def _send(self, message: dict[str, Any]) -> None:
         if self._socket is None:
             raise LabError("not connected")
+        self._socket.settimeout(SEND_TIMEOUT)
         self._socket.sendall(json.dumps(message).encode() + b"\n")
 
     def _line(self, limit: float) -> bytes:
         if self._socket is None:
             raise LabError("not connected")
+        self._socket.settimeout(SOCKET_SLICE)
         while b"\n" not in self._buffer:
             if time.monotonic() > limit:
                 raise GuestSilent("the guest did not answer in time")

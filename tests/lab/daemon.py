@@ -32,7 +32,7 @@ class Daemon:
     def __init__(self, programs: Programs, directory: Path) -> None:
         self.directory = directory
         self._programs = programs
-        self._process: subprocess.Popen[bytes] | None = None
+        self._processes: list[subprocess.Popen[bytes]] = []
         self.socket = directory / "r/libvirt/libvirt-sock"
         # This address alone reaches the daemon, whatever the environment says.
         self.uri = f"qemu:///session?socket={self.socket}"
@@ -43,18 +43,17 @@ class Daemon:
         argv = ["libvirtd", "--config", f"{self.directory}/libvirtd.conf"]
         argv += ["--pid-file", f"{self.directory}/libvirtd.pid"]
         log = f"{self.directory}/libvirtd.out"
-        self._process = self._programs.start_daemon(argv, self._environment(), log)
-        self._wait(timeout)
+        process = self._programs.start_daemon(argv, self._environment(), log)
+        self._processes.append(process)
+        self._wait(process, timeout)
 
     def stop(self) -> None:
         """End the daemon in good order; the virtual machines go on running."""
         end(self._pids())
-        self._collect()
 
     def kill(self) -> None:
         """End the daemon at once, as a crash would; the virtual machines go on running."""
         end(self._pids(), patience=0)
-        self._collect()
 
     def restart(self, *, crash: bool = False) -> None:
         """End the daemon and start it again."""
@@ -89,12 +88,13 @@ class Daemon:
                 replace_file(kept / path.name, content)
 
     def forget(self, *, running: bool = False) -> None:
-        """Collect a daemon that was ended from outside, or leave it `running` without us."""
-        if running and self._process is not None:
-            # It is not our business any more; no warning that it still runs.
-            self._process.returncode = 0
-            self._process = None
-        self._collect()
+        """Leave no zombies after the end of everything, or leave all `running` without us."""
+        for process in self._processes:
+            if running:
+                process.returncode = 0  # no warning that it still runs
+            else:
+                process.wait(timeout=10)
+        self._processes.clear()
 
     def _kept_capabilities(self) -> Path:
         return cache_dir() / f"capabilities-{os.getuid()}"
@@ -115,26 +115,17 @@ class Daemon:
         names.update({"XDG_CACHE_HOME": "x", "XDG_DATA_HOME": "d", "TMPDIR": "h"})
         return {name: f"{self.directory}/{folder}" for name, folder in names.items()}
 
-    def _wait(self, timeout: float) -> None:
+    def _wait(self, process: subprocess.Popen[bytes], timeout: float) -> None:
         limit = time.monotonic() + timeout
         while True:
             try:
                 self.connect().close()
                 return
             except libvirt.libvirtError as error:
-                if not self._alive() or time.monotonic() > limit:
+                if process.poll() is not None or time.monotonic() > limit:
                     output = (self.directory / "libvirtd.out").read_text(errors="replace")
                     raise LabError(f"libvirtd does not answer: {error}. {output}") from error
             time.sleep(0.02)
 
-    def _alive(self) -> bool:
-        return self._process is not None and self._process.poll() is None
-
     def _pids(self) -> list[int]:
         return [pid for pid, name in processes(self.directory).items() if name == "libvirtd"]
-
-    def _collect(self) -> None:
-        """Leave no zombie where this process started the daemon."""
-        if self._process is not None:
-            self._process.wait(timeout=10)
-            self._process = None

@@ -97,13 +97,17 @@ def start_module(
     diff: bool = True,
     env: dict[str, str] | None = None,
     collections: Path = COLLECTIONS,
+    runner: Path = RUNNER,
 ) -> ModuleRun:
-    """Start `plugins/modules/NAME.py` of this collection; `env` adds to the environment."""
-    _link_collection()
+    """Start `plugins/modules/NAME.py` of this collection; `env` adds to the environment.
+
+    `runner` may be a program that does what `module_runner.py` does and something besides.
+    """
+    link_collection()
     internal = {"_ansible_check_mode": check, "_ansible_diff": diff}
     arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**params, **internal}}).encode()
     process = subprocess.Popen(
-        [sys.executable, str(RUNNER), name],
+        [sys.executable, str(runner), name],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -127,7 +131,7 @@ def run_module(
     return run.result(timeout)
 
 
-def _link_collection() -> None:
+def link_collection() -> None:
     """Make this checkout importable as ansible_collections.vmkeep.libvirt."""
     link = COLLECTIONS / "ansible_collections" / "vmkeep" / "libvirt"
     if not link.exists():

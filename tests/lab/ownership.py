@@ -24,7 +24,7 @@ import stat
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from .programs import LabError
@@ -41,16 +41,11 @@ class Ownership:
 
     def __init__(self, base: Path = BASE, *, kept: Path | None = None) -> None:
         sweep(base)
-        self.directory = kept or Path(tempfile.mkdtemp(prefix=PREFIX, dir=base))
-        flags = os.O_RDWR if kept else os.O_RDWR | os.O_CREAT
-        self._lock: int | None = os.open(self.directory / "lock", flags, 0o600)
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._lock)
-            raise LabError(
-                f"{self.directory} is in use by process {owner(self.directory)}"
-            ) from None
+        self._lock: int | None
+        if kept is None:
+            self.directory, self._lock = _new_lab(base)
+        else:
+            self.directory, self._lock = kept, _lock(kept)
         (self.directory / "owner").write_text(f"{os.getpid()}\n")
 
     def keep(self) -> None:
@@ -68,6 +63,23 @@ class Ownership:
         if self._lock is not None:
             take_down(self.directory)
         self.unlock()
+
+
+def _new_lab(base: Path) -> tuple[Path, int]:
+    """A directory that is locked before it has the name by which others find it."""
+    draft = Path(tempfile.mkdtemp(prefix=f".{PREFIX}", dir=base))
+    lock = _lock(draft, os.O_CREAT)
+    return draft.rename(base / draft.name.lstrip(".")), lock
+
+
+def _lock(lab: Path, flags: int = 0) -> int:
+    handle = os.open(lab / "lock", os.O_RDWR | flags, 0o600)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(handle)
+        raise LabError(f"{lab} is in use by process {owner(lab)}") from None
+    return handle
 
 
 def owner(lab: Path) -> str:
@@ -107,12 +119,16 @@ def lock_of_dead(lab: Path) -> Iterator[bool]:
         os.close(handle)
 
 
-def sweep(base: Path = BASE, *, kept: bool = False) -> list[Path]:
-    """Take down every lab whose owner is dead; labs kept on purpose only when asked."""
+def sweep(base: Path = BASE, *, kept: bool | Collection[Path] = False) -> list[Path]:
+    """Take down every lab whose owner is dead.
+
+    Labs kept on purpose only when asked: all of them (True) or those given.
+    """
     swept = []
     for lab in labs(base):
         with contextlib.suppress(FileNotFoundError), lock_of_dead(lab) as dead:
-            if dead and (kept or not _kept_alive(lab)):
+            asked = kept if isinstance(kept, bool) else lab in kept
+            if dead and (asked or not _kept_alive(lab)):
                 take_down(lab)
                 swept.append(lab)
     return swept

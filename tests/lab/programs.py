@@ -12,10 +12,13 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
+from pathlib import Path
 from typing import Any, Protocol
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 UNPRIVILEGED = "65534"
+REAPER = Path(__file__).with_name("reaper.py")
 
 
 class LabError(Exception):
@@ -34,7 +37,10 @@ class Programs(Protocol):
     def start_daemon(
         self, argv: list[str], env: dict[str, str], log: str
     ) -> subprocess.Popen[bytes]:
-        """Start libvirtd in session mode, in the background, with its output in the file log."""
+        """Start libvirtd in session mode, in the background, with its output in the file log.
+
+        The process that is returned ends when the daemon and all its machines have ended.
+        """
 
     def environment(self) -> dict[str, str]:
         """The environment that programs start from."""
@@ -72,7 +78,8 @@ class HostPrograms:
     def start_daemon(
         self, argv: list[str], env: dict[str, str], log: str
     ) -> subprocess.Popen[bytes]:
-        command = [*self._session_mode(), self.find(argv[0]), *argv[1:]]
+        reaper = [sys.executable, "-IS", str(REAPER)]
+        command = [*reaper, *self._session_mode(), self.find(argv[0]), *argv[1:]]
         with open(log, "ab") as output:
             return subprocess.Popen(
                 command,

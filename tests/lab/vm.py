@@ -236,7 +236,7 @@ class VM:
 
     def write(self, path: str, data: bytes) -> None:
         """Write a file in the guest; it is durable when this returns."""
-        step = 4 * 1024 * 1024
+        step = 1024 * 1024
         for start in range(0, max(1, len(data)), step):
             flags = "oflag=append conv=notrunc,fsync" if start else "conv=fsync"
             copy = f'dd of="$1" bs=64k status=none {flags}'
@@ -277,11 +277,16 @@ class VM:
 
     def silence_agent(self) -> None:
         """Stop the agent that libvirt uses, in the middle of whatever it does."""
-        self.run("kill -STOP $(cat /run/org.qemu.guest_agent.0/pid)")
+        self._signal_agent("STOP")
 
     def wake_agent(self) -> None:
         """Let a stopped agent go on."""
-        self.run("kill -CONT $(cat /run/org.qemu.guest_agent.0/pid)")
+        self._signal_agent("CONT")
+
+    def _signal_agent(self, name: str) -> None:
+        if self.spec.agent is not True:
+            raise LabError(f"{self.name} has no agent that works")
+        self.run(f"kill -{name} $(cat /run/org.qemu.guest_agent.0/pid)")
 
     # -- the writer ------------------------------------------------------------------------
 

@@ -1,0 +1,117 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How the integration tests speak to the modules, with what must hold for each of them built in."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from lab import VM, Lab
+from lab.modules import run_module
+
+
+class Modules:
+    """The modules of the collection against one lab, with a state directory of their own."""
+
+    def __init__(self, lab: Lab, state_dir: Path) -> None:
+        self.lab = lab
+        self.state_dir = state_dir
+
+    def run(self, module: str, vms: VM | list[VM], *, check: bool = False, **params: Any) -> dict:
+        """One run that has to succeed."""
+        result = self.attempt(module, vms, check=check, **params)
+        assert not result["failed"], result["msg"]
+        return result
+
+    def attempt(
+        self, module: str, vms: VM | list[VM], *, check: bool = False, **params: Any
+    ) -> dict:
+        """One run, whatever comes of it."""
+        return run_module(module, self.params(vms, **params), check=check)
+
+    def params(self, vms: VM | list[VM], **params: Any) -> dict:
+        """A task's options for these VMs in this lab."""
+        names = [vm.name for vm in (vms if isinstance(vms, list) else [vms])]
+        return {"vm": names, "uri": self.lab.uri, "state_dir": str(self.state_dir), **params}
+
+    def change(self, module: str, vms: VM | list[VM], **params: Any) -> dict:
+        """A change, with the promises of every mutation.
+
+        Check mode touches nothing and foresees the very plan and picture of the real run, and
+        a second run changes nothing.
+        """
+        machines = vms if isinstance(vms, list) else [vms]
+        before = [world(vm) for vm in machines]
+        foreseen = self.run(module, vms, check=True, **params)
+        assert [world(vm) for vm in machines] == before, "check mode changed something"
+        real = self.run(module, vms, **params)
+        assert real["changed"] and foreseen["changed"]
+        assert plain(real["plan"]) == plain(foreseen["plan"])
+        assert real["diff"] == foreseen["diff"]
+        again = self.run(module, vms, **params)
+        assert not again["changed"] and again["plan"] == []
+        assert not list(self.state_dir.glob("journal/*")), "a journal was left"
+        return real
+
+    def refused(self, module: str, vms: VM | list[VM], **params: Any) -> str:
+        """The message of a run that has to fail, in check mode and really, touching nothing."""
+        machines = vms if isinstance(vms, list) else [vms]
+        before = [world(vm) for vm in machines]
+        foreseen = self.attempt(module, vms, check=True, **params)
+        real = self.attempt(module, vms, **params)
+        assert real["failed"] and foreseen["failed"]
+        assert real["msg"] == foreseen["msg"]
+        assert [world(vm) for vm in machines] == before, "a refused task changed something"
+        return str(real["msg"])
+
+    def info(self, vm: VM) -> dict:
+        """What vm_snapshot_info says of one VM."""
+        return self.run("vm_snapshot_info", vm)["vms"][vm.name]
+
+
+def plain(plan: list[dict]) -> list[dict]:
+    """A plan without what a guest that writes changes between two looks."""
+    return [{key: value for key, value in step.items() if key != "bytes"} for step in plan]
+
+
+def world(vm: VM) -> dict:
+    """What a change would show in: definitions, snapshots, files, seen without our code."""
+    domain = vm.domain
+    return {
+        "live": sources(vm),
+        "inactive": sources(vm, inactive=True) if domain.isPersistent() else None,
+        "snapshots": sorted(found.getName() for found in domain.listAllSnapshots()),
+        "files": sorted(str(path) for path in folder(vm).rglob("*.*") if path.suffix in IMAGES),
+    }
+
+
+IMAGES = (".qcow2", ".save", ".raw")
+
+
+def folder(vm: VM) -> Path:
+    """Where the images of a VM stand."""
+    return Path(next(iter(vm.disks.values())).path).parent
+
+
+def sources(vm: VM, *, inactive: bool = False) -> dict[str, str]:
+    """target -> path, as libvirt says."""
+    return {
+        node.find("target").get("dev"): node.find("source").get("file")
+        for node in vm.xml(inactive=inactive).iterfind("devices/disk")
+        if node.find("source") is not None
+    }
+
+
+def chain(path: str) -> list[str]:
+    """The chain of an image as qemu-img tells it, active image first."""
+    return [layer["filename"] for layer in qemu_img("info", "-U", "--backing-chain", path)]
+
+
+def qemu_img(command: str, *arguments: str) -> Any:
+    """What qemu-img says in JSON."""
+    line = ["qemu-img", command, "--output=json", *arguments]
+    return json.loads(subprocess.run(line, check=True, capture_output=True).stdout)

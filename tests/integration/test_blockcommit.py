@@ -1,0 +1,150 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""vm_blockcommit on real guests: active and mid-chain, running and off."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+from lab import Disk
+from story import chain, folder, sources, world
+from test_snapshot_absent import assert_kept, overlay, take
+
+
+def test_everything_into_the_bases_with_the_metadata(vm, modules):
+    vm.start_writer()
+    bases = sources(vm)
+    take(modules, vm, "s1", "s2")
+    result = modules.change("vm_blockcommit", vm)
+    entry = result["vms"]["db01"]
+    assert sorted(entry["snapshots_removed"]) == ["s1", "s2"]
+    for target, base in bases.items():
+        disk = entry["disks"][target]
+        assert disk["after"] == [base]
+        assert disk["merged"] == [overlay(vm, target, "s2"), overlay(vm, target, "s1")]
+        assert disk["before"] == [*disk["merged"], base] and disk["bytes"] > 0
+    assert sources(vm) == sources(vm, inactive=True) == bases
+    assert world(vm)["files"] == sorted(bases.values())
+    info = modules.info(vm)
+    assert info["snapshots"] == [] and info["disagreements"] == []
+    vm.stop_writer()
+    vm.destroy()
+    vm.start()
+    assert vm.lost_records() == []
+    assert_kept(vm, "s1", "s2")
+
+
+def test_max_depth_keeps_the_newest(vm, modules):
+    bases = sources(vm)
+    take(modules, vm, "s1", "s2", "s3", "s4")
+    modules.change("vm_blockcommit", vm, max_depth=3)
+    for target, base in bases.items():
+        wanted = [overlay(vm, target, "s4"), overlay(vm, target, "s3"), base]
+        assert chain(sources(vm)[target]) == wanted
+    assert modules.info(vm)["tree"].split() == ["s3", "|", "+-", "s4", "*"]
+    assert modules.info(vm)["disagreements"] == []
+    assert_kept(vm, "s1", "s2", "s3", "s4")
+
+
+def test_base_and_top_in_the_middle(vm, modules):
+    base = sources(vm)["vda"]
+    take(modules, vm, "s1", "s2", "s3")
+    modules.change(
+        "vm_blockcommit",
+        vm,
+        disks=["vda"],
+        top=overlay(vm, "vda", "s2"),
+        base=overlay(vm, "vda", "s1"),
+    )
+    assert chain(sources(vm)["vda"]) == [overlay(vm, "vda", "s3"), overlay(vm, "vda", "s1"), base]
+    assert len(chain(sources(vm)["vdb"])) == 4
+    # s2 still is a snapshot of vdb, and says so
+    info = modules.info(vm)
+    (s2,) = [snapshot for snapshot in info["snapshots"] if snapshot["name"] == "s2"]
+    assert list(s2["disks"]) == ["vdb"] and info["disagreements"] == []
+    modules.change("vm_snapshot", vm, name="s2", state="absent")
+    assert len(chain(sources(vm)["vdb"])) == 3
+    assert_kept(vm, "s1", "s2", "s3")
+
+
+def test_offline_active_and_middle(vm, modules):
+    bases = sources(vm)
+    take(modules, vm, "s1", "s2", "s3")
+    vm.shutdown()
+    modules.change("vm_blockcommit", vm, max_depth=3, disks=["vda"])
+    modules.change("vm_blockcommit", vm)
+    assert sources(vm, inactive=True) == bases
+    assert world(vm)["files"] == sorted(bases.values()) and world(vm)["snapshots"] == []
+    vm.start()
+    assert_kept(vm, "s1", "s2", "s3")
+
+
+def test_merged_files_can_be_kept(vm, modules):
+    take(modules, vm, "s1")
+    result = modules.run("vm_blockcommit", vm, delete_merged=False)
+    assert result["changed"]
+    assert os.path.exists(overlay(vm, "vda", "s1"))
+    assert len(chain(sources(vm)["vda"])) == 1
+    assert not modules.run("vm_blockcommit", vm, delete_merged=False)["changed"]
+
+
+def test_overlays_without_a_snapshot_are_merged_too(vm, modules):
+    command = ["virsh", "-c", modules.lab.uri, "snapshot-create-as", "db01", "loose"]
+    subprocess.run(
+        [*command, "--disk-only", "--no-metadata"], check=True, capture_output=True
+    )
+    kinds = {entry["kind"] for entry in modules.info(vm)["disagreements"]}
+    assert kinds == {"overlay_without_snapshot"}
+    modules.change("vm_blockcommit", vm)
+    assert modules.info(vm)["disagreements"] == []
+
+
+def test_a_base_that_another_vm_or_image_uses_is_not_written(make_vm, modules, tmp_path):
+    template = str(tmp_path / "template.qcow2")
+    donor = make_vm("donor", disks=1, running=False)
+    subprocess.run(
+        ["qemu-img", "convert", "-O", "qcow2", donor.disks["vda"].path, template], check=True
+    )
+    clone = make_vm("clone", disks=[Disk(backing=template)])
+    twin = make_vm("twin", disks=[Disk(backing=template)], running=False)
+    message = modules.refused("vm_blockcommit", clone)
+    assert template in message and "twin" in message
+
+    take(modules, clone, "s1")
+    own = chain(sources(clone)["vda"])[1]
+    modules.change("vm_blockcommit", clone, base=own)
+    assert chain(sources(clone)["vda"]) == [own, template]
+    assert_kept(clone, "s1")
+    assert twin.domain.name() == "twin"
+
+
+def test_other_block_jobs_are_left_alone(vm, modules):
+    take(modules, vm, "s1")
+    copy = str(folder(vm) / "copy.img")
+    virsh = ["virsh", "-c", modules.lab.uri]
+    subprocess.run(
+        [*virsh, "blockcopy", "db01", "vda", copy, "--transient-job"],
+        check=True,
+        capture_output=True,
+    )
+    for task in (
+        lambda: modules.attempt("vm_blockcommit", vm),
+        lambda: modules.attempt("vm_snapshot", vm, name="s2"),
+    ):
+        result = task()
+        assert result["failed"] and "copy job" in result["msg"] and "vda" in result["msg"]
+    assert vm.domain.blockJobInfo("vda", 0)["type"] == 2, "the copy is still there"
+    subprocess.run([*virsh, "blockjob", "db01", "vda", "--abort"], check=True)
+    modules.change("vm_blockcommit", vm)
+
+
+def test_a_top_that_is_not_there_is_said(vm, modules):
+    result = modules.run("vm_blockcommit", vm, disks=["vda"], top="/nowhere/x.qcow2")
+    assert not result["changed"] and "/nowhere/x.qcow2" in result["notes"][0]
+
+
+def test_with_a_bandwidth(vm, modules):
+    take(modules, vm, "s1")
+    modules.change("vm_blockcommit", vm, bandwidth=50)

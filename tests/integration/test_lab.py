@@ -1,0 +1,343 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The lab does what the other tests rely on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import libvirt
+import pytest
+from lab import VM, Disk, Lab, LabError, RecordsDamaged, wait_until
+from lab.cache import REPOSITORY
+from lab.modules import ModuleCrashed, run_module, start_module
+from lab.ownership import processes, sweep
+from lab.records import Record, missing, parse_records
+
+MakeVM = Callable[..., VM]
+
+
+def virsh(lab: Lab, *words: str) -> str:
+    return lab.programs.run("virsh", "--connect", lab.uri, *words)
+
+
+# -- guest and agent ---------------------------------------------------------------------------
+
+
+def test_guest_with_two_disks(vm: VM, lab_session: Lab) -> None:
+    """Mounts, commands, files, freezing by another client, the writer, restarts, loss of power."""
+    assert vm.mounts() == ["/mnt/vda", "/mnt/vdb"]
+    content = os.urandom(5_000_000)
+    vm.write("/mnt/vdb/file", content)
+    assert vm.sha256("/mnt/vdb/file") == hashlib.sha256(content).hexdigest()
+    vm.write("/mnt/vda/small", b"\0\xff\n")
+    assert vm.read("/mnt/vda/small") == b"\0\xff\n"
+    with pytest.raises(LabError, match="ended with 3"):
+        vm.run("exit 3")
+    with pytest.raises(LabError, match="still runs"):
+        vm.run("sleep 5", timeout=0.2)
+
+    vm.start_writer()
+    virsh(lab_session, "domfsfreeze", vm.name)
+    assert vm.frozen()
+    assert vm.stalled(0.3) == ["/mnt/vda", "/mnt/vdb"]
+    virsh(lab_session, "domfsthaw", vm.name)
+    assert not vm.frozen()
+    assert vm.stalled() == []
+    assert min(vm.longest_gap().values()) > 300
+
+    pid = vm.qemu_pid()
+    lab_session.daemon.kill()
+    known = vm.acknowledged()
+    wait_until(lambda: vm.acknowledged() != known, 5, "the writer goes on without the daemon")
+    assert vm.run("echo here") == "here\n"
+    lab_session.daemon.start()
+    lab_session.daemon.restart()
+    vm.wait_agent()
+    assert vm.active() and vm.qemu_pid() == pid
+
+    vm.destroy()
+    vm.start()
+    assert vm.lost_records() == []
+    vm.start_writer()
+    vm.stop_writer()
+    vm.stop_writer()
+    records = vm.writer_records()
+    assert len({record.boot for record in records["vda"]}) == 2
+    assert sum(map(len, records.values())) == sum(map(len, vm.acknowledged().values()))
+    vm.shutdown()
+
+
+def test_lost_record_is_noticed(make_vm: MakeVM) -> None:
+    """The proof itself: an older copy of the disk lacks what was acknowledged since."""
+    vm = make_vm("db01", disks=[Disk(format="raw")])
+    vm.start_writer()
+    vm.stop_writer()
+    assert vm.lost_records() == []
+    before = vm.acknowledged()
+    vm.run("sync")
+    older = Path(vm.disks["vda"].path).read_bytes()
+    vm.start_writer()
+    vm.destroy()
+    Path(vm.disks["vda"].path).write_bytes(older)
+    vm.start()
+    assert vm.lost_records() != []
+    assert vm.lost_records(before) == []
+
+
+def test_silent_agent(make_vm: MakeVM) -> None:
+    """libvirt waits for an answer that never comes; the lab's own commands work."""
+    vm = make_vm("db01", agent="silent")
+    vm.domain.agentSetResponseTimeout(1)
+    with pytest.raises(libvirt.libvirtError) as caught:
+        vm.agent("guest-ping", timeout=1)
+    assert caught.value.get_error_code() == libvirt.VIR_ERR_AGENT_UNRESPONSIVE
+    state = vm.xml().find("devices/channel/target[@name='org.qemu.guest_agent.0']")
+    assert state is not None and state.get("state") == "connected"
+    assert vm.run("echo here") == "here\n"
+    with pytest.raises(LabError, match="no agent"):
+        vm.wake_agent()
+
+
+def test_agent_stopped_and_missing(make_vm: MakeVM) -> None:
+    vm = make_vm("db01", agent=True)
+    vm.silence_agent()
+    vm.domain.agentSetResponseTimeout(1)
+    with pytest.raises(libvirt.libvirtError):
+        vm.agent("guest-ping", timeout=1)
+    vm.wake_agent()
+    vm.wait_agent(10)
+    vm.remove()
+
+    vm = make_vm("db02", disks=0, agent=False)
+    with pytest.raises(libvirt.libvirtError) as caught:
+        vm.agent("guest-ping", timeout=1)
+    assert caught.value.get_error_code() == libvirt.VIR_ERR_ARGUMENT_UNSUPPORTED
+
+
+# -- disks and states --------------------------------------------------------------------------
+
+
+def test_kinds_of_disks(make_vm: MakeVM, lab_session: Lab) -> None:
+    disks = [
+        Disk(layers=3),
+        Disk(format="raw"),
+        Disk(content="blank", size=1),
+        Disk(target="vdf", readonly=True),
+        Disk(device="cdrom", size=1),
+    ]
+    vm = make_vm("db01", disks)
+    assert list(vm.disks) == ["vda", "vdb", "vdc", "vdf", "sda"]
+    assert vm.mounts() == ["/mnt/vda", "/mnt/vdb", "/mnt/vdf"]
+    question = ("info", "-U", "--output=json", "--backing-chain", "--", vm.disks["vda"].path)
+    chain = json.loads(lab_session.programs.run("qemu-img", *question))
+    assert [image["format"] for image in chain] == ["qcow2"] * 3
+    with pytest.raises(LabError, match="Read-only"):
+        vm.run("touch /mnt/vdf/file")
+    assert vm.source("vdb") == vm.source("vdb", inactive=True) == vm.disks["vdb"].path
+    with pytest.raises(LabError, match="no disk vdx"):
+        vm.source("vdx")
+
+
+def test_states(make_vm: MakeVM) -> None:
+    off = make_vm("off", running=False)
+    assert not off.active() and off.domain.isPersistent()
+    paused = make_vm("paused", paused=True)
+    assert paused.domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
+    transient = make_vm("transient", transient=True, wait=False)
+    assert transient.active() and not transient.domain.isPersistent()
+
+
+def test_many(lab_session: Lab) -> None:
+    vms = lab_session.many(3)
+    assert [vm.name for vm in vms] == ["many00", "many01", "many02"]
+    assert {vm.domain.state()[0] for vm in vms} == {libvirt.VIR_DOMAIN_PAUSED}
+    for vm in vms:
+        lab_session.remove(vm)
+    assert lab_session.connection.listAllDomains() == []
+
+
+# -- records -----------------------------------------------------------------------------------
+
+
+def line(number: int, disk: str = "vda") -> bytes:
+    record = Record(number, 1_700_000_000_000_000 + number, "0badcafe", disk)
+    text = f"{number:012} {record.time} {record.boot} {disk} {record.check():08x}\n"
+    return text.encode()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [line(1) + line(3), line(2) + line(1), line(1).replace(b"1", b"2", 1), b"\0" * 9 + b"\n"],
+    ids=["gap", "order", "changed", "zeros"],
+)
+def test_damaged_records(data: bytes) -> None:
+    with pytest.raises(RecordsDamaged):
+        parse_records(data, "vda")
+
+
+def test_sound_records() -> None:
+    records = parse_records(line(1) + line(2) + line(3)[:-1], "vda")
+    assert [record.number for record in records] == [1, 2]
+    known = {"vda": {("0badcafe", 2), ("0badcafe", 3)}}
+    assert missing(known, {"vda": records}) == ["vda: record 3 of boot 0badcafe"]
+    with pytest.raises(RecordsDamaged):
+        parse_records(line(1, "vdb"), "vda")
+
+
+# -- modules -----------------------------------------------------------------------------------
+
+MODULE = """
+import sys, time
+from ansible.module_utils.basic import AnsibleModule
+from ..module_utils.answer import ANSWER
+
+def main():
+    spec = {"sleep": {"type": "int", "default": 0}, "how": {"type": "str", "default": "exit"}}
+    module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
+    if module.params["how"] == "crash":
+        raise ValueError("crashed")
+    time.sleep(module.params["sleep"])
+    if module.params["how"] == "fail":
+        module.fail_json(msg="failed")
+    module.exit_json(changed=True, answer=ANSWER, check=module.check_mode)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+@pytest.fixture
+def collections(tmp_path: Path) -> Path:
+    plugins = tmp_path / "ansible_collections/vmkeep/libvirt/plugins"
+    for folder, name, text in (
+        ("modules", "hello.py", MODULE),
+        ("module_utils", "answer.py", "ANSWER = 'é'"),
+    ):
+        (plugins / folder).mkdir(parents=True)
+        (plugins / folder / name).write_text(text)
+    return tmp_path
+
+
+def test_run_module(collections: Path) -> None:
+    result = run_module("hello", {}, check=True, collections=collections)
+    assert (result["failed"], result["changed"], result["check"]) == (False, True, True)
+    assert result["answer"] == "é"
+    result = run_module("hello", {"how": "fail"}, collections=collections)
+    assert (result["failed"], result["msg"]) == (True, "failed")
+    assert run_module("hello", {"unknown": 1}, collections=collections)["failed"]
+    with pytest.raises(ModuleCrashed, match="ValueError: crashed"):
+        run_module("hello", {"how": "crash"}, collections=collections)
+    with pytest.raises(LabError, match="still running after"):
+        run_module("hello", {"sleep": 9}, timeout=0.5, collections=collections)
+
+
+def test_kill_module(collections: Path) -> None:
+    with start_module("hello", {"sleep": 9}, collections=collections) as module:
+        assert module.poll() is None
+        module.kill()
+        assert module.poll() == -signal.SIGKILL
+        with pytest.raises(ModuleCrashed):
+            module.result()
+
+
+# -- nothing stays -----------------------------------------------------------------------------
+
+OWNER = """
+import sys, time
+from lab import Lab
+lab = Lab()
+lab.vm("left", disks=1, wait=False)
+print(lab.directory, flush=True)
+time.sleep(600)
+"""
+
+
+def start_owner(*prefix: str, **env: str) -> tuple[subprocess.Popen[str], Path]:
+    """A process with a lab of its own, and the lab's directory."""
+    process = subprocess.Popen(
+        [*prefix, sys.executable, "-c", OWNER],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "tests"), **env},
+    )
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def test_sweep_after_kill() -> None:
+    """A killed owner's lab goes; a live one, and a foreign process in it, stay."""
+    process, directory = start_owner()
+    try:
+        assert sorted(processes(directory).values()) == ["libvirtd", "qemu-system-x86_64"]
+        assert directory not in sweep()
+        foreign = subprocess.Popen(["sleep", "60"], cwd=directory)
+        named = subprocess.Popen(["tail", "-f", f"{directory}/libvirtd.conf"], stdout=-3)
+    finally:
+        process.kill()
+        process.wait()
+    try:
+        assert directory in sweep()
+        assert not directory.exists()
+        assert processes(directory) == {}
+        time.sleep(0.1)
+        assert foreign.poll() is None and named.poll() is None
+    finally:
+        for other in (foreign, named):
+            other.kill()
+            other.wait()
+
+
+def test_command_line(tmp_path: Path) -> None:
+    """up, status, run, sweep (which leaves it alone) and down."""
+
+    def call(*words: str) -> str:
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests")}
+        command = [sys.executable, "-m", "lab", *words]
+        return subprocess.run(
+            command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True
+        ).stdout
+
+    name = f"demo{os.getpid()}"
+    text = call("up", "--name", name)
+    directory = Path(text.split(" runs in ")[1].split(". ")[0])
+    try:
+        assert f"{directory}: left up\n" in call("status")
+        call("sweep")
+        assert call("run", name, "ls /mnt") == "vda\nvdb\n"
+        assert call("run", name, "ls /mnt/vda") == "lost+found\n"
+    finally:
+        assert f"took down {directory}" in call("down", str(directory))
+    assert not directory.exists()
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="the rest of the tests runs without root already")
+def test_without_root() -> None:
+    """Root's tests also start a lab as an ordinary user."""
+    home = Path(f"/tmp/vmkeep-test-home-{os.getpid()}")
+    home.mkdir()
+    os.chown(home, 65534, 65534)
+    drop = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    process, directory = start_owner(*drop, HOME=str(home), PYTHONDONTWRITEBYTECODE="1")
+    try:
+        assert directory.stat().st_uid == 65534
+        assert sorted(processes(directory).values()) == ["libvirtd", "qemu-system-x86_64"]
+        owners = {os.stat(f"/proc/{pid}").st_uid for pid in processes(directory)}
+        assert owners == {65534}
+    finally:
+        process.kill()
+        process.wait()
+        sweeper = [*drop, sys.executable, "-m", "lab", "sweep"]
+        env = {**os.environ, "PYTHONPATH": str(REPOSITORY / "tests"), "HOME": str(home)}
+        subprocess.run(sweeper, env=env, check=True, stdout=subprocess.DEVNULL)
+        subprocess.run(["rm", "-r", str(home)], check=True)
+    assert not directory.exists()
