@@ -92,9 +92,7 @@ def test_merged_files_can_be_kept(vm, modules):
 
 def test_overlays_without_a_snapshot_are_merged_too(vm, modules):
     command = ["virsh", "-c", modules.lab.uri, "snapshot-create-as", "db01", "loose"]
-    subprocess.run(
-        [*command, "--disk-only", "--no-metadata"], check=True, capture_output=True
-    )
+    subprocess.run([*command, "--disk-only", "--no-metadata"], check=True, capture_output=True)
     kinds = {entry["kind"] for entry in modules.info(vm)["disagreements"]}
     assert kinds == {"overlay_without_snapshot"}
     modules.change("vm_blockcommit", vm)

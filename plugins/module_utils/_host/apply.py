@@ -195,7 +195,8 @@ def _(step: SetSource, work: Work) -> None:
     doing = f"VM {work.vm.name}: pointing disk {step.target} at {step.new}"
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
     xml = call(doing, work.dom.XMLDesc, flags)
-    moved = domain_with_sources(xml, {step.old: (step.new, step.format)})
+    goes = (step.old, *step.gone)
+    moved = domain_with_sources(xml, dict.fromkeys(goes, (step.new, step.format)))
     call(doing, work.host.conn.defineXML, moved)
 
 

@@ -13,7 +13,7 @@ import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .._model.domain import Definition, parse_domain
+from .._model.domain import Definition, Disk, parse_domain
 from .._model.image import identity_of
 from .._model.problem import Problem
 from .._model.state import DirectoryFact, FileFact, ImageUse, Job, VmState
@@ -109,18 +109,18 @@ def _definition_uses(
     for disk in definition.disks:
         if not disk.source or not disk.source.local:
             continue
-        for path in _chain_files(disk.path, disk.format):
+        for path in _chain_files(disk):
             image = wanted.get(_identity(path))
             if image:
                 yield ImageUse(image, f"disk {disk.target} of {user}")
 
 
-def _chain_files(path: str, image_format: str) -> tuple[str, ...]:
-    """The readable part of a chain; an unreadable one still uses its first image."""
+def _chain_files(disk: Disk) -> tuple[str, ...]:
+    """What a disk stands on; of a chain that cannot be read, what the definition records."""
     try:
-        return tuple(image.filename for image in read_chain(path, format=image_format))
+        return tuple(image.filename for image in read_chain(disk.path, format=disk.format))
     except Problem:
-        return (path,) if os.path.exists(path) else ()
+        return tuple(path for path in (disk.path, *disk.recorded) if os.path.exists(path))
 
 
 def _file_uses(

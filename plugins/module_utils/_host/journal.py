@@ -11,6 +11,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Sequence
@@ -58,18 +59,19 @@ class Journal:
     def __init__(self, state_dir: str, uuid: str, content: dict[str, Any]) -> None:
         self._directory = state_directory(state_dir, "journal")
         self._path = journal_path(state_dir, uuid)
+        # Always the same name: what a run that died while writing left is written over.
+        self._draft = f"{self._path}.new"
         self._content = content
 
     def write(self) -> None:
         """Make the present content durable under the journal's name."""
-        temporary = f"{self._path}.{os.getpid()}.new"
-        descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+        descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         try:
             os.write(descriptor, json.dumps(self._content).encode())
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
-        os.replace(temporary, self._path)
+        os.replace(self._draft, self._path)
         fsync_directory(self._directory)
 
     def done(self, index: int) -> None:
@@ -84,9 +86,10 @@ class Journal:
 
     def close(self) -> None:
         """Remove the journal: the VM is in a clean state."""
-        if os.path.exists(self._path):
-            os.unlink(self._path)
-            fsync_directory(self._directory)
+        for path in (self._path, self._draft):
+            with contextlib.suppress(FileNotFoundError):
+                os.unlink(path)
+        fsync_directory(self._directory)
 
 
 def new_content(

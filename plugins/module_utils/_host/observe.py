@@ -126,14 +126,15 @@ def read_snapshots(dom: Domain) -> tuple[Snapshot, ...]:
 def _disk_state(disk: Disk, inactive: Definition | None) -> DiskState:
     twin = inactive.disk(disk.target) if inactive else None
     persistent = twin.path if twin else ""
+    recorded = twin.recorded if twin else ()
     if not disk.source or not disk.source.local:
-        return DiskState(disk, (), (), persistent, _no_chain(disk))
+        return DiskState(disk, (), (), persistent, recorded, _no_chain(disk))
     try:
         chain = read_chain(disk.path, format=disk.format)
     except Problem as problem:
-        return DiskState(disk, (), (), persistent, problem.found)
+        return DiskState(disk, (), (), persistent, recorded, problem.found)
     real = tuple(os.path.realpath(image.filename) for image in chain)
-    return DiskState(disk, chain, real, persistent)
+    return DiskState(disk, chain, real, persistent, recorded)
 
 
 def _no_chain(disk: Disk) -> str:

@@ -11,6 +11,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
@@ -54,7 +55,11 @@ class Mirror:
 
 @dataclass(frozen=True)
 class Disk:
-    """One disk of a domain definition."""
+    """One disk of a domain definition.
+
+    ``recorded`` are the images below the source as the definition lists them
+    (``<backingStore>``), which may be out of date where it is not the live one.
+    """
 
     target: str
     device: str
@@ -63,6 +68,7 @@ class Disk:
     readonly: bool = False
     shareable: bool = False
     mirror: Mirror | None = None
+    recorded: tuple[str, ...] = ()
 
     @property
     def writable(self) -> bool:
@@ -84,6 +90,11 @@ class Definition:
     disks: tuple[Disk, ...]
     agent: str | None = None
     nvram: str = ""
+
+    @property
+    def named(self) -> frozenset[str]:
+        """Every image that the definition names, as a source or below one."""
+        return frozenset(path for disk in self.disks for path in (disk.path, *disk.recorded))
 
     def disk(self, target: str) -> Disk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
@@ -117,7 +128,15 @@ def _disk(node: ET.Element) -> Disk:
         readonly=node.find("readonly") is not None,
         shareable=node.find("shareable") is not None,
         mirror=_mirror(node.find("mirror")),
+        recorded=tuple(_paths(node.iterfind("backingStore//source"))),
     )
+
+
+def _paths(sources: Iterable[ET.Element]) -> Iterator[str]:
+    for source in sources:
+        path = source.get("file") or source.get("dev")
+        if path:
+            yield path
 
 
 def _source(node: ET.Element | None, kind: str) -> Source | None:
@@ -145,24 +164,30 @@ def _agent(root: ET.Element) -> str | None:
     return None
 
 
-def with_sources(root: ET.Element, sources: dict[str, tuple[str, str]]) -> bool:
-    """Point disks of a ``<domain>`` element at other images; True if anything changed.
+def with_sources(root: ET.Element, sources: Mapping[str, tuple[str, str]]) -> None:
+    """Let the disks of a ``<domain>`` element name other images.
 
-    ``sources`` maps the path that stands there to (new path, new format). The recorded
-    ``<backingStore>`` of a changed disk is dropped, since libvirt would believe it.
+    ``sources`` maps each path that is to go to (new path, new format). Where it is a disk's
+    source, the source moves; where it is recorded below one, the record (``<backingStore>``)
+    is dropped, since libvirt would believe it and read the images no more.
     """
-    changed = False
-    for node in root.iterfind("devices/disk"):
-        changed |= _move_source(node, sources)
-    return changed
+    for disk in root.iterfind("devices/disk"):
+        _move_source(disk, sources)
+        if any(path in sources for path in _paths(disk.iterfind("backingStore//source"))):
+            _drop_record(disk)
 
 
-def _move_source(disk: ET.Element, sources: dict[str, tuple[str, str]]) -> bool:
+def _drop_record(disk: ET.Element) -> None:
+    for stale in disk.findall("backingStore"):
+        disk.remove(stale)
+
+
+def _move_source(disk: ET.Element, sources: Mapping[str, tuple[str, str]]) -> None:
     source = disk.find("source")
     kind = disk.get("type", "")
     old = source.get(_PATH_ATTRIBUTE.get(kind, ""), "") if source is not None else ""
     if source is None or old not in sources:
-        return False
+        return
     path, image_format = sources[old]
     source.attrib.pop(_PATH_ATTRIBUTE[kind])
     new_kind = "block" if path.startswith("/dev/") else "file"
@@ -172,12 +197,10 @@ def _move_source(disk: ET.Element, sources: dict[str, tuple[str, str]]) -> bool:
     if driver is None:
         driver = ET.SubElement(disk, "driver", {"name": "qemu"})
     driver.set("type", image_format)
-    for stale in disk.findall("backingStore"):
-        disk.remove(stale)
-    return True
+    _drop_record(disk)
 
 
-def domain_with_sources(xml: str, sources: dict[str, tuple[str, str]]) -> str:
+def domain_with_sources(xml: str, sources: Mapping[str, tuple[str, str]]) -> str:
     """A domain XML with the disks moved as in :func:`with_sources`."""
     root = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
     with_sources(root, sources)

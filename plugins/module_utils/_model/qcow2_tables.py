@@ -64,15 +64,16 @@ def snapshot_list(
     _check_count(count, "internal snapshots")
     most = count * (_SNAPSHOT.size + MAX_SNAPSHOT_EXTRA + 2 * MAX_NAME + 8)
     data = _read_at(read, start, min(most, MAX_TABLE), length)
-    found, position = [], 0
+    found, position, end = [], 0, 0
     for number in range(count):
-        size = _snapshot_size(data, position, number)
+        end = position + _snapshot_size(data, position, number)
         snapshot, l1_table = _snapshot(data, position, header)
         found.append(snapshot)
         if l1_table[1]:
             regions.append(l1_table)
-        position += size
-    regions.append((start, position, "snapshot table"))
+        position = end + 7 & ~7
+    # QEMU does not pad the last entry, with which the file may end.
+    regions.append((start, end, "snapshot table"))
     return tuple(found)
 
 
@@ -102,7 +103,7 @@ def _snapshot_size(data: bytes, position: int, number: int) -> int:
     size: int = _SNAPSHOT.size + extra + id_length + name_length
     if position + size > len(data):
         raise damaged(f"snapshot table entry {number} is cut off")
-    return size + 7 & ~7
+    return size
 
 
 def _snapshot(data: bytes, position: int, header: Header) -> tuple[InternalSnapshot, Region]:

@@ -60,7 +60,11 @@ class SnapshotSpec:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot that libvirt knows. ``before`` is the domain as it was at that point."""
+    """A snapshot that libvirt knows.
+
+    ``before`` is the domain as it was at that point, ``named`` every image that its recorded
+    definitions, live and inactive, name.
+    """
 
     name: str
     parent: str
@@ -73,6 +77,7 @@ class Snapshot:
     memory_file: str
     disks: tuple[SnapshotDisk, ...]
     before: Definition | None
+    named: frozenset[str]
     xml: str
 
     @property
@@ -104,7 +109,8 @@ def parse_snapshot(xml: str, *, current: bool = False) -> Snapshot:
     memory = root.find("memory")
     memory_mode = memory.get("snapshot", "no") if memory is not None else "no"
     description, consistency = read_note(root.findtext("description", ""))
-    domain = root.find("domain")
+    before = [domain_from_element(node) for node in root.iterfind("domain")]
+    inactive = [domain_from_element(node) for node in root.iterfind("inactiveDomain")]
     return Snapshot(
         name=root.findtext("name", ""),
         parent=root.findtext("parent/name", ""),
@@ -116,7 +122,8 @@ def parse_snapshot(xml: str, *, current: bool = False) -> Snapshot:
         memory=memory_mode,
         memory_file=memory.get("file", "") if memory is not None else "",
         disks=tuple(_snapshot_disk(node) for node in root.iterfind("disks/disk")),
-        before=domain_from_element(domain) if domain is not None else None,
+        before=before[0] if before else None,
+        named=frozenset().union(*(definition.named for definition in (*before, *inactive))),
         xml=xml,
     )
 
@@ -166,7 +173,7 @@ def rewritten(
     for tag in ("domain", "inactiveDomain"):
         node = root.find(tag)
         if node is not None:
-            with_sources(node, dict(sources))
+            with_sources(node, sources)
     for disk in root.iterfind("disks/disk"):
         if disk.get("name", "") in without:
             disk.set("snapshot", "no")

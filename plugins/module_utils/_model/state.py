@@ -24,14 +24,15 @@ class DiskState:
     """A disk with its real chain (active image first), read from the images themselves.
 
     ``real`` are the images' paths without symbolic links; ``persistent`` is the path in the
-    inactive definition ('' for a transient VM); ``trouble`` says why the chain could not be
-    read, which then is empty.
+    inactive definition ('' for a transient VM), ``recorded`` what that lists below it;
+    ``trouble`` says why the chain could not be read, which then is empty.
     """
 
     disk: Disk
     chain: tuple[Image, ...] = ()
     real: tuple[str, ...] = ()
     persistent: str = ""
+    recorded: tuple[str, ...] = ()
     trouble: str = ""
 
     @property

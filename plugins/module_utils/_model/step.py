@@ -70,13 +70,17 @@ class CommitDisk:
 
 @dataclass(frozen=True)
 class SetSource:
-    """Point a disk of the persistent definition at an image."""
+    """Point a disk of the persistent definition at an image (which may be the one it has).
+
+    ``gone`` are images that it must no longer record below that.
+    """
 
     step: ClassVar[str] = "set_source"
     target: str
     old: str
     new: str
     format: str
+    gone: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._model.problem import Conflict
+from .._model.problem import Conflict, Unsupported
 from .._model.snapshot import Snapshot, descendants
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, DeleteInternal, ForgetSnapshot, Plan, RemoveFile, Step
@@ -35,6 +35,7 @@ def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
     doomed = tuple(snapshot for snapshot in vm.snapshots if snapshot.name in names)
     if wish.metadata_only:
         return Plan(vm.name, tuple(ForgetSnapshot(name) for name in reversed(names)))
+    _check_readable(vm, doomed)
     merges = _merges(vm, doomed, wish.bandwidth)
     internal = tuple(
         _delete_internal(vm, snapshot)
@@ -45,6 +46,18 @@ def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
     external = [snapshot.name for snapshot in doomed if snapshot.mode == "external"]
     after = consequences(vm, merges, external)
     return Plan(vm.name, (*merges, *internal, *after, *_loose_overlays(vm, doomed)))
+
+
+def _check_readable(vm: VmState, doomed: tuple[Snapshot, ...]) -> None:
+    """Where a chain cannot be read, nobody knows which of its images is in use."""
+    for target in dict.fromkeys(target for snapshot in doomed for target in snapshot.overlays):
+        disk = vm.disk(target)
+        if disk is not None and not disk.chain:
+            raise Unsupported(
+                f"the chain of disk {target} of VM {vm.name} cannot be read: {disk.trouble}",
+                wanted="to know whether the overlay of the snapshot is in use",
+                todo="repair the image, or use 'metadata_only: true'",
+            )
 
 
 def _merges(vm: VmState, doomed: tuple[Snapshot, ...], bandwidth: int) -> tuple[CommitDisk, ...]:

@@ -99,19 +99,23 @@ def children_first(snapshots: Iterable[Snapshot]) -> tuple[str, ...]:
 
 
 def _needs_source(vm: VmState, step: CommitDisk) -> bool:
-    """Whether the persistent definition still names a merged image after the merge.
+    """Whether the persistent definition names a merged image, as a source or below one.
 
     libvirt moves it along with the live one only where both named the same image.
     """
     disk = vm.disk(step.target)
-    if disk is None or disk.persistent not in step.merged:
+    if disk is None:
         return False
-    return vm.off or disk.persistent != disk.disk.path
+    stale = disk.persistent in step.merged or any(path in step.merged for path in disk.recorded)
+    return stale and (vm.off or disk.persistent != disk.disk.path)
 
 
 def _set_source(vm: VmState, step: CommitDisk) -> SetSource:
     disk = vm.disk(step.target)
-    return SetSource(step.target, disk.persistent if disk else "", step.base, step.base_format)
+    if disk is None or disk.persistent in step.merged:
+        old = disk.persistent if disk else ""
+        return SetSource(step.target, old, step.base, step.base_format, step.merged)
+    return SetSource(step.target, disk.persistent, disk.persistent, disk.disk.format, step.merged)
 
 
 def _lost(snapshot: Snapshot, merged: dict[str, CommitDisk]) -> tuple[str, ...]:
@@ -136,9 +140,10 @@ def _rewrite(vm: VmState, snapshot: Snapshot, merged: dict[str, CommitDisk]) -> 
                 wanted="to merge newer data into it, which would destroy that snapshot",
                 todo=f"remove snapshot {snapshot.name} first, or choose another base",
             )
-    named = {disk.path for disk in snapshot.before.disks} if snapshot.before else set()
     moved = tuple(
-        (path, step.base, step.base_format) for path, step in merged.items() if path in named
+        (path, step.base, step.base_format)
+        for path, step in merged.items()
+        if path in snapshot.named
     )
     return (RewriteSnapshot(snapshot.name, moved, lost),) if moved or lost else ()
 

@@ -109,6 +109,7 @@ def _with_snapshot(vm: VmState, step: TakeSnapshot) -> VmState:
         memory_file=step.spec.memory_file,
         disks=step.spec.disks,
         before=vm.live,
+        named=vm.live.named,
         xml="",
     )
     return replace(vm, snapshots=(*older, taken))

@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from .._model.problem import Conflict
+from .._model.problem import Conflict, Unsupported
 from .._model.state import VmState
 from .._model.step import (
     CommitDisk,
@@ -114,6 +114,12 @@ def _undo(left: Left, taken: TakeSnapshot, vm: VmState) -> tuple[Step, ...]:
     for step in overlays:
         disk = vm.disk(step.target)
         depth = disk.depth_of(step.file) if disk else None
+        if disk is not None and not disk.chain:
+            raise Unsupported(
+                f"the chain of disk {step.target} of VM {vm.name} cannot be read: {disk.trouble}",
+                wanted="to know whether the overlay of an interrupted run is in use",
+                todo="repair the image",
+            )
         if disk is not None and depth is not None:
             merges.append(merge(vm, disk, depth, depth + 1))
         elif step.file in left.existing:
@@ -131,7 +137,7 @@ def _finish(left: Left, vm: VmState) -> Iterator[Step]:
         if isinstance(step, CommitDisk):
             again = _merge_again(step, done, left, vm)
             if again is not None:
-                merging.update(again.merged)
+                merging.update((step.target, *again.merged))
                 yield again
                 yield from _moved_source(again, vm)
         elif _still_needed(step, vm, left.existing, merging):
@@ -170,15 +176,15 @@ def pivot_mark(step: CommitDisk) -> str:
 
 
 def _moved_source(step: CommitDisk, vm: VmState) -> Iterator[Step]:
-    disk = vm.disk(step.target)
-    if vm.off and disk is not None and disk.persistent in step.merged:
-        yield SetSource(step.target, disk.persistent, step.base, step.base_format)
+    yield from (follow for follow in consequences(vm, [step]) if isinstance(follow, SetSource))
 
 
 def _still_needed(step: Step, vm: VmState, existing: frozenset[str], merging: set[str]) -> bool:
     if isinstance(step, SetSource):
         disk = vm.disk(step.target)
-        return disk is not None and disk.persistent == step.old and not vm.off
+        if disk is None or disk.persistent != step.old or step.target in merging:
+            return False
+        return step.old != step.new or any(path in step.gone for path in disk.recorded)
     if isinstance(step, (ForgetSnapshot, DeleteInternal)):
         return vm.snapshot(step.name) is not None
     if isinstance(step, RewriteSnapshot):
@@ -193,6 +199,5 @@ def _rewrite_needed(step: RewriteSnapshot, vm: VmState) -> bool:
     snapshot = vm.snapshot(step.name)
     if snapshot is None:
         return False
-    named = {disk.path for disk in snapshot.before.disks} if snapshot.before else set()
-    stale = any(old in named for old, _new, _format in step.sources)
+    stale = any(old in snapshot.named for old, _new, _format in step.sources)
     return stale or any(target in snapshot.overlays for target in step.without)

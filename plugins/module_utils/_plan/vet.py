@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .._model.problem import Conflict, NotFound, Unsupported
-from .._model.state import Facts, Job, VmState
+from .._model.state import DiskState, Facts, Job, VmState
 from .._model.step import (
     CommitDisk,
     CreateOverlay,
@@ -79,13 +79,16 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
     """
     if not plan.steps or all(isinstance(step, ResumeVm) for step in plan.steps):
         return plan
-    steps = tuple(_settle_step(step, vm, facts, frozenset(ours)) for step in plan.steps)
+    merged = {path for s in plan.steps if isinstance(s, CommitDisk) for path in s.merged}
+    steps = tuple(_settle_step(step, vm, facts, frozenset(ours), merged) for step in plan.steps)
     _check_managed_save(plan, vm, facts)
     _check_room(plan, vm, facts)
     return _quiesced_if_possible(replace(plan, steps=steps), vm, facts)
 
 
-def _settle_step(step: Step, vm: VmState, facts: Facts, ours: frozenset[str]) -> Step:
+def _settle_step(
+    step: Step, vm: VmState, facts: Facts, ours: frozenset[str], merged: set[str]
+) -> Step:
     if isinstance(step, CreateOverlay):
         _check_new_file(step.file, f"the overlay of disk {step.target}", vm, facts, ours)
     elif isinstance(step, TakeSnapshot):
@@ -100,6 +103,7 @@ def _settle_step(step: Step, vm: VmState, facts: Facts, ours: frozenset[str]) ->
         return _resumed(step, facts.job(step.target), vm)
     elif isinstance(step, RemoveFile):
         _check_users(step.file, "is to be removed", vm, facts)
+        _check_unnamed(step.file, vm, merged)
     return step
 
 
@@ -127,6 +131,22 @@ def _check_users(path: str, what: str, vm: VmState, facts: Facts) -> None:
             wanted="an image that nothing else stands on",
             todo="choose a base above it, or detach the other user first",
         )
+
+
+def _check_unnamed(path: str, vm: VmState, merged: set[str]) -> None:
+    """No file is removed that a definition of the VM names, but by merging it first."""
+    named = {file for disk in vm.disks for file in (disk.disk.path, disk.persistent, *_below(disk))}
+    if path in named and path not in merged:
+        raise Conflict(
+            f"image {path} is to be removed, but the definition of VM {vm.name} still names it",
+            wanted="a file that nothing needs",
+            todo="look at the chains (vm_snapshot_info) and mend what it reports first",
+        )
+
+
+def _below(disk: DiskState) -> tuple[str, ...]:
+    """The images of a disk, by its chain or, where that cannot be read, by the definition."""
+    return disk.files or (*disk.disk.recorded, *disk.recorded)
 
 
 def _refuse_job(job: Job | None, vm: VmState) -> None:
