@@ -136,7 +136,7 @@ def link_collection() -> None:
     link = COLLECTIONS / "ansible_collections" / "vmkeep" / "libvirt"
     if not link.exists():
         link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to(REPOSITORY)
+        link.symlink_to("../../../..")
 
 
 def _last_object(output: bytes) -> dict[str, Any] | None:
