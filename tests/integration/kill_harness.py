@@ -8,9 +8,9 @@ not changed: functions of the collection, of libvirt and of the operating system
 outside, by name. Each call of one of them is two points, ``before WHAT`` and ``after WHAT``, the
 n-th of the same name with ``#n``.
 
-What to do comes in the environment variable VMKEEP_HARNESS as JSON, every key optional:
+What to do comes in the environment variable VMKEEP_HARNESS as JSON:
 
-* ``log``: file that gets a line of JSON for each point: its name, the seconds since the start,
+* ``log`` (the only one that must be there): file that gets a line of JSON for each point: its name, the seconds since the start,
   and whether the call may change something outside of this process (an effect);
 * ``kill``: name of the point to die at; ``during`` in place of ``before`` dies ``delay`` seconds
   after the call has begun;
@@ -59,7 +59,7 @@ AGENT_CHANGES = ("guest-fsfreeze-freeze", "guest-fsfreeze-thaw")
 
 _counts: collections.Counter[str] = collections.Counter()
 _lock = threading.RLock()
-_log = open(SETTINGS["log"], "a", buffering=1) if "log" in SETTINGS else None
+_log = os.fdopen(os.open(SETTINGS["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND), "w", buffering=1)
 _faults = [SETTINGS["raise_after"]] if "raise_after" in SETTINGS else []
 _guards: list[subprocess.Popen[bytes]] = []
 
@@ -69,8 +69,6 @@ def die() -> None:
     if SETTINGS.get("guard_too"):
         for guard in _guards:
             guard.kill()
-    if _log:
-        _log.write(json.dumps({"killed": SETTINGS["kill"]}) + "\n")
     os.kill(os.getpid(), signal.SIGKILL)
 
 
@@ -81,10 +79,9 @@ def reached(moment: str, label: str, effect: bool) -> str:
         count = _counts[f"{moment} {label}"]
         numbered = label if count == 1 else f"{label} #{count}"
         point = f"{moment} {numbered}"
-        if _log:
-            seconds = time.monotonic() - STARTED
-            entry = {"point": point, "seconds": seconds, "effect": effect}
-            _log.write(json.dumps(entry) + "\n")
+        seconds = time.monotonic() - STARTED
+        entry = {"point": point, "seconds": seconds, "effect": effect}
+        _log.write(json.dumps(entry) + "\n")
         if SETTINGS.get("kill") == point:
             die()
     if moment == "before" and SETTINGS.get("kill") == f"during {numbered}":
@@ -140,8 +137,9 @@ def process_label(_self: Any, args: Any, **_kwargs: Any) -> str:
     if isinstance(args, (list, tuple)) and "-c" in args:
         return "start guard"
     words = [short(word) for word in args if not str(word).startswith("-")]
-    return "start " + next((" ".join(words[n : n + 2]) for n, word in enumerate(words)
-                            if word == "qemu-img"), words[0])
+    return "start " + next(
+        (" ".join(words[n : n + 2]) for n, word in enumerate(words) if word == "qemu-img"), words[0]
+    )
 
 
 def libvirt_label(kind: str, method: str) -> Callable[..., str]:
@@ -208,7 +206,9 @@ def wrap_collection() -> None:
     for name in ("_start", "_pivot", "_prove"):
         wrap(host["blockjob"], name, lambda _dom, step, n=name: f"job {n[1:]} {step.target}")
     guard = host["freeze"].Guard
-    wrap(guard, "arm", lambda _self, uuid, _s: f"arm guard for {NAMES.get(uuid, uuid)}", effect=True)
+    wrap(
+        guard, "arm", lambda _self, uuid, _s: f"arm guard for {NAMES.get(uuid, uuid)}", effect=True
+    )
     wrap(guard, "disarm", lambda _self, uuid: f"disarm guard for {NAMES.get(uuid, uuid)}")
     journal = host["journal"].Journal
     wrap(journal, "write", lambda self: f"journal write {vm_of(self._path)}")
@@ -216,10 +216,9 @@ def wrap_collection() -> None:
     wrap(journal, "mark", lambda self, note: f"journal mark {note} {vm_of(self._path)}")
     wrap(journal, "close", lambda self: f"journal close {vm_of(self._path)}")
     for name, found in list(vars(host["qemu_img"]).items()):
-        if callable(found) and getattr(found, "__module__", "").endswith("qemu_img"):
-            if not name.startswith("_") and not isinstance(found, type):
-                effect = name in ("commit", "rebase_unsafe", "create_overlay", "bitmap_add")
-                wrap(host["qemu_img"], name, functools.partial(_image_label, name), effect=effect)
+        ours = getattr(found, "__module__", "").endswith("qemu_img")
+        if ours and callable(found) and not isinstance(found, type) and not name.startswith("_"):
+            wrap(host["qemu_img"], name, functools.partial(_image_label, name), effect=True)
     _mutate(host)
     _remember_guards()
 

@@ -27,8 +27,10 @@ from story import Modules, folder
 HARNESS = Path(__file__).with_name("kill_harness.py")
 THAWED_WITHIN = 2.0
 NOTED = re.compile(r"interrupted run|left alone what could not be merged|thawed the guest")
-# A call that takes longer is also killed in the middle of.
-LONG_CALL = 0.04
+# A call that takes longer (seconds) is also killed in its middle.
+LONG_CALL = 0.02
+# A draft of the journal beside the journal changes nothing once there is one.
+DRAFT_AGAIN = re.compile(r"create \S+\.json\.new #")
 
 
 class Broken(AssertionError):
@@ -104,8 +106,12 @@ class Killer:
             if "point" in line
         ]
 
+    def left(self) -> list[Path]:
+        """The journals that a dead run left."""
+        return [path for path in self.journals() if path.suffix == ".json"]
+
     def journals(self) -> list[Path]:
-        """What stands in the directory of journals."""
+        """What stands in the directory of journals, drafts included."""
         return sorted(self.modules.state_dir.glob("journal/*"))
 
 
@@ -116,19 +122,21 @@ def moments(points: list[Point]) -> list[dict[str, Any]]:
     for all. A call with an effect that takes long is also killed in its middle.
     """
     chosen: list[dict[str, Any]] = []
-    began = {}
+    began: dict[str, float] = {}
+    last = ""
     for point in points:
         moment, _, label = point.name.partition(" ")
-        if not point.effect:
+        if not point.effect or DRAFT_AGAIN.search(label):
             continue
         if moment == "before":
-            chosen.append({"kill": point.name})
+            if not last.startswith("before"):
+                chosen.append({"kill": point.name})
             began[label] = point.seconds
         elif point.seconds - began.get(label, point.seconds) > LONG_CALL:
             delay = (point.seconds - began[label]) / 2
             chosen.append({"kill": f"during {label}", "delay": delay})
-    last = [point for point in points if point.effect][-1:]
-    return [*chosen, *({"kill": point.name} for point in last)]
+        last = point.name
+    return [*chosen, *([{"kill": last}] if last else [])]
 
 
 def every_point(points: list[Point]) -> list[dict[str, Any]]:
@@ -213,7 +221,8 @@ def trial(
             run.send_signal(signal.SIGKILL)
     status = run.wait()
     gone = time.monotonic()
-    found = Trial(died=status == -signal.SIGKILL, middle=bool(killer.journals()))
+    found = Trial(died=status == -signal.SIGKILL, middle=bool(killer.left()))
+    must(found.died or "kill" not in settings, "the run did not get to that point")
     at_once = str(settings.get("kill", "")).startswith("during")
     if task.freezes and not at_once:
         for vm in task.vms:
