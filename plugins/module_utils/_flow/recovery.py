@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .._host.apply import Work, apply
 from .._host.connection import call, wait_idle
 from .._host.freeze import freeze_status, thaw
-from .._host.journal import Journal, journal_path
+from .._host.journal import Journal, journal_path, read_journal
 from .._host.observe import Host, observe
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
@@ -56,19 +56,27 @@ def _group_complete(host: Host, journal: Mapping[str, Any]) -> bool:
 
 def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
     """The VM in a clean state: what a dead run left is finished or undone, and reported."""
+    if read_journal(host.state_dir, dom.UUIDString()) is None:
+        return observe(host, dom)
+    # The daemon may still be at what the dead run had asked for.
     wait_idle(dom, time.monotonic() + host.timeout)
     vm = observe(host, dom)
-    if not vm.journal:
-        return vm
     _thaw_if_frozen(dom, vm, outcome)
+    plan = recovery_plan(host, vm)
     try:
-        _bring_in_order(host, dom, vm, outcome, finish=True)
+        _bring_in_order(host, dom, vm, plan, outcome)
     except Unreachable:
         raise
     except Problem as problem:
         outcome.notes += (f"{vm.name}: {problem.found}",)
-        _bring_in_order(host, dom, observe(host, dom), outcome, finish=False)
+        _close_up(host, dom, outcome)
     return observe(host, dom)
+
+
+def _close_up(host: Host, dom: Domain, outcome: Outcome) -> None:
+    """Where a merge cannot be finished, leave it, so that it stands in nobody's way."""
+    vm = observe(host, dom)
+    _bring_in_order(host, dom, vm, recovery_plan(host, vm, finish=False), outcome)
 
 
 def _thaw_if_frozen(dom: Domain, vm: VmState, outcome: Outcome) -> None:
@@ -78,12 +86,11 @@ def _thaw_if_frozen(dom: Domain, vm: VmState, outcome: Outcome) -> None:
         outcome.notes += (f"{vm.name}: thawed the guest",)
 
 
-def _bring_in_order(
-    host: Host, dom: Domain, vm: VmState, outcome: Outcome, *, finish: bool
-) -> None:
-    """Apply what the dead run's journal calls for, and close it. The journal itself is kept
-    as the dead run left it until then, so this can die as well."""
-    plan = recovery_plan(host, vm, finish=finish)
+def _bring_in_order(host: Host, dom: Domain, vm: VmState, plan: Plan, outcome: Outcome) -> None:
+    """Apply what the journal calls for, and close it.
+
+    The journal stays as the dead run left it until then, so this can die as well.
+    """
     journal = Journal(host.state_dir, vm.uuid, dict(vm.journal or {}))
     work = Work(host, dom, vm, settled(host, dom, vm, plan).steps, journal, resumed=True)
     try:
@@ -97,8 +104,7 @@ def _bring_in_order(
 def brought_in_order(work: Work, problem: Problem) -> Problem:
     """After a failure in the middle undo or close up at once; the error to raise then."""
     try:
-        vm = observe(work.host, work.dom)
-        _bring_in_order(work.host, work.dom, vm, Outcome(), finish=False)
+        _close_up(work.host, work.dom, Outcome())
     except Problem as second:
         why = f"what was begun could not be brought in order ({second.found})"
         todo = f"{problem.todo}; {why}, the next run will try again".lstrip("; ")

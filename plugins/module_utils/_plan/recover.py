@@ -78,6 +78,7 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     With ``finish`` False merges that are not done stay undone (their overlays remain in use)
     and only what follows from the others is brought in order.
     """
+    _check_pivots(left, vm)
     taken = [step for step in left.steps if isinstance(step, TakeSnapshot)]
     if not taken and finish:
         note = f"{vm.name}: finished what an interrupted run had begun"
@@ -91,6 +92,22 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     steps = (*_resume(left, vm), *_undo(left, taken[0], vm))
     note = f"{vm.name}: undid snapshot {taken[0].spec.name} of an interrupted run"
     return Plan(vm.name, steps, (note,))
+
+
+def _check_pivots(left: Left, vm: VmState) -> None:
+    """Stop where QEMU died while it switched a disk: the overlay may be older than its base."""
+    for step, done in zip(left.steps, left.done):
+        if not isinstance(step, CommitDisk) or done or pivot_mark(step) not in left.marks:
+            continue
+        disk = vm.disk(step.target)
+        if vm.off and disk is not None and disk.depth_of(step.top) == 0:
+            raise Conflict(
+                f"VM {vm.name} stopped while disk {step.target} was being switched from {step.top}"
+                f" to {step.base}: either may hold the newer data",
+                wanted="to know which image the guest wrote last",
+                todo="do not start it; compare both images (modification time, qemu-img compare),"
+                " let the definition name the newer one, then remove the journal",
+            )
 
 
 def _complete(taken: TakeSnapshot, vm: VmState) -> bool:
@@ -133,9 +150,9 @@ def _undo(left: Left, taken: TakeSnapshot, vm: VmState) -> tuple[Step, ...]:
 def _finish(left: Left, vm: VmState) -> Iterator[Step]:
     """The steps of the dead run that are still to be done, merges as they have to be done now."""
     merging: set[str] = set()
-    for step, done in zip(left.steps, left.done):
+    for step in left.steps:
         if isinstance(step, CommitDisk):
-            again = _merge_again(step, done, left, vm)
+            again = _merge_again(step, vm)
             if again is not None:
                 merging.update((step.target, *again.merged))
                 yield again
@@ -147,26 +164,18 @@ def _finish(left: Left, vm: VmState) -> Iterator[Step]:
 def _close_up(left: Left, vm: VmState) -> Iterator[Step]:
     """What follows from the merges that were done, as if only they had been asked for."""
     commits = [step for step in left.steps if isinstance(step, CommitDisk)]
-    finished = [step for step in commits if _merge_again(step, True, left, vm) is None]
+    finished = [step for step in commits if _merge_again(step, vm) is None]
     for step in consequences(vm, finished):
         if not isinstance(step, RemoveFile) or step.file in left.existing:
             yield step
 
 
-def _merge_again(step: CommitDisk, done: bool, left: Left, vm: VmState) -> CommitDisk | None:
+def _merge_again(step: CommitDisk, vm: VmState) -> CommitDisk | None:
     disk = vm.disk(step.target)
     top = disk.depth_of(step.top) if disk else None
     base = disk.depth_of(step.base) if disk else None
     if disk is None or top is None or base is None or top >= base:
         return None
-    if vm.off and not done and pivot_mark(step) in left.marks:
-        raise Conflict(
-            f"VM {vm.name} stopped while disk {step.target} was being switched from {step.top} to"
-            f" {step.base}: either may hold the newer data",
-            wanted="to know which image the guest wrote last",
-            todo="do not start it; compare both images (modification time, qemu-img compare), let"
-            " the definition name the newer one, then remove the journal named in this error",
-        )
     return replace(merge(vm, disk, top, base, step.bandwidth), resume=True)
 
 
