@@ -132,7 +132,7 @@ def _commit_side_by_side(work: Work) -> None:
         work.dom,
         batch,
         started + work.host.timeout,
-        lambda step: work.journal.mark(f"pivot {step.target}"),
+        lambda step: work.journal.mark(step.pivot_mark),
         lambda step: work.done(first + batch.index(step)),
     )
     work.next = first + len(batch)

@@ -199,9 +199,9 @@ def descendants(snapshots: Iterable[Snapshot], name: str) -> tuple[str, ...]:
 def tree_text(snapshots: Iterable[Snapshot]) -> str:
     """The tree as ``virsh snapshot-list --tree`` draws it; the current one is marked."""
     children = _children(snapshots)
-    return "\n".join(
-        line for root in children.get("", ()) for line in (*_branch(root, children), "")
-    ).rstrip("\n")
+    roots = children.get("", [])
+    lines = [line for root in roots for line in _branch(root, children, last=root is roots[-1])]
+    return "\n".join(line.rstrip() for line in lines).rstrip("\n")
 
 
 def _children(snapshots: Iterable[Snapshot]) -> dict[str, list[Snapshot]]:
@@ -215,14 +215,15 @@ def _children(snapshots: Iterable[Snapshot]) -> dict[str, list[Snapshot]]:
     return children
 
 
-def _branch(snapshot: Snapshot, children: Mapping[str, list[Snapshot]]) -> list[str]:
+def _branch(snapshot: Snapshot, children: Mapping[str, list[Snapshot]], *, last: bool) -> list[str]:
+    """A snapshot and what is below it; a blank line follows the last leaf of a branch."""
     lines = [f"{snapshot.name} *" if snapshot.current else snapshot.name]
     below = children.get(snapshot.name, [])
+    if not below:
+        return [*lines, ""] if last else lines
+    lines.append("  |")
     for child in below:
-        last = child is below[-1]
-        head, rest = ("+- ", "   ") if last else ("+- ", "|  ")
-        branch = _branch(child, children)
-        lines.append("|")
-        lines.append(head + branch[0])
-        lines.extend(rest + line for line in branch[1:])
+        first, *rest = _branch(child, children, last=child is below[-1])
+        lines.append(f"  +- {first}")
+        lines.extend(("    " if child is below[-1] else "  | ") + line for line in rest)
     return lines

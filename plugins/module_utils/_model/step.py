@@ -67,6 +67,11 @@ class CommitDisk:
     resume: bool = False
     bytes: int = 0
 
+    @property
+    def pivot_mark(self) -> str:
+        """The note made in the journal before QEMU is told to switch the disk to its base."""
+        return f"pivot {self.target}"
+
 
 @dataclass(frozen=True)
 class SetSource:

@@ -97,7 +97,7 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
 def _check_pivots(left: Left, vm: VmState) -> None:
     """Stop where QEMU died while it switched a disk: the overlay may be older than its base."""
     for step, done in zip(left.steps, left.done):
-        if not isinstance(step, CommitDisk) or done or pivot_mark(step) not in left.marks:
+        if not isinstance(step, CommitDisk) or done or step.pivot_mark not in left.marks:
             continue
         disk = vm.disk(step.target)
         if vm.off and disk is not None and disk.depth_of(step.top) == 0:
@@ -177,11 +177,6 @@ def _merge_again(step: CommitDisk, vm: VmState) -> CommitDisk | None:
     if disk is None or top is None or base is None or top >= base:
         return None
     return replace(merge(vm, disk, top, base, step.bandwidth), resume=True)
-
-
-def pivot_mark(step: CommitDisk) -> str:
-    """The note that is made in the journal before QEMU is told to switch a disk to its base."""
-    return f"pivot {step.target}"
 
 
 def _moved_source(step: CommitDisk, vm: VmState) -> Iterator[Step]:
