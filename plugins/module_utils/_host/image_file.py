@@ -100,8 +100,13 @@ def walk(opener: ImageOpener, wish: Wish, max_depth: int = MAX_DEPTH) -> Iterato
     """The images of a chain one by one; raises where it cannot go on."""
     top = wish.path
     seen: set[tuple[int, int]] = set()
+    above = ""
     while True:
-        image = read(opener, wish)
+        try:
+            image = read(opener, wish)
+        except Problem as problem:
+            found = f"{problem.found}{above and f' (backing file of {shown(above)})'}"
+            raise type(problem)(found, wanted=problem.wanted, todo=problem.todo) from problem
         if image.file.identity in seen:
             raise damaged(f"the backing chain of {shown(top)} comes back to {shown(wish.path)}")
         seen.add(image.file.identity)
@@ -110,7 +115,7 @@ def walk(opener: ImageOpener, wish: Wish, max_depth: int = MAX_DEPTH) -> Iterato
             return
         if len(seen) >= max_depth:
             raise _too_deep(top, max_depth)
-        wish = _backing(image)
+        wish, above = _backing(image), image.filename
 
 
 def _backing(image: Image) -> Wish:

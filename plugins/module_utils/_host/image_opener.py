@@ -76,7 +76,7 @@ class ImageOpener:
         if path[:1] != "/" or "\0" in path:
             raise BadInput(f"the image {shown(path)} is no absolute path")
         try:
-            return self._open(path)
+            return self._open(path, path)
         except FileNotFoundError as error:
             raise NotFound(f"{shown(path)} does not exist") from error
         except NotADirectoryError as error:
@@ -89,23 +89,26 @@ class ImageOpener:
         self._check(path, path, what)
         self._check(path, os.path.realpath(path), what)
 
-    def _open(self, path: str, *, followed: bool = False) -> tuple[int, os.stat_result]:
+    def _open(self, path: str, asked: str) -> tuple[int, os.stat_result]:
+        """Open ``path``, which is ``asked`` or where that leads as a symbolic link."""
         slash = path.rindex("/")
         parent, name = path[:slash], path[slash + 1 :]
-        folder = self._folders.get(parent) or self._enter(parent, path)
+        folder = self._folders.get(parent) or self._enter(parent, path, asked)
         if not folder.allowed:
-            self._check(path, path)
-            self._check(path, f"{folder.real}/{name}")
+            self._check(asked, path)
+            self._check(asked, f"{folder.real}/{name}")
+        if not name:
+            raise _wrong_kind(asked, stat.S_IFDIR)
         facts = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
         if stat.S_ISREG(facts.st_mode) or stat.S_ISBLK(facts.st_mode):
-            return _open_same(path, name, folder.descriptor, facts)
-        if stat.S_ISLNK(facts.st_mode) and not followed:
-            return self._open(os.path.realpath(path), followed=True)
-        raise _wrong_kind(path, facts.st_mode)
+            return _open_same(asked, name, folder.descriptor, facts)
+        if stat.S_ISLNK(facts.st_mode) and path is asked:
+            return self._open(os.path.realpath(path), asked)
+        raise _wrong_kind(asked, facts.st_mode)
 
-    def _enter(self, parent: str, path: str) -> _Folder:
+    def _enter(self, parent: str, path: str, asked: str) -> _Folder:
         """Open the directory ``parent`` of ``path``, as a place that cannot be read from."""
-        self._check(path, path)
+        self._check(asked, path)
         descriptor = os.open(parent or "/", _FOLDER)
         self._folders[parent] = _Folder(descriptor, "", False)
         real = os.readlink(f"/proc/self/fd/{descriptor}").rstrip("/")

@@ -100,6 +100,8 @@ def _snapshot_size(data: bytes, position: int, number: int) -> int:
             f" {lengths} bytes",
             f"at most {limits}",
         )
+    if not id_length:
+        raise damaged(f"snapshot table entry {number} has no id")
     size: int = _SNAPSHOT.size + extra + id_length + name_length
     if position + size > len(data):
         raise damaged(f"snapshot table entry {number} is cut off")
