@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from functools import cache
 from pathlib import Path
 
+WEEK = 7 * 24 * 3600
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -38,3 +40,19 @@ def replace_file(path: Path, content: bytes) -> None:
         file.write(content)
     os.chmod(name, 0o644)
     os.replace(name, path)
+
+
+def mark_used(*paths: Path) -> None:
+    """Note that files of the cache were used now; others are left as they are."""
+    for path in paths:
+        if path.parent == cache_dir():
+            os.utime(path)
+
+
+def forget_unused(*patterns: str) -> None:
+    """Remove files of the cache that nobody has used for a week."""
+    limit = time.time() - WEEK
+    for pattern in patterns:
+        for path in cache_dir().glob(pattern):
+            if path.stat().st_mtime < limit:
+                path.unlink(missing_ok=True)

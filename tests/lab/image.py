@@ -18,14 +18,13 @@ import re
 import stat
 from pathlib import Path
 
-from .cache import REPOSITORY, cache_dir, replace_file
-from .programs import LabError, Programs
+from .cache import cache_dir, forget_unused, mark_used, replace_file
+from .kernel import pick_kernel, quick_kernel
+from .programs import Programs
 
 GUEST_FILES = Path(__file__).parent / "guest"
 MODULES = ("virtio_pci", "virtio_blk", "virtio_console", "ext4", "crc32c")
 TOOLS = ("qemu-ga", "chattr")
-# Kernels made for virtual machines first: they are the smallest and have everything built in.
-FLAVOURS = ("-cloud-", "-virtual", "-kvm", "-generic")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,37 +37,16 @@ class GuestImage:
 
 def guest_image(programs: Programs) -> GuestImage:
     """The guest for this machine, built on the first call."""
-    version, kernel = _pick_kernel()
+    version, packed = pick_kernel()
+    kernel = quick_kernel(programs, version, packed)
     tree = _collect(programs, version)
     digest = hashlib.sha256(repr(sorted(tree.items())).encode()).hexdigest()[:16]
     initrd = cache_dir() / f"initrd-{version}-{digest}"
     if not initrd.exists():
         replace_file(initrd, _cpio(tree))
+        forget_unused("initrd-*", "vmlinux-*")
+    mark_used(initrd, kernel)
     return GuestImage(str(kernel), str(initrd))
-
-
-def _pick_kernel() -> tuple[str, Path]:
-    """Version and file of the kernel to boot: readable, with its modules installed."""
-    found = [
-        (path.name.removeprefix("vmlinuz-"), path)
-        for folder in (REPOSITORY / ".cache" / "lab", cache_dir(), Path("/boot"))
-        for path in folder.glob("vmlinuz-*")
-        if os.access(path, os.R_OK)
-    ]
-    usable = [item for item in found if Path("/lib/modules", item[0], "modules.dep").exists()]
-    if not usable:
-        raise LabError(
-            "No readable kernel with its modules in /boot or the lab's cache. Run bin/setup test."
-        )
-    return max(usable, key=lambda item: (_flavour(item[0]), _version_key(item[0])))
-
-
-def _flavour(version: str) -> int:
-    return -next((rank for rank, name in enumerate(FLAVOURS) if name in version), len(FLAVOURS))
-
-
-def _version_key(version: str) -> list[int]:
-    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _collect(programs: Programs, version: str) -> dict[str, bytes | str]:

@@ -31,7 +31,6 @@ home = {folder}/home
 inventory = {folder}/inventory.json
 remote_tmp = {folder}/remote
 collections_path = {collections}
-callback_result_format = yaml
 nocows = true
 """
 
