@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any, Callable, NoReturn
 from ansible.module_utils.basic import AnsibleModule
 
 from ._argspec import state_dir_for
-from ._flow.change import change_one, foresee, observe_only
+from ._flow.change import change_one, foresee, nothing_to_do, observe_only
 from ._flow.group import change_group
 from ._flow.outcome import Outcome
 from ._host.connection import connect
-from ._host.observe import Host, look_up
+from ._host.observe import Host, call_roll, look_up
 from ._model.problem import BadInput, Problem
 from ._model.state import VmState
 from ._model.step import Plan, shown
@@ -138,16 +138,29 @@ def _outcomes(
             outcomes[given] = Outcome(problem=dom)
         else:
             doms.setdefault(dom.name(), dom)
-    look = observe_only if operation.read_only else foresee
-    foreseen = _each(doms, lambda dom: look(host, dom, operation.plan))
-    outcomes.update(foreseen)
-    if check_mode or operation.read_only:
+    if operation.read_only:
+        return {**outcomes, **_each(doms, lambda dom: observe_only(host, dom, operation.plan))}
+    settled = _settled(host, doms, operation)
+    rest = {name: dom for name, dom in doms.items() if name not in settled}
+    foreseen = {**settled, **_each(rest, lambda dom: foresee(host, dom, operation.plan))}
+    outcomes.update({name: foreseen[name] for name in doms})
+    if check_mode:
         return outcomes
     todo = {name: doms[name] for name, outcome in foreseen.items() if outcome.to_do}
     if operation.group:
         return change_group(host, doms, outcomes, operation.plan) if todo else outcomes
     outcomes.update(_each(todo, lambda dom: change_one(host, dom, operation.plan)))
     return outcomes
+
+
+def _settled(host: Host, doms: Mapping[str, Domain], operation: Operation) -> dict[str, Outcome]:
+    """The VMs that are as wanted. One after the other: threads would only wait for each other."""
+    states = call_roll(host)
+    looked = {
+        name: nothing_to_do(host, dom, states.get(dom.UUIDString(), ""), operation.plan)
+        for name, dom in doms.items()
+    }
+    return {name: outcome for name, outcome in looked.items() if outcome}
 
 
 def _each(doms: dict[str, Domain], do: Callable[[Domain], Outcome]) -> dict[str, Outcome]:
@@ -163,7 +176,7 @@ def _answer(operation: Operation, outcomes: dict[str, Outcome]) -> _Answer:
     for name, outcome in outcomes.items():
         answer.plan.extend(shown(name, step) for step in outcome.steps)
         answer.notes.extend(outcome.notes)
-        if outcome.before and outcome.after:
+        if outcome.steps and outcome.before and outcome.after:
             answer.before.append(picture(outcome.before))
             answer.after.append(picture(outcome.after))
         if outcome.problem:

@@ -19,7 +19,7 @@ from .._host.connection import call, connect
 from .._host.freeze import Guard
 from .._host.journal import Journal, new_content
 from .._host.lock import locked
-from .._host.observe import Host, observe
+from .._host.observe import Host, glance, observe
 from .._model.problem import Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan, Step, TakeSnapshot
@@ -34,6 +34,16 @@ if TYPE_CHECKING:
 
 PlanFor = Callable[[VmState], Plan]
 _RECONNECT_SECONDS = 60.0
+
+
+def nothing_to_do(host: Host, dom: Domain, status: str, plan_for: PlanFor) -> Outcome | None:
+    """The outcome where a glance shows that all is as wanted, else None."""
+    try:
+        vm = glance(host, dom, status)
+        plan = None if vm.journal else plan_for(vm)
+    except Problem:
+        return None
+    return Outcome(vm, vm, (), plan.notes) if plan and not plan.steps else None
 
 
 def observe_only(host: Host, dom: Domain, _plan_for: PlanFor) -> Outcome:

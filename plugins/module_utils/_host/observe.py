@@ -49,6 +49,13 @@ class Host:
     run: str
 
 
+def call_roll(host: Host) -> dict[str, str]:
+    """uuid -> state of every VM, by one call."""
+    flags = libvirt.VIR_DOMAIN_STATS_STATE
+    stats = call("listing the VMs", host.conn.getAllDomainStats, flags, 0)
+    return {dom.UUIDString(): _STATUS.get(values["state.state"], "") for dom, values in stats}
+
+
 def look_up(host: Host, names: Sequence[str]) -> dict[str, Any]:
     """name as given -> domain or the Problem that kept us from it; one call for all."""
     domains = call("listing the VMs", host.conn.listAllDomains, 0)
@@ -80,26 +87,38 @@ def _find(host: Host, name: str, by_name: dict[str, Domain]) -> Any:
 
 def observe(host: Host, dom: Domain) -> VmState:
     """Read one VM afresh. A disk whose chain cannot be read says so in its ``trouble``."""
-    name = dom.name()
-    live = parse_domain(call(f"reading VM {name}", dom.XMLDesc, 0))
-    persistent = bool(call(f"reading VM {name}", dom.isPersistent))
-    inactive: Definition | None = None
-    if persistent:
+    doing = f"reading VM {dom.name()}"
+    live = parse_domain(call(doing, dom.XMLDesc, 0))
+    inactive: Definition | None = live if call(doing, dom.isPersistent) else None
+    if inactive and live.active:
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE
-        inactive = (
-            parse_domain(call(f"reading VM {name}", dom.XMLDesc, flags)) if live.active else live
-        )
-    status = (
-        _STATUS.get(call(f"reading VM {name}", dom.state)[0], "unknown")
-        if live.active
-        else "shutoff"
-    )
-    snapshots = read_snapshots(dom)
+        inactive = parse_domain(call(doing, dom.XMLDesc, flags))
+    status = _STATUS.get(call(doing, dom.state)[0], "")
+    return _state(host, live, inactive, status, read_snapshots(dom))
+
+
+def glance(host: Host, dom: Domain, status: str) -> VmState:
+    """As much of a VM as tells whether there is something to do, by the fewest calls.
+
+    What the persistent definition names and which snapshot is current are left out, so a plan
+    that is to be shown or applied has to be made from :func:`observe`.
+    """
+    live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0))
+    return _state(host, live, None, status, _snapshots(dom, ""))
+
+
+def _state(
+    host: Host,
+    live: Definition,
+    inactive: Definition | None,
+    status: str,
+    snapshots: tuple[Snapshot, ...],
+) -> VmState:
     return VmState(
-        name=name,
+        name=live.name,
         uuid=live.uuid,
         status=status,
-        persistent=persistent,
+        persistent=inactive is not None,
         live=live,
         disks=tuple(_disk_state(disk, inactive) for disk in live.disks),
         snapshots=snapshots,
@@ -109,17 +128,19 @@ def observe(host: Host, dom: Domain) -> VmState:
 
 
 def read_snapshots(dom: Domain) -> tuple[Snapshot, ...]:
-    """All snapshots of a domain; exactly one is current if there are any but in odd cases."""
+    """All snapshots of a domain; one of them is current, but for odd cases."""
+    try:
+        found = call(f"reading the snapshots of VM {dom.name()}", dom.snapshotCurrent, 0)
+    except NotFound:
+        return _snapshots(dom, "")
+    return _snapshots(dom, found.getName())
+
+
+def _snapshots(dom: Domain, current: str) -> tuple[Snapshot, ...]:
     doing = f"reading the snapshots of VM {dom.name()}"
-    listed = call(doing, dom.listAllSnapshots, 0)
-    if not listed:
-        return ()
-    current = ""
-    if call(doing, dom.hasCurrentSnapshot, 0):
-        current = call(doing, dom.snapshotCurrent, 0).getName()
     return tuple(
         parse_snapshot(call(doing, found.getXMLDesc, 0), current=found.getName() == current)
-        for found in listed
+        for found in call(doing, dom.listAllSnapshots, 0)
     )
 
 
