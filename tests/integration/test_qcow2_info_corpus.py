@@ -18,14 +18,8 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.image_file im
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.image_result import to_result
 from images import corpus
+from images.compare import compare, expected
 
-# Where a field stands in our result, if not under its name with underscores.
-RENAMED = {"dirty-flag": "dirty", "backing-filename-format": "backing_format"}
-# What newer versions of qemu-img say of the nodes that they open, and not of the image.
-NOT_OF_THE_IMAGE = {"children"}
-# What qemu-img does not say.
-OURS = {"format_source", "bitmaps_stale"}
-OURS_OF_A_SNAPSHOT = {"disk_size"}
 SAME = [sample for sample in corpus.SAMPLES if not sample.others]
 OTHERS = [sample for sample in corpus.SAMPLES if sample.others]
 LAYERS = [sample for sample in SAME if sample.name.startswith("overlay")]
@@ -42,39 +36,6 @@ def directory(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 def info(path: Path, *options: str) -> Any:
     command = ["qemu-img", "info", "--output=json", *options, "--", str(path)]
     return json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-
-
-def snake(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key.replace("-", "_"): snake(entry) for key, entry in value.items()}
-    return [snake(entry) for entry in value] if isinstance(value, list) else value
-
-
-def expected(said: dict[str, Any]) -> dict[str, Any]:
-    """What qemu-img said, in the places where our result has it."""
-    specific = said.pop("format-specific", {"data": {}})
-    flat = {RENAMED.get(key, key): value for key, value in said.items()}
-    if specific.get("type") == "luks":
-        flat["encrypt"] = {"format": "luks", **specific["data"]}
-    else:
-        flat.update(specific["data"])
-    return {key: value for key, value in snake(flat).items() if key not in NOT_OF_THE_IMAGE}
-
-
-def compare(ours: Any, theirs: Any, where: str = "image") -> None:
-    """Equal, where they say something; nothing in ours, where they do not."""
-    if isinstance(theirs, dict):
-        for key, value in theirs.items():
-            compare(ours[key], value, f"{where}.{key}")
-        own = OURS if where == "image" else OURS_OF_A_SNAPSHOT if "snapshots" in where else set()
-        for key in ours.keys() - theirs.keys() - own:
-            assert not ours[key], f"{where}.{key}"
-    elif isinstance(theirs, list):
-        assert len(ours) == len(theirs), where
-        for number, pair in enumerate(zip(ours, theirs, strict=True)):
-            compare(*pair, f"{where}[{number}]")
-    else:
-        assert (type(ours), ours) == (type(theirs), theirs), where
 
 
 def test_there_are_enough_samples() -> None:

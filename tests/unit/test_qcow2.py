@@ -9,6 +9,7 @@ import json
 import struct
 
 import pytest
+import yaml
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.formats import (
     parse_image,
     probe,
@@ -20,6 +21,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem impo
     Problem,
     Unsupported,
 )
+from ansible_collections.vmkeep.libvirt.plugins.modules import qcow2_info
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from images import build
@@ -106,6 +108,15 @@ def test_the_result_has_the_words_of_qemu_img() -> None:
 
 def test_every_image_has_the_same_keys() -> None:
     assert to_result(parse(bytes(512), "raw")).keys() == to_result(parse(build.rich())).keys()
+
+
+def test_the_documentation_names_every_key() -> None:
+    described = yaml.safe_load(qcow2_info.RETURN)["images"]["contains"]["chain"]["contains"]
+    result = to_result(parse(build.rich()))
+    assert described.keys() == {*result, "check"}
+    assert described["encrypt"]["contains"].keys() == result["encrypt"].keys()
+    for name in ("snapshots", "bitmaps"):
+        assert described[name]["contains"].keys() == result[name][0].keys()
 
 
 def test_names_that_are_no_utf8_survive_json() -> None:
