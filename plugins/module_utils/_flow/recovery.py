@@ -46,12 +46,14 @@ def recovery_plan(host: Host, vm: VmState, *, finish: bool = True) -> Plan:
 def _group_complete(host: Host, journal: Mapping[str, Any]) -> bool:
     """Whether all VMs of the dead run's group have the snapshot."""
     names = [entry["step"]["spec"]["name"] for entry in journal["steps"] if "spec" in entry["step"]]
-    for uuid in journal["group"] if names else ():
-        found = call("listing the VMs", host.conn.listAllDomains, 0)
-        members = [dom for dom in found if dom.UUIDString() == uuid]
-        if not members or names[0] not in members[0].snapshotListNames(0):
-            return False
-    return True
+    if not names or not journal["group"]:
+        return True
+    doing = "looking at the other VMs of the group"
+    found = {dom.UUIDString(): dom for dom in call(doing, host.conn.listAllDomains, 0)}
+    return all(
+        uuid in found and names[0] in call(doing, found[uuid].snapshotListNames, 0)
+        for uuid in journal["group"]
+    )
 
 
 def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:

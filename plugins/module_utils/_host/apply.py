@@ -32,7 +32,7 @@ from .._model.step import (
     TakeSnapshot,
 )
 from . import blockjob, qemu_img
-from .connection import call
+from .connection import call, call_within
 from .freeze import Guard
 from .image_file import read_image
 from .journal import Journal, fsync_directory
@@ -171,7 +171,7 @@ def _(step: CreateOverlay, work: Work) -> None:
 @_do.register
 def _(step: CommitDisk, work: Work) -> None:
     """Offline: QEMU's own image locks keep the VM from starting meanwhile."""
-    if work.dom.isActive():
+    if call(f"reading VM {work.vm.name}", work.dom.isActive):
         raise Conflict(
             f"VM {work.vm.name} was started in the meantime",
             wanted="to commit its images while it is off",
@@ -216,7 +216,7 @@ def _(step: ForgetSnapshot, work: Work) -> None:
 def _(step: DeleteInternal, work: Work) -> None:
     doing = f"VM {work.vm.name}: deleting internal snapshot {step.name}"
     found = call(doing, work.dom.snapshotLookupByName, step.name, 0)
-    call(doing, found.delete, 0)
+    call_within(work.host.timeout, doing, found.delete, 0)
     for path in step.images:
         image = read_image(path, format="qcow2")
         if any(left.name == step.name for left in image.snapshots):
@@ -244,7 +244,7 @@ def _(step: RemoveFile, work: Work) -> None:
 @_do.register
 def _(_step: ResumeVm, work: Work) -> None:
     """Only what such a run could have paused; a VM that hit an I/O error stays paused."""
-    state, reason = work.dom.state()
+    state, reason = call(f"reading VM {work.vm.name}", work.dom.state)
     reasons = {getattr(libvirt, name) for name in _RESUMABLE}
     if state == libvirt.VIR_DOMAIN_PAUSED and reason in reasons:
         call(f"VM {work.vm.name}: resuming it", work.dom.resume)

@@ -15,10 +15,10 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Callable
 
-from .._model.domain import parse_domain
-from .._model.problem import Problem, TimedOut
+from .._model.domain import Disk, parse_domain
+from .._model.problem import Problem, TimedOut, Unreachable
 from .._model.step import CommitDisk
-from .connection import BLOCK_COPY_ACTIVE, call, code_of, problem_of
+from .connection import BLOCK_COPY_ACTIVE, call, call_within, code_of
 from .image_file import read_chain
 from .libvirt_dep import libvirt
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .libvirt_dep import Connection, Domain
 
 _POLL_SECONDS = 1.0
+_PIVOT_SECONDS = 120.0
 _READY = 3
 _ENDED_BADLY = {1: "failed", 2: "was cancelled"}
 
@@ -121,25 +122,27 @@ def _advance(
 
 
 def _mirror_ready(dom: Domain, target: str) -> bool:
-    disk = parse_domain(dom.XMLDesc(0)).disk(target)
+    disk = _live_disk(dom, target)
     return bool(disk and disk.mirror and disk.mirror.is_ready)
+
+
+def _live_disk(dom: Domain, target: str) -> Disk | None:
+    return parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0)).disk(target)
 
 
 def _pivot(dom: Domain, step: CommitDisk) -> bool:
     """Switch to the base; False if QEMU says that the job is not ready after all."""
+    doing = f"VM {dom.name()}, disk {step.target}: switching from {step.top} to {step.base}"
     try:
-        dom.blockJobAbort(step.target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
-    except libvirt.libvirtError as error:
-        if code_of(error) == BLOCK_COPY_ACTIVE:
+        flags = libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
+        call_within(_PIVOT_SECONDS, doing, dom.blockJobAbort, step.target, flags)
+    except Problem as problem:
+        if code_of(problem.__cause__) == BLOCK_COPY_ACTIVE:
             return False
         # The switch may have happened all the same: what the chain says decides.
-        if not _merged(dom, step):
-            raise problem_of(error, _switching(dom, step)) from error
+        if isinstance(problem, Unreachable) or not _merged(dom, step):
+            raise
     return True
-
-
-def _switching(dom: Domain, step: CommitDisk) -> str:
-    return f"VM {dom.name()}, disk {step.target}: switching from {step.top} to {step.base}"
 
 
 def _prove(dom: Domain, step: CommitDisk) -> None:
@@ -150,7 +153,7 @@ def _prove(dom: Domain, step: CommitDisk) -> None:
 
 def _merged(dom: Domain, step: CommitDisk) -> bool:
     """Whether neither libvirt nor the images have a merged image in the chain."""
-    disk = parse_domain(dom.XMLDesc(0)).disk(step.target)
+    disk = _live_disk(dom, step.target)
     if disk is None or disk.mirror is not None:
         return False
     chain = read_chain(disk.path, format=disk.format)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from urllib.parse import urlsplit
 
@@ -128,7 +130,7 @@ def _run_events() -> None:
         libvirt.virEventRunDefaultImpl()
 
 
-def code_of(error: Exception) -> int:
+def code_of(error: BaseException | None) -> int:
     """The libvirt error code (virErrorNumber) of an exception, -1 for any other."""
     if libvirt is not None and isinstance(error, libvirt.libvirtError):
         return int(error.get_error_code() or -1)
@@ -154,25 +156,50 @@ def call(doing: str, function: Callable[..., T], *args: Any) -> T:
         raise problem_of(error, doing) from error
 
 
-def wait_idle(dom: Domain, deadline: float) -> None:
-    """Wait until no job of a dead client holds the domain's lock; TimedOut at the deadline.
+def call_within(seconds: float, doing: str, function: Callable[..., T], *args: Any) -> T:
+    """As :func:`call`, but TimedOut after ``seconds``, whatever the daemon then does of it.
 
-    ``deadline`` is a time.monotonic() value. A query that needs the lock is the only test.
+    For calls that wait for QEMU, which may be stuck in storage that does not answer.
     """
-    while True:
+    answer: Future[T] = Future()
+    threading.Thread(target=_answer, args=(answer, doing, function, args), daemon=True).start()
+    try:
+        return answer.result(seconds)
+    except FutureTimeout:
+        raise TimedOut(
+            f"{doing}: no answer within {seconds:.0f} s",
+            wanted="an answer from libvirt",
+            todo="look at the storage and at QEMU's log of this VM; the next run looks what came"
+            " of it",
+        ) from None
+
+
+def _answer(
+    answer: Future[T], doing: str, function: Callable[..., T], args: tuple[Any, ...]
+) -> None:
+    try:
+        answer.set_result(call(doing, function, *args))
+    except Exception as error:
+        answer.set_exception(error)
+
+
+def wait_idle(dom: Domain, deadline: float) -> None:
+    """Wait until no call of a dead client holds the domain; TimedOut at the deadline.
+
+    ``deadline`` is a time.monotonic() value. Only a query that needs the domain's job lock
+    tells; one that is refused since the VM is off had the lock.
+    """
+    while time.monotonic() < deadline:
         try:
-            dom.isUpdated()
-            dom.controlInfo() if dom.isActive() else dom.state()
-            info = dom.jobInfo() if dom.isActive() else [0]
-            if info[0] == 0:
-                return
+            dom.memoryStats()
+            return
         except libvirt.libvirtError as error:
-            if code_of(error) not in (OPERATION_TIMEOUT, OPERATION_INVALID):
+            if code_of(error) == OPERATION_INVALID:
+                return
+            if code_of(error) != OPERATION_TIMEOUT:
                 raise problem_of(error, f"VM {dom.name()}: waiting for other jobs") from error
-        if time.monotonic() > deadline:
-            raise TimedOut(
-                f"another job still holds VM {dom.name()}",
-                wanted="to begin",
-                todo=f"look at it (virsh domjobinfo {dom.name()}) and try again",
-            )
-        time.sleep(0.1)
+    raise TimedOut(
+        f"another job still holds VM {dom.name()}",
+        wanted="to begin",
+        todo=f"look at it (virsh domjobinfo {dom.name()}) and try again",
+    )

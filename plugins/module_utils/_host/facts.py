@@ -92,7 +92,7 @@ def _vm_uses(host: Host, vm: VmState, wanted: dict[tuple[int, int], str]) -> Ite
             continue
         name = dom.name()
         definitions = [parse_domain(call(f"reading VM {name}", dom.XMLDesc, 0))]
-        if dom.isPersistent():
+        if call(f"reading VM {name}", dom.isPersistent):
             flags = libvirt.VIR_DOMAIN_XML_INACTIVE
             definitions.append(parse_domain(call(f"reading VM {name}", dom.XMLDesc, flags)))
         for definition in definitions:

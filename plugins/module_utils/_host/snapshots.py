@@ -19,7 +19,7 @@ from .._model.problem import Problem, TimedOut
 from .._model.snapshot import CRASH, FILESYSTEM, MEMORY, OFFLINE, rewritten
 from .._model.state import VmState
 from .._model.step import TakeSnapshot
-from .connection import call
+from .connection import call, call_within
 from .freeze import Freeze, Guard, frozen
 from .libvirt_dep import libvirt
 
@@ -107,19 +107,16 @@ def _create(taking: Taking, freeze: Freeze | None, timeout: float) -> None:
     for name in step.flags:
         flags |= getattr(libvirt, f"VIR_DOMAIN_SNAPSHOT_CREATE_{name.upper()}")
     xml = step.spec.to_xml(taking.consistency)
-    stopper = threading.Timer(timeout, _abort, (taking.dom,))
-    stopper.daemon = True
-    if taking.consistency == MEMORY:
-        stopper.start()
+    doing = f"VM {vm.name}: taking snapshot {step.spec.name}"
     try:
-        doing = f"VM {vm.name}: taking snapshot {step.spec.name}"
-        call(doing, taking.dom.snapshotCreateXML, xml, flags)
-    finally:
-        stopper.cancel()
+        call_within(timeout, doing, taking.dom.snapshotCreateXML, xml, flags)
+    except TimedOut:
+        _abort(taking.dom)
+        raise
 
 
 def _abort(dom: Domain) -> None:
-    """Writing the memory took too long."""
+    """End a memory dump that took too long; other snapshots cannot be aborted."""
     with contextlib.suppress(libvirt.libvirtError):
         dom.abortJob()
 
