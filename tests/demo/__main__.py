@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import os
 import shlex
 import signal
 import sys
 from pathlib import Path
 
 from lab import Lab, LabError
-from lab.cache import REPOSITORY, cache_dir
+from lab.cache import cache_dir
 
 from .screen import Screen
 from .story import NAME, PHASES, PlaybookFailed, Story
+from .words import shown
 
 TAIL = 40
 INTERRUPTED = 130
@@ -79,13 +79,13 @@ def _explain(screen: Screen, log: Path, error: Exception) -> None:
     screen.lines(str(error).splitlines())
     if isinstance(error, PlaybookFailed):
         lines = log.read_text(errors="replace").splitlines()
-        screen.heading(f"The last lines of {log}")
+        screen.heading(f"The last lines of {shown(log)}")
         screen.lines(lines[-TAIL:])
 
 
 def _hand_over(screen: Screen, lab: Lab) -> None:
     """How to play with a lab that is left up."""
-    tools = _shown(Path(sys.executable).parent)
+    tools = shown(Path(sys.executable).parent)
     folder = lab.directory / "ansible"
     screen.heading("The lab is left up; from this directory:")
     screen.lines(
@@ -100,11 +100,6 @@ def _hand_over(screen: Screen, lab: Lab) -> None:
             f"PYTHONPATH=tests {tools}/python -m lab down {lab.directory}   # take it away",
         ]
     )
-
-
-def _shown(path: Path) -> str:
-    """A path as one would type it in the checkout."""
-    return os.path.relpath(path, REPOSITORY) if path.is_relative_to(REPOSITORY) else str(path)
 
 
 def _verdict(screen: Screen) -> int:

@@ -19,6 +19,7 @@ from typing import Any
 from lab import VM, Lab, LabError
 from lab.playbooks import Controller, PlaybookRun
 
+from . import words
 from .screen import Screen
 
 NAME = "db01"
@@ -45,6 +46,7 @@ class Story:
     controller: Controller = field(init=False)
     digests: dict[str, str] = field(default_factory=dict)
     points: list[tuple[object, ...]] = field(default_factory=list)
+    records: int = 0
     merged: int = 0
 
     def tell(self) -> None:
@@ -68,19 +70,18 @@ class Story:
             self.controller = Controller(self.lab)
             kind = {"kvm": "KVM", "qemu": "emulation, since KVM does not work here"}
             accelerator = kind[self.vm.xml().get("type", "")]
-            libvirt, qemu = self.lab.connection.getLibVersion(), self.lab.connection.getVersion()
+            connection = self.lab.connection
+            libvirt, qemu = (
+                words.version(number)
+                for number in (connection.getLibVersion(), connection.getVersion())
+            )
+            kernel = self.vm.run("uname -r").strip()
             self.screen.table(
                 [
                     ("lab", f"{self.lab.directory}, with a libvirtd of its own"),
-                    (
-                        "hypervisor",
-                        f"libvirt {_version(libvirt)}, QEMU {_version(qemu)}, {accelerator}",
-                    ),
-                    ("guest", f"Linux {self.vm.run('uname -r').strip()} with its guest agent"),
-                    (
-                        "disks",
-                        f"{', '.join(TARGETS)}: qcow2, 64 MiB, ext4 on /mnt/vda and /mnt/vdb",
-                    ),
+                    ("hypervisor", f"libvirt {libvirt}, QEMU {qemu}, {accelerator}"),
+                    ("guest", f"Linux {kernel} with its guest agent"),
+                    ("disks", "vda, vdb: qcow2, 64 MiB, ext4 on /mnt/vda and /mnt/vdb"),
                 ]
             )
 
@@ -100,7 +101,7 @@ class Story:
         with self.screen.phase("Check mode: what would a snapshot do?"):
             before = self._fingerprint()
             plan = self._play("snapshot", {"vmkeep_name": FIRST}, "--check").result("vm_snapshot")
-            self.screen.lines(_step(step) for step in plan["plan"])
+            self.screen.lines(words.step(step) for step in plan["plan"])
             same = before == self._fingerprint()
             self.screen.check(
                 same, "nothing was touched: files, definition and snapshots are as before"
@@ -135,7 +136,7 @@ class Story:
             self.screen.lines(found["tree"].splitlines())
             for target in TARGETS:
                 self.screen.lines([f"{target}, active image first"])
-                self.screen.lines(_image(image) for image in found["disks"][target]["chain"])
+                self.screen.lines(words.image(image) for image in found["disks"][target]["chain"])
             chains = {t: [i["filename"] for i in found["disks"][t]["chain"]] for t in TARGETS}
             self.screen.check(chains == self._chains(), "qemu-img sees the same chains")
             trouble = "\n".join(entry["message"] for entry in found["disagreements"])
@@ -144,14 +145,16 @@ class Story:
     def _merge(self) -> None:
         with self.screen.phase("Merge everything back, while the guest writes"):
             planned = self._play("commit", {}, "--check").result("vm_blockcommit")["plan"]
-            self.screen.lines(_step(step) for step in planned)
+            self.screen.lines(words.step(step) for step in planned)
             before, files = self._chains(), self._files()
             run = self._play("commit")
             done = run.result("vm_blockcommit")
             self.points.append(("merged", self._depth(), "", "", f"{run.seconds:.1f} s"))
             self.merged = sum(disk["bytes"] for disk in done["vms"][NAME]["disks"].values())
             self._show_chains(before, self._chains())
-            same = [_shape(step) for step in done["plan"]] == [_shape(step) for step in planned]
+            same = [words.shape(step) for step in done["plan"]] == [
+                words.shape(step) for step in planned
+            ]
             self.screen.check(same, "the steps are those that check mode printed")
             self._again("commit", {})
             left = self._files() - {f"{target}.qcow2" for target in TARGETS}
@@ -176,15 +179,17 @@ class Story:
     def _summary(self) -> None:
         screen = self.screen
         screen.heading(f"Summary, after {screen.seconds():.0f} s")
-        screen.lines(_row(*row) for row in [HEAD, ("at the start", 1), *self.points])
+        screen.lines(words.row(*row) for row in [HEAD, ("at the start", 1), *self.points])
         screen.lines([""])
-        known = sum(len(numbers) for numbers in self.vm.acknowledged().values())
         lost = "none lost" if not screen.failures else "see above"
         screen.table(
             [
-                ("content", f"{len(self.digests)} files and {known} records read back, {lost}"),
+                (
+                    "content",
+                    f"{len(self.digests)} files and {self.records} records read back, {lost}",
+                ),
                 ("merged", f"{self.merged / MIB:.1f} MiB while the guest was writing"),
-                ("log", f"{self.log} (all that Ansible printed)"),
+                ("log", f"{words.shown(self.log)} (all that Ansible printed)"),
             ]
         )
 
@@ -200,14 +205,15 @@ class Story:
     def _verify(self) -> None:
         """Hold what the guest reads against what was given to it and what it acknowledged."""
         wrong = [path for path, digest in self.digests.items() if self.vm.sha256(path) != digest]
-        files = f"{len(self.digests)} files have the content that was written last (sha256)"
+        files = f"the content of all {len(self.digests)} files is what was written last (sha256)"
         self.screen.check(not wrong, files, ", ".join(wrong))
-        known = sum(len(numbers) for numbers in self.vm.acknowledged().values())
+        known = self.vm.acknowledged()
         try:
-            lost = self.vm.lost_records()
+            lost = self.vm.lost_records(known)
         except LabError as damaged:
             lost = [str(damaged)]
-        claim = f"{known} records were acknowledged, and every one is there, in order"
+        self.records = sum(len(numbers) for numbers in known.values())
+        claim = f"{self.records} records were acknowledged, and every one is there, in order"
         self.screen.check(not lost, claim, "\n".join(lost[:10]))
 
     def _snapshot(self, name: str) -> dict[str, Any]:
@@ -231,12 +237,12 @@ class Story:
         *options: str,
         quiet: bool = False,
     ) -> PlaybookRun:
-        words = self.controller.command(playbook, variables or {}, *options)
+        command = self.controller.command(playbook, variables or {}, *options)
         if not quiet:
-            self.screen.command(" ".join([Path(words[0]).name, *words[1:]]))
+            self.screen.command(" ".join([Path(command[0]).name, *command[1:]]))
         run = self.controller.play(playbook, variables, *options, log=self.log)
         if run.status:
-            raise PlaybookFailed(f"{' '.join(words)} ended with status {run.status}")
+            raise PlaybookFailed(f"{' '.join(command)} ended with status {run.status}")
         return run
 
     def _chains(self) -> dict[str, list[str]]:
@@ -244,8 +250,8 @@ class Story:
         return {target: self._chain(self.vm.source(target)) for target in TARGETS}
 
     def _chain(self, image: str) -> list[str]:
-        words = ("qemu-img", "info", "-U", "--backing-chain", "--output=json", image)
-        return [entry["filename"] for entry in json.loads(self.lab.programs.run(*words))]
+        command = ("qemu-img", "info", "-U", "--backing-chain", "--output=json", image)
+        return [entry["filename"] for entry in json.loads(self.lab.programs.run(*command))]
 
     def _depth(self) -> int:
         return max(len(chain) for chain in self._chains().values())
@@ -254,8 +260,8 @@ class Story:
         for target in TARGETS:
             self.screen.table(
                 [
-                    (f"{target} before", _arrows(before[target])),
-                    (f"{target} after", _arrows(after[target])),
+                    (f"{target} before", words.arrows(before[target])),
+                    (f"{target} after", words.arrows(after[target])),
                 ]
             )
 
@@ -277,45 +283,6 @@ class Story:
         )
 
 
-def _row(*cells: object) -> str:
-    widths = (25, 19, 13, 14)
-    return "".join(f"{cell!s:<{width}}" for cell, width in zip(cells, (*widths, 0)))
-
-
-def _version(number: int) -> str:
-    """libvirt's way to write a version as a number, made readable."""
-    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
-
-
 def _digest(path: str) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _arrows(chain: list[str]) -> str:
-    return " <- ".join(Path(image).name for image in reversed(chain))
-
-
-def _image(image: dict[str, Any]) -> str:
-    size = f"{image['actual_size'] / MIB:.1f} MiB of {image['virtual_size'] / MIB:.0f}"
-    return f"  {Path(image['filename']).name:<34} {image['format']:<6} {size}"
-
-
-def _shape(step: dict[str, Any]) -> dict[str, Any]:
-    """A step without the number of bytes, which grows as the guest writes."""
-    return {key: value for key, value in step.items() if key != "bytes"}
-
-
-def _step(step: dict[str, Any]) -> str:
-    """A step of a plan in words."""
-    names = {key: Path(step[key]).name for key in ("file", "backing", "base") if key in step}
-    if step["step"] == "create_overlay":
-        return f"create {names['file']} on {names['backing']}"
-    if step["step"] == "take_snapshot":
-        return f"take {step['mode']} snapshot {step['name']} of {', '.join(step['disks'])}"
-    if step["step"] == "commit":
-        merged = ", ".join(Path(path).name for path in step["merged"])
-        return f"merge {merged} into {names['base']}"
-    if step["step"] == "remove_file":
-        return f"delete {names['file']}"
-    return f"{step['step'].replace('_', ' ')} {step.get('name', '')}"
