@@ -20,12 +20,12 @@ from ansible.module_utils.basic import AnsibleModule
 from ._argspec import state_dir_for
 from ._flow.change import change_one, foresee, nothing_to_do, observe_only
 from ._flow.group import change_group
-from ._flow.outcome import Outcome
+from ._flow.outcome import Outcome, PlanFor
 from ._host.connection import connect
 from ._host.observe import Host, call_roll, look_up
 from ._model.problem import BadInput, Problem
 from ._model.state import VmState
-from ._model.step import Plan, shown
+from ._model.step import shown
 from ._plan.predict import picture
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class Operation:
     even the journals of dead runs alone.
     """
 
-    plan: Callable[[VmState], Plan]
+    plan: PlanFor
     result: Callable[[VmState, VmState, dict[str, Any]], dict[str, Any]]
     group: bool = False
     read_only: bool = False

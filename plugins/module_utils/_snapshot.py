@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from ._flow.outcome import PlanFor
 from ._model.image_result import to_result as image_to_result
 from ._model.names import check_snapshot_name
 from ._model.problem import BadInput
@@ -26,16 +27,24 @@ from ._run import Operation
 def snapshot_operation(params: Mapping[str, Any]) -> Operation:
     """What the module vm_snapshot is to do. Raises BadInput."""
     name = check_snapshot_name(params["name"])
-    if params["state"] == "absent":
-        _refuse(params, "state: absent", ("memory", "disks", "directory", "description"))
-        absent = AbsentWish(name, params["subtree"], params["metadata_only"])
-        plan = lambda vm: plan_absent(absent, vm)  # noqa: E731 - two plans, one shape
-    else:
-        _refuse(params, "state: present", ("subtree", "metadata_only"))
-        wish = _wish(name, params)
-        plan = lambda vm: plan_present(wish, vm)  # noqa: E731
-    group = params["consistent_group"] and params["state"] == "present"
-    return Operation(plan, lambda _before, after, report: _result(name, after, report), group)
+    present = params["state"] == "present"
+    return Operation(
+        plan=_present(name, params) if present else _absent(name, params),
+        result=lambda _before, after, report: _result(name, after, report),
+        group=present and params["consistent_group"],
+    )
+
+
+def _present(name: str, params: Mapping[str, Any]) -> PlanFor:
+    _refuse(params, "state: present", ("subtree", "metadata_only"))
+    wish = _wish(name, params)
+    return lambda vm: plan_present(wish, vm)
+
+
+def _absent(name: str, params: Mapping[str, Any]) -> PlanFor:
+    _refuse(params, "state: absent", ("memory", "disks", "directory", "description"))
+    wish = AbsentWish(name, params["subtree"], params["metadata_only"])
+    return lambda vm: plan_absent(wish, vm)
 
 
 def _refuse(params: Mapping[str, Any], where: str, options: Sequence[str]) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from lab import VM, Lab
-from lab.modules import run_module
+from lab.modules import ModuleRun, run_module, start_module
 
 
 class Modules:
@@ -32,6 +32,10 @@ class Modules:
     ) -> dict:
         """One run, whatever comes of it."""
         return run_module(module, self.params(vms, **params), check=check)
+
+    def start(self, module: str, vms: VM | list[VM], **params: Any) -> ModuleRun:
+        """A run that goes on while the test does something else."""
+        return start_module(module, self.params(vms, **params))
 
     def params(self, vms: VM | list[VM], **params: Any) -> dict:
         """A task's options for these VMs in this lab."""

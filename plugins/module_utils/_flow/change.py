@@ -12,7 +12,7 @@ import contextlib
 import time
 from collections.abc import Iterator
 from dataclasses import replace
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING
 
 from .._host.apply import Work, apply
 from .._host.connection import call, connect
@@ -22,17 +22,16 @@ from .._host.lock import locked
 from .._host.observe import Host, glance, observe
 from .._model.problem import Problem, Unreachable
 from .._model.state import VmState
-from .._model.step import Plan, Step, TakeSnapshot
+from .._model.step import Step, TakeSnapshot
 from .._plan.predict import predict
 from .._plan.recover import files_of
 from .._plan.vet import settle
-from .outcome import Outcome, gather, settled
+from .outcome import Outcome, PlanFor, gather, settled
 from .recovery import brought_in_order, recovered, recovery_plan
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
 
-PlanFor = Callable[[VmState], Plan]
 _RECONNECT_SECONDS = 60.0
 
 

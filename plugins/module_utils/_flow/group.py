@@ -19,8 +19,8 @@ from .._host.observe import Host, observe
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan
-from .change import PlanFor, begun, converged
-from .outcome import Outcome, settled
+from .change import begun, converged
+from .outcome import Outcome, PlanFor, settled
 from .recovery import brought_in_order, recovered
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from .._host.connection import call
 from .._host.facts import block_jobs, directory_fact, file_fact, image_uses
@@ -22,6 +22,9 @@ from .._plan.vet import needs, settle
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
+
+PlanFor = Callable[[VmState], Plan]
+"""How a module decides: a pure function of what was observed."""
 
 
 @dataclass

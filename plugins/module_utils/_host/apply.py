@@ -145,7 +145,7 @@ def _do(step: Step, work: Work) -> None:
 
 
 @_do.register
-def _(step: CreateOverlay, work: Work) -> None:
+def _create_overlay(step: CreateOverlay, work: Work) -> None:
     owner = os.stat(step.backing)
     flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
@@ -169,7 +169,7 @@ def _(step: CreateOverlay, work: Work) -> None:
 
 
 @_do.register
-def _(step: CommitDisk, work: Work) -> None:
+def _commit_offline(step: CommitDisk, work: Work) -> None:
     """Offline: QEMU's own image locks keep the VM from starting meanwhile."""
     if call(f"reading VM {work.vm.name}", work.dom.isActive):
         raise Conflict(
@@ -191,7 +191,7 @@ def _(step: CommitDisk, work: Work) -> None:
 
 
 @_do.register
-def _(step: SetSource, work: Work) -> None:
+def _set_source(step: SetSource, work: Work) -> None:
     doing = f"VM {work.vm.name}: pointing disk {step.target} at {step.new}"
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE | libvirt.VIR_DOMAIN_XML_SECURE
     xml = call(doing, work.dom.XMLDesc, flags)
@@ -201,19 +201,19 @@ def _(step: SetSource, work: Work) -> None:
 
 
 @_do.register
-def _(step: RewriteSnapshot, work: Work) -> None:
+def _rewrite_snapshot(step: RewriteSnapshot, work: Work) -> None:
     redefine(work.dom, step.name, sources=step.sources, without=step.without)
 
 
 @_do.register
-def _(step: ForgetSnapshot, work: Work) -> None:
+def _forget_snapshot(step: ForgetSnapshot, work: Work) -> None:
     doing = f"VM {work.vm.name}: forgetting snapshot {step.name}"
     found = call(doing, work.dom.snapshotLookupByName, step.name, 0)
     call(doing, found.delete, libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
 
 
 @_do.register
-def _(step: DeleteInternal, work: Work) -> None:
+def _delete_internal(step: DeleteInternal, work: Work) -> None:
     doing = f"VM {work.vm.name}: deleting internal snapshot {step.name}"
     found = call(doing, work.dom.snapshotLookupByName, step.name, 0)
     call_within(work.host.timeout, doing, found.delete, 0)
@@ -229,7 +229,7 @@ def _(step: DeleteInternal, work: Work) -> None:
 
 
 @_do.register
-def _(step: RemoveFile, work: Work) -> None:
+def _remove_file(step: RemoveFile, work: Work) -> None:
     try:
         status = os.lstat(step.file)
     except FileNotFoundError:
@@ -242,7 +242,7 @@ def _(step: RemoveFile, work: Work) -> None:
 
 
 @_do.register
-def _(_step: ResumeVm, work: Work) -> None:
+def _resume_vm(_step: ResumeVm, work: Work) -> None:
     """Only what such a run could have paused; a VM that hit an I/O error stays paused."""
     state, reason = call(f"reading VM {work.vm.name}", work.dom.state)
     reasons = {getattr(libvirt, name) for name in _RESUMABLE}
