@@ -19,10 +19,13 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from lab import VM, Disk, Lab, LabError, RecordsDamaged, wait_until
+from lab import VM, Disk, Lab, LabError, RecordsDamaged, accel, wait_until
 from lab.cache import REPOSITORY
+from lab.image import GuestImage
+from lab.kernel import pick_kernel
 from lab.modules import ModuleCrashed, run_module, start_module
 from lab.ownership import processes, sweep
+from lab.programs import HostPrograms
 from lab.records import Record, missing, parse_records
 
 MakeVM = Callable[..., VM]
@@ -161,6 +164,13 @@ def test_states(make_vm: MakeVM) -> None:
     assert transient.active() and not transient.domain.isPersistent()
 
 
+def test_failed_start_leaves_nothing(make_vm: MakeVM, lab_session: Lab) -> None:
+    with pytest.raises(libvirt.libvirtError):
+        make_vm("db01", [Disk(path="/nowhere/image.qcow2")])
+    assert lab_session.connection.listAllDomains() == [] and lab_session.vms == {}
+    make_vm("db01", running=False)
+
+
 def test_many(lab_session: Lab) -> None:
     vms = lab_session.many(3)
     assert [vm.name for vm in vms] == ["many00", "many01", "many02"]
@@ -201,7 +211,7 @@ def test_sound_records() -> None:
 # -- modules -----------------------------------------------------------------------------------
 
 MODULE = """
-import sys, time
+import subprocess, time
 from ansible.module_utils.basic import AnsibleModule
 from ..module_utils.answer import ANSWER
 
@@ -210,6 +220,10 @@ def main():
     module = AnsibleModule(argument_spec=spec, supports_check_mode=True)
     if module.params["how"] == "crash":
         raise ValueError("crashed")
+    if module.params["how"] == "clinging":
+        subprocess.Popen(["sleep", "7"])
+    if module.params["how"] == "guard":
+        subprocess.Popen(["sleep", "7"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(module.params["sleep"])
     if module.params["how"] == "fail":
         module.fail_json(msg="failed")
@@ -243,6 +257,14 @@ def test_run_module(collections: Path) -> None:
         run_module("hello", {"how": "crash"}, collections=collections)
     with pytest.raises(LabError, match="still running after"):
         run_module("hello", {"sleep": 9}, timeout=0.5, collections=collections)
+
+
+def test_module_leaves_a_process(collections: Path) -> None:
+    """A process that outlives the module must not keep its output open."""
+    result = run_module("hello", {"how": "guard"}, collections=collections)
+    assert result["changed"]
+    with pytest.raises(LabError, match="holds its output open"):
+        run_module("hello", {"how": "clinging"}, collections=collections)
 
 
 def test_kill_module(collections: Path) -> None:
@@ -329,7 +351,12 @@ def elsewhere() -> Iterator[Path]:
     """A copy of the lab that everybody can read, in a directory of the user nobody."""
     home = Path(tempfile.mkdtemp(prefix="vmkeep-nobody-", dir="/tmp"))
     shutil.copytree(TESTS / "lab", home / "tests/lab")
-    for path in (home, home / "tests"):
+    cache = home / ".cache/lab"
+    cache.mkdir(parents=True)
+    version, kernel = pick_kernel()
+    # Ubuntu lets only root read it; bin/setup makes such a copy too.
+    shutil.copyfile(kernel, cache / f"vmlinuz-{version}")
+    for path in (home, home / "tests", cache):
         os.chown(path, NOBODY, NOBODY)
     yield home
     shutil.rmtree(home)
@@ -352,3 +379,54 @@ def test_without_root(elsewhere: Path) -> None:
         env = {**os.environ, "PYTHONPATH": f"{elsewhere}/tests"}
         subprocess.run([*drop, "-m", "lab", "sweep"], env=env, check=True, capture_output=True)
     assert not directory.exists()
+
+
+# -- KVM or emulation --------------------------------------------------------------------------
+
+
+class FakeQemu(HostPrograms):
+    """A QEMU that behaves as its script says; $1 is the path of the console file."""
+
+    def __init__(self, folder: Path, script: str) -> None:
+        self.count = folder / "count"
+        self.path = folder / "qemu"
+        last = "for word; do case $word in file:*) console=${word#file:};; esac; done"
+        self.path.write_text(f"#!/bin/sh\necho x >>{self.count}\n{last}\n{script}\n")
+        self.path.chmod(0o755)
+
+    def find(self, name: str) -> str:  # noqa: ARG002 - it is the answer to every name
+        return str(self.path)
+
+    def boots(self) -> int:
+        return len(self.count.read_text().split())
+
+
+@pytest.mark.parametrize(
+    ("script", "expected"),
+    [
+        ('echo "lab: ready after 1 s" >"$console"; exec sleep 60', "kvm"),
+        ('echo "Probing EDD" >"$console"; exec sleep 60', "qemu"),
+        ("exit 1", "qemu"),
+    ],
+    ids=["boots", "hangs", "aborts"],
+)
+def test_kvm_is_believed_only_when_it_boots(
+    script: str, expected: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accel, "KVM", str(tmp_path))
+    monkeypatch.setattr(accel, "LIMIT", 1.0)
+    monkeypatch.setattr(accel, "cache_dir", lambda: tmp_path)
+    programs = FakeQemu(tmp_path, script)
+    image = GuestImage("/kernel", "/initrd")
+    start = time.monotonic()
+    assert accel.accelerator(programs, image) == expected
+    assert time.monotonic() - start < 3
+    assert accel.accelerator(programs, image) == expected
+    assert programs.boots() == 1  # the answer is kept
+    assert accel.accelerator(programs, GuestImage("/other", "/initrd")) == expected
+    assert programs.boots() == 2
+
+
+def test_no_kvm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accel, "KVM", str(tmp_path / "missing"))
+    assert accel.accelerator(HostPrograms(), GuestImage("/kernel", "/initrd")) == "qemu"

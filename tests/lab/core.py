@@ -15,7 +15,7 @@ import libvirt
 
 from .accel import accelerator
 from .daemon import Daemon
-from .disks import Disk, make_disk, plan_targets
+from .disks import AttachedDisk, Disk, make_disk, plan_targets
 from .image import GuestImage, guest_image
 from .ownership import BASE, Ownership
 from .programs import HostPrograms, Programs
@@ -133,24 +133,35 @@ class Lab:
         `disks`: how many default ones, or their descriptions. `paused`: started, but its
         processor never runs (cheap, for large numbers). `agent`: True, False for no channel,
         "silent" for a channel that is open in the guest and never answers.
+        When it does not come up, nothing of it stays.
         """
         wanted = [Disk() for _ in range(disks)] if isinstance(disks, int) else list(disks)
+        (self.directory / "v" / name).mkdir()
+        try:
+            spec = Spec(name, self._make_disks(name, wanted), memory, agent)
+            vm = self.vms[name] = self._make_domain(spec, paused=paused, transient=transient)
+            if not transient and (running or paused):
+                vm.start(paused=paused, wait=False)
+            if wait and not paused and (running or transient):
+                vm.wait_ready()
+        except BaseException:
+            self.remove(name)
+            raise
+        return vm
+
+    def _make_disks(self, name: str, disks: list[Disk]) -> tuple[AttachedDisk, ...]:
         folder = self.directory / "v" / name
-        folder.mkdir()
-        attached = [make_disk(self.programs, folder, disk) for disk in plan_targets(wanted)]
-        spec = Spec(name, tuple(attached), memory, agent)
-        xml = domain_xml(spec, self.image, accelerator(self.programs, self.image), folder)
+        return tuple(make_disk(self.programs, folder, disk) for disk in plan_targets(disks))
+
+    def _make_domain(self, spec: Spec, *, paused: bool, transient: bool) -> VM:
+        kind = accelerator(self.programs, self.image)
+        xml = domain_xml(spec, self.image, kind, self.directory / "v" / spec.name)
         if transient:
             flags = libvirt.VIR_DOMAIN_START_PAUSED if paused else 0
             domain = self.connection.createXML(xml, flags)
         else:
             domain = self.connection.defineXML(xml)
-        vm = self.vms[name] = VM(self, spec, domain.UUIDString())
-        if not transient and (running or paused):
-            vm.start(paused=paused, wait=False)
-        if wait and not paused and (running or transient):
-            vm.wait_ready()
-        return vm
+        return VM(self, spec, domain.UUIDString())
 
     def many(self, count: int, *, disks: int = 1, paused: bool = True) -> list[VM]:
         """Cheap virtual machines, many00, many01, ...: paused right after start, or off."""
@@ -160,8 +171,28 @@ class Lab:
             for n in range(count)
         ]
 
-    def remove(self, vm: VM) -> None:
-        """Take one virtual machine away with its files."""
-        vm.remove()
-        self.vms.pop(vm.name, None)
-        shutil.rmtree(vm.folder, ignore_errors=True)
+    def remove(self, vm: VM | str) -> None:
+        """Take one virtual machine away, whoever made it, with its files."""
+        name = vm if isinstance(vm, str) else vm.name
+        if (known := self.vms.pop(name, None)) is not None:
+            known.disconnect()
+        domains = {domain.name(): domain for domain in self.connection.listAllDomains()}
+        if name in domains:
+            remove_domain(domains[name])
+        shutil.rmtree(self.directory / "v" / name, ignore_errors=True)
+
+
+def remove_domain(domain: libvirt.virDomain) -> None:
+    """Destroy and undefine with everything that libvirt remembers about it."""
+    if domain.isActive():
+        persistent = domain.isPersistent()
+        domain.destroy()
+        if not persistent:
+            return
+    flags = (
+        libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
+        | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
+        | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
+    )
+    domain.undefineFlags(flags)

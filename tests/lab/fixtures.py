@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import pytest
 
@@ -23,16 +22,21 @@ def lab_session() -> Iterator[Lab]:
 
 @pytest.fixture
 def make_vm(lab_session: Lab) -> Iterator[Callable[..., VM]]:
-    """`lab.vm` with the same arguments; everything made by it is removed after the test."""
-    made: list[VM] = []
+    """`lab.vm` with the same arguments.
 
-    def make(*args: Any, **options: Any) -> VM:
-        made.append(lab_session.vm(*args, **options))
-        return made[-1]
+    Whatever machine is there after the test and was not before is removed, also those that the
+    code under test has made, and the daemon runs again.
+    """
+    before = set(_names(lab_session))
+    yield lab_session.vm
+    if not lab_session.daemon.running():
+        lab_session.daemon.start()
+    for name in set(_names(lab_session)) - before:
+        lab_session.remove(name)
 
-    yield make
-    for vm in made:
-        lab_session.remove(vm)
+
+def _names(lab: Lab) -> list[str]:
+    return [domain.name() for domain in lab.connection.listAllDomains()]
 
 
 @pytest.fixture

@@ -12,17 +12,33 @@ import sys
 import threading
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from .cache import REPOSITORY
 from .programs import LabError
 
 COLLECTIONS = REPOSITORY / ".cache" / "collections"
+LINGER = 5
 RUNNER = Path(__file__).with_name("module_runner.py")
 
 
 class ModuleCrashed(LabError):
     """The module printed no result: killed, or an error outside of its own handling."""
+
+
+class _Collector(threading.Thread):
+    """Reads a pipe to its end, so that the module never waits for us."""
+
+    def __init__(self, pipe: IO[bytes]) -> None:
+        super().__init__(daemon=True)
+        self.data = b""
+        self._pipe = pipe
+        self.start()
+
+    def run(self) -> None:
+        with self._pipe:
+            while chunk := os.read(self._pipe.fileno(), 1 << 16):
+                self.data += chunk
 
 
 class ModuleRun:
@@ -32,11 +48,12 @@ class ModuleRun:
         self.name = name
         self.process = process
         self.pid = process.pid
-        self._out = b""
-        self._err = b""
-        # Read all the time: a module must never wait for us to empty a pipe.
-        self._reader = threading.Thread(target=self._communicate, args=(arguments,), daemon=True)
-        self._reader.start()
+        if process.stdin is None or process.stdout is None or process.stderr is None:
+            raise LabError("start_module makes the pipes")
+        self._out = _Collector(process.stdout)
+        self._err = _Collector(process.stderr)
+        with process.stdin:
+            process.stdin.write(arguments)
 
     def __enter__(self) -> ModuleRun:
         return self
@@ -48,9 +65,6 @@ class ModuleRun:
         trace: TracebackType | None,
     ) -> None:
         self.kill()
-
-    def _communicate(self, arguments: bytes) -> None:
-        self._out, self._err = self.process.communicate(arguments)
 
     def poll(self) -> int | None:
         """Exit status, or None while it runs."""
@@ -73,20 +87,25 @@ class ModuleRun:
             raise LabError(f"{self.name} was still running after {timeout} s") from None
 
     def result(self, timeout: float = 120) -> dict[str, Any]:
-        """What the module answered, `failed` always there; ModuleCrashed when it did not."""
+        """What the module answered, `failed` always there; ModuleCrashed when it did not.
+
+        Like Ansible this waits for the end of the output, so a process that the module leaves
+        behind (a guard) must have closed it: LabError when it has not.
+        """
         status = self.wait(timeout)
-        # A child that outlives the module (a guard) may hold the pipes open.
-        self._reader.join(5)
-        answer = _last_object(self._out)
+        for collector in (self._out, self._err):
+            collector.join(LINGER)
+            if collector.is_alive():
+                raise LabError(f"{self.name} has ended, and something holds its output open")
+        answer = _last_object(self._out.data)
         if answer is None:
-            errors = self._err.decode(errors="replace")
-            raise ModuleCrashed(f"{self.name} ended with {status} and no result.\n{errors}")
+            raise ModuleCrashed(f"{self.name} ended with {status}, no result.\n{self.stderr()}")
         answer.setdefault("failed", False)
         return answer
 
     def stderr(self) -> str:
         """What the module wrote to standard error; complete after `result`."""
-        return self._err.decode(errors="replace")
+        return self._err.data.decode(errors="replace")
 
 
 def start_module(

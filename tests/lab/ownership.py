@@ -163,6 +163,9 @@ def take_down(lab: Path) -> None:
         end([pid for pid, name in processes(lab).items() if name.startswith("qemu-") != wanted])
     for mount in _mounts_below(lab):
         subprocess.run(["umount", "--lazy", mount], check=False, capture_output=True)
+    if left := _mounts_below(lab):
+        # What is mounted there may not be ours to delete.
+        raise LabError(f"{lab} stays: cannot unmount {', '.join(left)}")
     shutil.rmtree(lab, ignore_errors=True)
 
 

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .core import Lab
 
 BOOT_TIMEOUT = 90
+MAX_WRITTEN = 5  # file descriptors of one digit in guest/writer
 KERNEL_OPTIONS = (
     "console=ttyS0 quiet panic=-1 "
     # These save time under emulation.
@@ -151,18 +152,6 @@ class VM:
 
     def qemu_pid(self) -> int:
         return int((self.lab.directory / "r/libvirt/qemu/run" / f"{self.name}.pid").read_text())
-
-    def remove(self) -> None:
-        """Destroy and undefine with everything that libvirt remembers about it."""
-        self.destroy()
-        flags = (
-            libvirt.VIR_DOMAIN_UNDEFINE_MANAGED_SAVE
-            | libvirt.VIR_DOMAIN_UNDEFINE_SNAPSHOTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_CHECKPOINTS_METADATA
-            | libvirt.VIR_DOMAIN_UNDEFINE_NVRAM
-        )
-        with contextlib.suppress(libvirt.libvirtError):
-            self.domain.undefineFlags(flags)
 
     # -- waiting ---------------------------------------------------------------------------
 
@@ -296,6 +285,8 @@ class VM:
         if self.writing():
             raise LabError(f"the writer of {self.name} runs already")
         points = [f"/mnt/{name}" for name in disks] if disks else self.mounts()
+        if not 1 <= len(points) <= MAX_WRITTEN:
+            raise LabError(f"the writer takes 1 to {MAX_WRITTEN} disks, not {points}")
         before = self.acknowledged()
         self.control().start(["writer", f"{pause:.3f}", *points], capture=False)
         names = [point.rpartition("/")[2] for point in points]
