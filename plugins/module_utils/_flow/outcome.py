@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
+from .._host.apply import Work
 from .._host.connection import call
 from .._host.facts import block_jobs, directory_fact, file_fact, image_uses
 from .._host.freeze import freeze_status
@@ -38,6 +39,12 @@ class Outcome:
     report: dict[str, Any] = field(default_factory=dict)
     problem: Problem | None = None
 
+    def add(self, work: Work) -> None:
+        """Take over what a work did and has to tell."""
+        self.steps += work.steps[: work.next]
+        self.report.update(work.report)
+        self.notes += tuple(work.notes)
+
     @property
     def to_do(self) -> bool:
         """Whether a foreseen outcome needs hands: steps, or a journal to close."""
@@ -54,7 +61,7 @@ def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:
     return Facts(
         files={path: file_fact(path) for path in wanted.files},
         directories={path: directory_fact(path) for path in wanted.directories},
-        uses=image_uses(host, vm, wanted.images),
+        uses=image_uses(host, vm, wanted.images, wanted.removed),
         jobs=block_jobs(dom, vm, wanted.targets),
         managed_save=vm.off and bool(call(f"VM {vm.name}", dom.hasManagedSaveImage, 0)),
         agent=freeze_status(dom) if wanted.agent else "",

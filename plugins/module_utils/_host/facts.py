@@ -68,16 +68,20 @@ def block_jobs(dom: Domain, vm: VmState, targets: Iterable[str]) -> tuple[Job, .
     return tuple(jobs)
 
 
-def image_uses(host: Host, vm: VmState, images: Sequence[str]) -> tuple[ImageUse, ...]:
+def image_uses(
+    host: Host, vm: VmState, images: Sequence[str], removed: Sequence[str] = ()
+) -> tuple[ImageUse, ...]:
     """Who else stands on these images: other VMs, their snapshots, image files beside them.
 
     The files of the directories of the images and of the active storage pools are looked at,
-    at most 10,000 of them in each.
+    at most 10,000 of them in each; not those of the VM itself, and not those to be ``removed``
+    (merged images stand on each other, and may be in no chain any more).
     """
     wanted = {_identity(path): path for path in images if os.path.exists(path)}
     if not wanted:
         return ()
     own = {_identity(file) for disk in vm.disks for file in disk.files}
+    own.update(_identity(path) for path in removed if os.path.exists(path))
     found = [*_vm_uses(host, vm, wanted), *_file_uses(host, wanted, own)]
     return tuple(dict.fromkeys(found))
 

@@ -32,13 +32,15 @@ OVERLAY_ROOM = 4 * 1024 * 1024
 class Needs:
     """What has to be looked up for a plan.
 
-    ``files`` and ``directories`` by path, ``images`` whose users are to be found, ``targets``
-    of disks that may have jobs, and whether the guest agent answers.
+    ``files`` and ``directories`` by path, ``images`` whose users are to be found, those of them
+    that will be ``removed`` and therefore count as no users, ``targets`` of disks that may have
+    jobs, and whether the guest agent answers.
     """
 
     files: tuple[str, ...] = ()
     directories: tuple[str, ...] = ()
     images: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     agent: bool = False
 
@@ -59,6 +61,7 @@ def needs(plan: Plan) -> Needs:
         files=(*created, *removed),
         directories=tuple(sorted({posixpath.dirname(path) for path in (*created, *bases)})),
         images=tuple(dict.fromkeys((*bases, *merged, *removed))),
+        removed=tuple(removed),
         targets=tuple(disk for step in plan.steps for disk in _job_disks(step)),
         agent=any(isinstance(s, TakeSnapshot) and s.quiesce != "never" for s in plan.steps),
     )
