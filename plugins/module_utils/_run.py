@@ -19,7 +19,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ._argspec import state_dir_for
 from ._flow.change import change_one, foresee, nothing_to_do, observe_only
-from ._flow.group import change_group
+from ._flow.group import agreed, change_group
 from ._flow.outcome import Outcome, PlanFor
 from ._host.connection import connect
 from ._host.observe import Host, call_roll, look_up
@@ -144,11 +144,13 @@ def _outcomes(
     rest = {name: dom for name, dom in doms.items() if name not in settled}
     foreseen = {**settled, **_each(rest, lambda dom: foresee(host, dom, operation.plan))}
     outcomes.update({name: foreseen[name] for name in doms})
-    if check_mode:
-        return outcomes
-    todo = {name: doms[name] for name, outcome in foreseen.items() if outcome.to_do}
     if operation.group:
-        return change_group(host, doms, outcomes, operation.plan) if todo else outcomes
+        outcomes = agreed(outcomes)
+    todo = {name: doms[name] for name in doms if outcomes[name].to_do}
+    if check_mode or not todo:
+        return outcomes
+    if operation.group:
+        return change_group(host, doms, operation.plan)
     outcomes.update(_each(todo, lambda dom: change_one(host, dom, operation.plan)))
     return outcomes
 

@@ -197,6 +197,10 @@ def test_a_consistent_group_is_taken_at_one_point_or_not_at_all(make_vm, modules
     )
     assert "app" in message and "does not answer" in message
     pair[1].wake_agent()
+    modules.run("vm_snapshot", pair[0], name="alone")
+    message = modules.refused("vm_snapshot", pair, name="alone", consistent_group=True)
+    assert "web already has the snapshot, app has not" in message
+    modules.run("vm_snapshot", pair[0], name="alone", state="absent")
     modules.change("vm_snapshot", pair, name="both", state="absent")
     for machine in pair:
         machine.stop_writer()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -96,34 +96,39 @@ def _recover_then_apply(host: Host, dom: Domain, plan_for: PlanFor, outcome: Out
     outcome.notes += plan.notes
     if not plan.steps:
         return
-    with begun(host, dom, vm, plan.steps, ()) as work:
+    with guarding(host, plan.steps) as guard:
+        work = begun(host, dom, vm, plan.steps)
         try:
-            apply(work)
+            apply(work, guard)
             work.journal.close()
         except Unreachable:
             raise
         except Problem as problem:
             raise brought_in_order(work, problem) from problem
         finally:
-            outcome.steps += work.steps[: work.next]
-            outcome.report.update(work.report)
-            outcome.notes += tuple(work.notes)
+            outcome.add(work)
 
 
 @contextlib.contextmanager
+def guarding(host: Host, steps: Iterable[Step]) -> Iterator[Guard | None]:
+    """The one guard of a run that is going to freeze; None where nothing is to be frozen."""
+    if not any(isinstance(step, TakeSnapshot) and step.quiesce != "never" for step in steps):
+        yield None
+        return
+    guard = Guard(host.uri)
+    try:
+        yield guard
+    finally:
+        guard.close()
+
+
 def begun(
-    host: Host, dom: Domain, vm: VmState, steps: tuple[Step, ...], group: tuple[str, ...]
-) -> Iterator[Work]:
-    """The work with its journal on disk, and a guard if it is going to freeze."""
-    freezes = any(isinstance(step, TakeSnapshot) and step.quiesce != "never" for step in steps)
-    guard = Guard(host.uri) if freezes else None
+    host: Host, dom: Domain, vm: VmState, steps: tuple[Step, ...], group: tuple[str, ...] = ()
+) -> Work:
+    """The work, its journal on disk. ``group`` are the UUIDs of a consistent group."""
     journal = Journal(host.state_dir, vm.uuid, new_content(host.run, vm.status, steps, group))
     journal.write()
-    try:
-        yield Work(host, dom, vm, steps, journal, guard)
-    finally:
-        if guard:
-            guard.close()
+    return Work(host, dom, vm, steps, journal)
 
 
 def converged(host: Host, dom: Domain, plan_for: PlanFor) -> VmState:

@@ -9,17 +9,18 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from .._host.apply import Work, apply, take
+from .._host.freeze import Guard
 from .._host.lock import locked
 from .._host.observe import Host, observe
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
-from .._model.step import Plan
-from .change import begun, converged
+from .._model.step import Plan, Step, TakeSnapshot
+from .change import begun, converged, guarding
 from .outcome import Outcome, PlanFor, settled
 from .recovery import brought_in_order, recovered
 
@@ -27,25 +28,27 @@ if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
 
 
-def change_group(
-    host: Host, doms: Mapping[str, Domain], foreseen: dict[str, Outcome], plan_for: PlanFor
-) -> dict[str, Outcome]:
-    """All VMs at one point in time, or none of them."""
-    if any(outcome.problem for outcome in foreseen.values()):
-        return {name: _refused(outcome) for name, outcome in foreseen.items()}
-    outcomes = {name: Outcome() for name in doms}
-    try:
-        with contextlib.ExitStack() as stack:
-            for name in sorted(doms, key=lambda name: doms[name].UUIDString()):
-                uuid = doms[name].UUIDString()
-                stack.enter_context(locked(host.state_dir, uuid, name, host.run, host.lock_timeout))
-            _change_group(host, doms, plan_for, outcomes, stack)
-            for name, dom in doms.items():
-                outcomes[name].after = converged(host, dom, plan_for)
-    except Problem as problem:
-        for outcome in outcomes.values():
-            outcome.problem = problem
+def agreed(outcomes: dict[str, Outcome]) -> dict[str, Outcome]:
+    """What is foreseen for a group: all its VMs go together, or none does and each says why."""
+    taking = [name for name, outcome in outcomes.items() if _takes(outcome.steps)]
+    if taking and len(taking) < len(outcomes) and not any(o.problem for o in outcomes.values()):
+        problem = _some_have_it([name for name in outcomes if name not in taking], taking)
+        return {name: Outcome(problem=problem) for name in outcomes}
+    if any(outcome.problem for outcome in outcomes.values()):
+        return {name: _refused(outcome) for name, outcome in outcomes.items()}
     return outcomes
+
+
+def _takes(steps: Iterable[Step]) -> bool:
+    return any(isinstance(step, TakeSnapshot) for step in steps)
+
+
+def _some_have_it(have: list[str], lack: list[str]) -> Conflict:
+    return Conflict(
+        f"{', '.join(have)} already has the snapshot, {', '.join(lack)} has not",
+        wanted="one point in time for all of them",
+        todo="choose another name, or remove the snapshot first",
+    )
 
 
 def _refused(outcome: Outcome) -> Outcome:
@@ -58,41 +61,49 @@ def _refused(outcome: Outcome) -> Outcome:
     return Outcome(problem=outcome.problem or other)
 
 
+def change_group(host: Host, doms: Mapping[str, Domain], plan_for: PlanFor) -> dict[str, Outcome]:
+    """All VMs at one point in time, or none of them."""
+    outcomes = {name: Outcome() for name in doms}
+    try:
+        with contextlib.ExitStack() as stack:
+            for name in sorted(doms, key=lambda name: doms[name].UUIDString()):
+                uuid = doms[name].UUIDString()
+                stack.enter_context(locked(host.state_dir, uuid, name, host.run, host.lock_timeout))
+            _change_group(host, doms, plan_for, outcomes)
+            for name, dom in doms.items():
+                outcomes[name].after = converged(host, dom, plan_for)
+    except Problem as problem:
+        for outcome in outcomes.values():
+            outcome.problem = problem
+    return outcomes
+
+
 def _change_group(
-    host: Host,
-    doms: Mapping[str, Domain],
-    plan_for: PlanFor,
-    outcomes: dict[str, Outcome],
-    stack: contextlib.ExitStack,
+    host: Host, doms: Mapping[str, Domain], plan_for: PlanFor, outcomes: dict[str, Outcome]
 ) -> None:
     plans: dict[str, tuple[VmState, Plan]] = {}
     for name, dom in doms.items():
         outcomes[name].before = observe(host, dom)
         vm = recovered(host, dom, outcomes[name])
         plans[name] = (vm, settled(host, dom, vm, plan_for(vm)))
+        outcomes[name].notes += plans[name][1].notes
     lacking = [name for name, (_vm, plan) in plans.items() if plan.steps]
     if lacking and len(lacking) < len(plans):
-        have = ", ".join(name for name in plans if name not in lacking)
-        raise Conflict(
-            f"{have} already has the snapshot, {', '.join(lacking)} has not",
-            wanted="one point in time for all of them",
-            todo="choose another name, or remove the snapshot first",
-        )
-    uuids = tuple(vm.uuid for vm, _plan in plans.values())
-    works = [
-        stack.enter_context(begun(host, doms[name], vm, plan.steps, uuids))
-        for name, (vm, plan) in plans.items()
-        if plan.steps
-    ]
-    if works:
-        _together(works, outcomes)
+        raise _some_have_it([name for name in plans if name not in lacking], lacking)
+    if lacking:
+        uuids = tuple(vm.uuid for vm, _plan in plans.values())
+        with guarding(host, [step for _vm, plan in plans.values() for step in plan.steps]) as guard:
+            works = [
+                begun(host, doms[name], vm, plan.steps, uuids) for name, (vm, plan) in plans.items()
+            ]
+            _together(works, guard, outcomes)
 
 
-def _together(works: list[Work], outcomes: dict[str, Outcome]) -> None:
+def _together(works: list[Work], guard: Guard | None, outcomes: dict[str, Outcome]) -> None:
     try:
         with ThreadPoolExecutor(max_workers=len(works)) as pool:
             list(pool.map(lambda work: apply(work, until_point=True), works))
-            take(works)
+            take(works, guard)
             list(pool.map(apply, works))
         for work in works:
             work.journal.close()
@@ -102,7 +113,4 @@ def _together(works: list[Work], outcomes: dict[str, Outcome]) -> None:
         raise [brought_in_order(work, problem) for work in works][-1] from problem
     finally:
         for work in works:
-            outcome = outcomes[work.vm.name]
-            outcome.steps += work.steps[: work.next]
-            outcome.report.update(work.report)
-            outcome.notes += tuple(work.notes)
+            outcomes[work.vm.name].add(work)

@@ -98,8 +98,8 @@ def _bring_in_order(host: Host, dom: Domain, vm: VmState, plan: Plan, outcome: O
     try:
         apply(work)
     finally:
-        outcome.steps += work.steps[: work.next]
-    outcome.notes += (*plan.notes, *work.notes)
+        outcome.add(work)
+    outcome.notes += plan.notes
     journal.close()
 
 

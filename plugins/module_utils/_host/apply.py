@@ -66,7 +66,6 @@ class Work:
     vm: VmState
     steps: tuple[Step, ...]
     journal: Journal
-    guard: Guard | None = None
     resumed: bool = False
     next: int = 0
     report: dict[str, Any] = field(default_factory=dict)
@@ -83,14 +82,14 @@ class Work:
             self.journal.done(index)
 
 
-def apply(work: Work, *, until_point: bool = False) -> None:
+def apply(work: Work, guard: Guard | None = None, *, until_point: bool = False) -> None:
     """Do the steps that are left, in order; with ``until_point`` stop before TakeSnapshot."""
     while work.next < len(work.steps):
         step = work.steps[work.next]
         if isinstance(step, TakeSnapshot):
             if until_point:
                 return
-            take([work])
+            take([work], guard)
         elif isinstance(step, CommitDisk) and step.how != "offline":
             _commit_side_by_side(work)
         else:
@@ -98,18 +97,17 @@ def apply(work: Work, *, until_point: bool = False) -> None:
             work.advance()
 
 
-def take(works: Sequence[Work]) -> None:
+def take(works: Sequence[Work], guard: Guard | None) -> None:
     """The point in time of one VM or of a group: each work stands before its TakeSnapshot."""
     takings = []
     for work in works:
         step = work.steps[work.next]
         if isinstance(step, TakeSnapshot):
             takings.append(Taking(work.dom, work.vm, step))
-    guards = [work.guard for work in works if work.guard]
-    if guards:
-        guards[0].ready()
+    if guard:
+        guard.ready()
     try:
-        take_together(takings, guards[0] if guards else None, works[0].host.timeout)
+        take_together(takings, guard, works[0].host.timeout)
     finally:
         for work, taking in zip(works, takings):
             work.report["frozen_ms"] = taking.frozen_ms
