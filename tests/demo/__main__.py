@@ -75,8 +75,8 @@ def _run(screen: Screen, log: Path, *, keep: bool) -> None:
 
 def _explain(screen: Screen, log: Path, error: Exception) -> None:
     screen.heading("It could not go on")
-    screen.failures.append(str(error))
-    screen.lines(str(error).splitlines())
+    screen.failures.append(str(error).splitlines()[0])
+    screen.lines(str(error).splitlines()[-TAIL:])
     if isinstance(error, PlaybookFailed):
         lines = log.read_text(errors="replace").splitlines()
         screen.heading(f"The last lines of {shown(log)}")
