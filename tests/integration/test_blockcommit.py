@@ -118,6 +118,17 @@ def test_a_base_that_another_vm_or_image_uses_is_not_written(make_vm, modules, t
     assert twin.domain.name() == "twin"
 
 
+def test_two_disks_of_one_vm_on_the_same_base(make_vm, modules, tmp_path):
+    template = str(tmp_path / "template.qcow2")
+    donor = make_vm("donor", disks=1, running=False)
+    subprocess.run(
+        ["qemu-img", "convert", "-O", "qcow2", donor.disks["vda"].path, template], check=True
+    )
+    vm = make_vm("both", disks=[Disk(backing=template), Disk(backing=template)], running=False)
+    message = modules.refused("vm_blockcommit", vm, disks=["vda"])
+    assert template in message and "its disk vdb" in message
+
+
 def test_other_block_jobs_are_left_alone(vm, modules):
     take(modules, vm, "s1")
     copy = str(folder(vm) / "copy.img")

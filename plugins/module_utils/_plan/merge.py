@@ -26,6 +26,7 @@ def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0)
             f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {disk.trouble}",
             wanted="a chain of local files or block devices",
         )
+    _check_own_disks(vm, disk, top, base)
     leaving = disk.chain[top:base]
     for image in leaving:
         if image.snapshots:
@@ -49,6 +50,20 @@ def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0)
         bandwidth=bandwidth,
         bytes=sum(image.actual_size or 0 for image in leaving),
     )
+
+
+def _check_own_disks(vm: VmState, disk: DiskState, top: int, base: int) -> None:
+    """Two disks of one VM may stand on the same image; neither may change it under the other."""
+    touched = set(disk.real[top : base + 1])
+    for other in vm.disks:
+        shared = touched.intersection(other.real)
+        if other.target != disk.target and shared:
+            raise Conflict(
+                f"image {', '.join(sorted(shared))} of VM {vm.name}, disk {disk.target}, is also in"
+                f" the chain of its disk {other.target}",
+                wanted="to merge images that no other disk stands on",
+                todo="choose a base above it",
+            )
 
 
 def _carried_bitmaps(disk: DiskState, top: int, base: int) -> tuple[tuple[str, str, int], ...]:
