@@ -21,8 +21,8 @@ from .._host.journal import Journal, new_content
 from .._host.lock import locked
 from .._host.observe import Host, glance, observe
 from .._model.problem import Problem, Unreachable
-from .._model.state import VmState
-from .._model.step import Step, TakeSnapshot
+from .._model.state import Facts, VmState
+from .._model.step import CommitDisk, Plan, Step, TakeSnapshot
 from .._plan.predict import predict
 from .._plan.recover import files_of
 from .._plan.vet import settle
@@ -46,12 +46,15 @@ def nothing_to_do(host: Host, dom: Domain, status: str, plan_for: PlanFor) -> Ou
 
 
 def observe_only(host: Host, dom: Domain, _plan_for: PlanFor) -> Outcome:
-    """The VM as it is, with a note if a dead run left something to bring in order."""
+    """The VM as it is, with a note if a run is under way or died: a journal tells no more."""
     try:
         vm = observe(host, dom)
     except Problem as problem:
         return Outcome(problem=problem)
-    note = f"{vm.name}: an interrupted run left a journal; the next change finishes or undoes it"
+    note = (
+        f"{vm.name}: there is a journal, so a run is under way or was interrupted; the next change"
+        " waits for it, or finishes or undoes it"
+    )
     return Outcome(vm, vm, (), (note,) if vm.journal else ())
 
 
@@ -63,12 +66,25 @@ def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
         clean = replace(predict(vm, recovery), journal=None)
         plan = plan_for(clean)
         ours = files_of(vm.journal) if vm.journal else ()
-        plan = settle(plan, clean, gather(host, dom, vm, plan), ours)
+        facts = _after_recovery(host, dom, vm, recovery, gather(host, dom, vm, plan))
+        plan = settle(plan, clean, facts, ours)
         steps = (*recovery.steps, *plan.steps)
         notes = (*recovery.notes, *plan.notes)
         return Outcome(vm, predict(clean, plan), steps, notes)
     except Problem as problem:
         return Outcome(problem=problem)
+
+
+def _after_recovery(host: Host, dom: Domain, vm: VmState, recovery: Plan, facts: Facts) -> Facts:
+    """The facts without the jobs that the recovery takes up: they will have ended by then."""
+    if not (facts.jobs and recovery.steps):
+        return facts
+    try:
+        settled(host, dom, vm, recovery)
+    except Problem:
+        return facts  # somebody else's jobs
+    taken_up = {step.target for step in recovery.steps if isinstance(step, CommitDisk)}
+    return replace(facts, jobs=tuple(job for job in facts.jobs if job.target not in taken_up))
 
 
 def change_one(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:

@@ -155,7 +155,7 @@ def _below(disk: DiskState) -> tuple[str, ...]:
 def _refuse_job(job: Job | None, vm: VmState) -> None:
     if job is not None:
         raise Conflict(
-            f"a {job.kind} job is running on disk {job.target} of VM {vm.name}",
+            f"a block job ({job.kind}) is running on disk {job.target} of VM {vm.name}",
             wanted="a disk without a block job",
             todo=f"let it end, or end it (virsh blockjob {vm.name} {job.target})",
         )
