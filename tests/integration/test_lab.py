@@ -288,31 +288,49 @@ time.sleep(600)
 """
 
 
-def start_owner(*python: str, tests: Path = TESTS) -> tuple[subprocess.Popen[str], Path]:
+@pytest.fixture
+def base() -> Iterator[Path]:
+    """Labs that a test sweeps are made here, so that a fault never reaches anybody else's."""
+    folder = Path(tempfile.mkdtemp(prefix="vl-", dir="/tmp"))
+    folder.chmod(0o777)
+    yield folder
+    sweep(folder, kept=True)
+    shutil.rmtree(folder)
+
+
+def environment(base: Path, tests: Path = TESTS) -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(tests), "VMKEEP_LAB_BASE": str(base)}
+
+
+def start_owner(
+    base: Path, *python: str, tests: Path = TESTS
+) -> tuple[subprocess.Popen[str], Path]:
     """A process with a lab of its own, and the lab's directory."""
     process = subprocess.Popen(
         [*(python or (sys.executable,)), "-c", OWNER],
         stdout=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(tests)},
+        env=environment(base, tests),
     )
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())
 
 
-def test_sweep_after_kill() -> None:
+def test_sweep_after_kill(base: Path) -> None:
     """A killed owner's lab goes; a live one, and a foreign process in it, stay."""
-    process, directory = start_owner()
+    process, directory = start_owner(base)
     try:
         assert sorted(processes(directory).values()) == ["libvirtd", "qemu-system-x86_64"]
-        assert directory not in sweep()
+        assert sweep(base) == []
         foreign = subprocess.Popen(["sleep", "60"], cwd=directory)
-        named = subprocess.Popen(["tail", "-f", f"{directory}/libvirtd.conf"], stdout=-3)
+        named = subprocess.Popen(
+            ["tail", "-f", f"{directory}/libvirtd.conf"], stdout=subprocess.DEVNULL
+        )
     finally:
         process.kill()
         process.wait()
     try:
-        assert directory in sweep()
+        assert sweep(base) == [directory]
         assert not directory.exists()
         assert processes(directory) == {}
         time.sleep(0.1)
@@ -323,27 +341,41 @@ def test_sweep_after_kill() -> None:
             other.wait()
 
 
-def test_command_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["name", "no lock", "symlink", "file"])
+def test_sweep_leaves_what_is_no_lab(kind: str, base: Path) -> None:
+    path = base / ("vmk-my-notes" if kind == "name" else "vmk-abcdefgh")
+    folder = base / "folder" if kind == "symlink" else path
+    if kind == "file":
+        path.touch()
+    else:
+        folder.mkdir()
+        (folder / ("notes" if kind == "no lock" else "lock")).touch()
+    if kind == "symlink":
+        path.symlink_to(folder)
+    assert sweep(base, kept=True) == []
+    assert path.exists()
+
+
+def test_command_line(base: Path, tmp_path: Path) -> None:
     """up, status, run, sweep (which leaves it alone) and down."""
 
     def call(*words: str) -> str:
-        env = {**os.environ, "PYTHONPATH": str(TESTS)}
         command = [sys.executable, "-m", "lab", *words]
-        return subprocess.run(
-            command, env=env, cwd=tmp_path, stdout=subprocess.PIPE, text=True, check=True
-        ).stdout
+        options = {"env": environment(base), "cwd": tmp_path, "text": True, "check": True}
+        return subprocess.run(command, stdout=subprocess.PIPE, **options).stdout
 
-    name = f"demo{os.getpid()}"
-    text = call("up", "--name", name)
+    text = call("up", "--name", "demo")
     directory = Path(text.split(" runs in ")[1].split(". ")[0])
-    try:
-        assert f"{directory}: left up\n" in call("status")
-        call("sweep")
-        assert call("run", name, "ls /mnt") == "vda\nvdb\n"
-        assert call("run", name, "ls /mnt/vda") == "lost+found\n"
-    finally:
-        assert f"took down {directory}" in call("down", str(directory))
+    assert call("status").startswith(f"{directory}: left up\n")
+    assert call("sweep") == ""
+    assert call("run", "demo", "ls /mnt /mnt/vda").split() == [
+        *("/mnt:", "vda", "vdb"),
+        *("/mnt/vda:", "lost+found"),
+    ]
+    assert call("down", "/tmp/another") == ""
+    assert call("down") == f"took down {directory}\n"
     assert not directory.exists()
+    assert call("status") == ""
 
 
 @pytest.fixture
@@ -363,21 +395,23 @@ def elsewhere() -> Iterator[Path]:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="all the other tests run without root already")
-def test_without_root(elsewhere: Path) -> None:
+def test_without_root(elsewhere: Path, base: Path) -> None:
     """Root's tests also start a lab as an ordinary user, with a checkout of that user."""
     drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")
     drop += ("env", f"HOME={elsewhere}", "/usr/bin/python3")
-    process, directory = start_owner(*drop, tests=elsewhere / "tests")
+    tests = elsewhere / "tests"
+    process, directory = start_owner(base, *drop, tests=tests)
     try:
         assert directory.stat().st_uid == NOBODY
         assert sorted(processes(directory).values()) == ["libvirtd", "qemu-system-x86_64"]
         owners = {os.stat(f"/proc/{pid}").st_uid for pid in processes(directory)}
         assert owners == {NOBODY}
+        assert sweep(base, kept=True) == []  # another user's
     finally:
         process.kill()
         process.wait()
-        env = {**os.environ, "PYTHONPATH": f"{elsewhere}/tests"}
-        subprocess.run([*drop, "-m", "lab", "sweep"], env=env, check=True, capture_output=True)
+        command = [*drop, "-m", "lab", "sweep"]
+        subprocess.run(command, env=environment(base, tests), check=True, capture_output=True)
     assert not directory.exists()
 
 

@@ -30,8 +30,8 @@ from pathlib import Path
 from .programs import LabError
 
 PREFIX = "vmk-"
-# The directory is part of socket paths, which may have 107 bytes.
-BASE = Path("/tmp")
+# The directory is part of socket paths, which may have 107 bytes: keep it short.
+BASE = Path(os.environ.get("VMKEEP_LAB_BASE", "/tmp"))
 PROGRAMS = ("libvirtd", "virtlogd", "virtlockd", "qemu-", "nbdkit")
 NAME = re.compile(re.escape(PREFIX) + "[a-z0-9_]{8}")
 
