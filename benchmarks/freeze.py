@@ -1,0 +1,169 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How long a guest cannot write during a quiesced snapshot of its disks."""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+from lab import Disk, Lab
+
+from .pairs import Comparison, Goal, in_turns, middle
+from .programs import BenchmarkError, run_module, run_program
+from .report import Part
+
+PULSE = Path(__file__).with_name("pulse")
+PAUSE = "0.005"
+# What goes on before and after the snapshot is part of what is looked at.
+SETTLE = 0.3
+PEER = "virsh snapshot-create-as --disk-only --atomic --quiesce"
+NAME = "bench"
+STAMP = "%Y-%m-%d %H:%M:%S.%f"
+# How libvirt's log tells that the agent was asked, that it answered, and with what.
+ASKED = re.compile(r"^(.{23}).*Send command '\{\"execute\": *\"guest-fsfreeze-(freeze|thaw)\"")
+ANSWERED = re.compile(r"^(.{23}).*Line \[(.*)\]")
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What one snapshot cost, in milliseconds.
+
+    `gap`: the longest time without a durable write on any disk. `host`: from the agent's answer
+    to the freeze until the thaw is sent. `agent`: the rest of the time between asking for the
+    freeze and the answer to the thaw.
+    """
+
+    gap: float
+    host: float
+    agent: float
+
+
+class Guest:
+    """A VM whose disks are written to all the time, and the daemon's log of its agent."""
+
+    def __init__(self, lab: Lab, disks: int) -> None:
+        self.lab = lab
+        self._log = lab.directory / "agent.log"
+        self._taken = 0
+        self._log_agent()
+        self.vm = lab.vm(NAME, [Disk()] * disks)
+        self.vm.write("/run/pulse", PULSE.read_bytes())
+        self._files = [f"{point}/pulse" for point in self.vm.mounts()]
+        for file in self._files:
+            self.vm.control().start(["sh", "/run/pulse", file, PAUSE], capture=False)
+        time.sleep(1)
+
+    def _log_agent(self) -> None:
+        """Let the daemon write what it says to the agent, with the time, into a file."""
+        socket = self.lab.daemon.socket.with_name("libvirt-admin-sock")
+        uri = f"libvirtd:///session?socket={socket}"
+        for setting in (("outputs", f"1:file:{self._log}"), ("filters", "1:qemu.qemu_agent")):
+            run_program("virt-admin", "-c", uri, f"daemon-log-{setting[0]}", setting[1])
+
+    def params(self, **params: Any) -> dict[str, Any]:
+        state = str(self.lab.directory / "state")
+        return {"vm": [NAME], "uri": self.lab.uri, "state_dir": state, **params}
+
+    def ours(self) -> Seen:
+        """A snapshot by vm_snapshot, and back to where it was."""
+        wish = self.params(name=self._next(), quiesce="required")
+        return self._seen(lambda: run_module(self.lab.directory, "vm_snapshot", wish))
+
+    def peer(self) -> Seen:
+        """The same by virsh."""
+        options = ("--disk-only", "--atomic", "--quiesce")
+        words = ("virsh", "-c", self.lab.uri, "snapshot-create-as", NAME, self._next(), *options)
+        return self._seen(lambda: run_program(*words))
+
+    def quiet(self) -> float:
+        """The longest gap, in milliseconds, where there is no snapshot."""
+        return self._longest_gap(lambda: time.sleep(0.7))
+
+    def _next(self) -> str:
+        self._taken += 1
+        return f"point{self._taken}"
+
+    def _seen(self, take: Callable[[], object]) -> Seen:
+        start = self._log.stat().st_size
+        gap = self._longest_gap(take)
+        with self._log.open() as log:
+            log.seek(start)
+            host, whole = host_part(log.read())
+        merged = run_module(self.lab.directory, "vm_blockcommit", self.params())
+        if not merged.result["changed"]:
+            raise BenchmarkError("there was no overlay to merge: no snapshot was taken")
+        time.sleep(SETTLE)
+        return Seen(gap, host, whole - host)
+
+    def _longest_gap(self, take: Callable[[], object]) -> float:
+        """The longest gap of any disk's writer from before the call until after it."""
+        sizes = self.vm.run(["stat", "-c", "%s", *self._files]).split()
+        time.sleep(SETTLE)
+        take()
+        time.sleep(SETTLE)
+        pairs = zip(self._files, sizes)
+        texts = [self.vm.run(["tail", "-c", f"+{int(size) + 1}", file]) for file, size in pairs]
+        return max(longest_gap(text) for text in texts)
+
+
+def longest_gap(text: str) -> float:
+    """Milliseconds between the two neighbouring times that are farthest apart."""
+    times = [float(line) for line in text.splitlines()[:-1]]
+    if len(times) < 10:
+        raise BenchmarkError(f"the writer in the guest wrote only {len(times)} records")
+    return 1000 * max(later - earlier for earlier, later in zip(times, times[1:]))
+
+
+def host_part(log: str) -> tuple[float, float]:
+    """Milliseconds from the answer to the freeze to the thaw, and from the first to the last."""
+    times: dict[str, datetime] = {}
+    awaited = ""
+    for line in log.splitlines():
+        asked, answered = ASKED.match(line), ANSWERED.match(line)
+        if asked:
+            awaited = asked[2]
+            times.setdefault(f"{awaited} asked", datetime.strptime(asked[1], STAMP))
+        elif answered and awaited:
+            times.setdefault(f"{awaited} answered", datetime.strptime(answered[1], STAMP))
+            awaited = ""
+    try:
+        host = times["thaw asked"] - times["freeze answered"]
+        whole = times["thaw answered"] - times["freeze asked"]
+    except KeyError as error:
+        raise BenchmarkError(f"libvirt's log does not show: {error}") from error
+    return host.total_seconds() * 1000, whole.total_seconds() * 1000
+
+
+def measure(pairs: int, *, quick: bool) -> Part:
+    disks = 2 if quick else 4
+    with Lab() as lab:
+        guest = Guest(lab, disks)
+        guest.ours()  # the first of everything is slower
+        guest.peer()
+        ours, peer = in_turns(pairs, guest.ours, guest.peer)
+        quiet = [guest.quiet() for _ in range(pairs)]
+    whats = {
+        "gap": f"longest gap of a writer in the guest, {disks} disks",
+        "host": "of that on the host: freeze answered to thaw sent",
+        "agent": "of that in the agent: freezing and thawing",
+    }
+    goals = {"gap": Goal(0.8)}
+    rows = [
+        Comparison(
+            what,
+            tuple(getattr(seen, key) for seen in ours),
+            tuple(getattr(seen, key) for seen in peer),
+            PEER,
+            goals.get(key),
+        )
+        for key, what in whats.items()
+    ]
+    floor = f"Without any snapshot the longest gap is {middle(quiet)} ms (the writers' own rhythm)."
+    return Part("freeze", rows, [floor])
