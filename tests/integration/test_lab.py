@@ -406,10 +406,10 @@ def test_without_root(elsewhere: Path, base: Path) -> None:
         assert sorted(processes(directory).values()) == ["libvirtd", "qemu-system-x86_64"]
         owners = {os.stat(f"/proc/{pid}").st_uid for pid in processes(directory)}
         assert owners == {NOBODY}
-        assert sweep(base, kept=True) == []  # another user's
     finally:
         process.kill()
         process.wait()
+        assert sweep(base, kept=True) == []  # another user's
         command = [*drop, "-m", "lab", "sweep"]
         subprocess.run(command, env=environment(base, tests), check=True, capture_output=True)
     assert not directory.exists()
