@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 # Keep the usual prefixes when a document is written again.
@@ -98,6 +98,23 @@ class Definition:
 
     def disk(self, target: str) -> Disk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
+
+    def moved(self, sources: Mapping[str, tuple[str, str]]) -> Definition:
+        """What it will say after :func:`with_sources`."""
+        return replace(self, disks=tuple(_moved(disk, sources) for disk in self.disks))
+
+
+def _moved(disk: Disk, sources: Mapping[str, tuple[str, str]]) -> Disk:
+    if disk.path and disk.path in sources:
+        path, image_format = sources[disk.path]
+        return replace(disk, source=local_source(path), format=image_format, recorded=())
+    stale = any(path in sources for path in disk.recorded)
+    return replace(disk, recorded=()) if stale else disk
+
+
+def local_source(path: str) -> Source:
+    """A source on this host: what is below /dev is a block device, all else a file."""
+    return Source("block" if path.startswith("/dev/") else "file", path)
 
 
 def parse_domain(xml: str) -> Definition:
@@ -186,13 +203,13 @@ def _move_source(disk: ET.Element, sources: Mapping[str, tuple[str, str]]) -> No
     source = disk.find("source")
     kind = disk.get("type", "")
     old = source.get(_PATH_ATTRIBUTE.get(kind, ""), "") if source is not None else ""
-    if source is None or old not in sources:
+    if source is None or not old or old not in sources:
         return
     path, image_format = sources[old]
     source.attrib.pop(_PATH_ATTRIBUTE[kind])
-    new_kind = "block" if path.startswith("/dev/") else "file"
-    disk.set("type", new_kind)
-    source.set(_PATH_ATTRIBUTE[new_kind], path)
+    new = local_source(path)
+    disk.set("type", new.kind)
+    source.set(_PATH_ATTRIBUTE[new.kind], path)
     driver = disk.find("driver")
     if driver is None:
         driver = ET.SubElement(disk, "driver", {"name": "qemu"})

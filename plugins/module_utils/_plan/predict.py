@@ -10,12 +10,19 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 
-from .._model.domain import Source
-from .._model.snapshot import Snapshot, tree_text
+from .._model.domain import local_source
+from .._model.snapshot import (
+    CRASH,
+    FILESYSTEM,
+    Snapshot,
+    SnapshotDisk,
+    proven_consistency,
+    tree_text,
+)
 from .._model.state import DiskState, VmState
 from .._model.step import (
     CommitDisk,
@@ -23,6 +30,8 @@ from .._model.step import (
     ForgetSnapshot,
     Plan,
     RemoveFile,
+    ResumeVm,
+    RewriteSnapshot,
     SetSource,
     Step,
     TakeSnapshot,
@@ -52,74 +61,139 @@ def _after(vm: VmState, step: Step) -> VmState:
     if isinstance(step, TakeSnapshot):
         return _with_snapshot(vm, step)
     if isinstance(step, CommitDisk):
-        return _with_disk(vm, step.target, lambda disk: _merged(disk, step))
+        return _with_disk(vm, step.target, partial(_merged, step=step))
     if isinstance(step, SetSource):
-        return _with_disk(vm, step.target, lambda disk: replace(disk, persistent=step.new))
-    if isinstance(step, (ForgetSnapshot, DeleteInternal)):
+        return _with_disk(vm, step.target, partial(_repointed, step=step, off=vm.off))
+    if isinstance(step, DeleteInternal):
+        disks = tuple(_without_internal(disk, step) for disk in vm.disks)
+        return replace(vm, disks=disks, snapshots=_without(vm.snapshots, step.name))
+    if isinstance(step, ForgetSnapshot):
         return replace(vm, snapshots=_without(vm.snapshots, step.name))
+    if isinstance(step, RewriteSnapshot):
+        return replace(vm, snapshots=tuple(_rewritten(found, step) for found in vm.snapshots))
     if isinstance(step, RemoveFile):
         return replace(vm, missing=vm.missing | {step.file})
+    if isinstance(step, ResumeVm):
+        return replace(vm, status="running")
     return vm
 
 
 def _with_disk(vm: VmState, target: str, change: Callable[[DiskState], DiskState]) -> VmState:
     disks = tuple(change(disk) if disk.target == target else disk for disk in vm.disks)
-    return replace(vm, disks=disks)
+    return replace(vm, disks=disks, live=replace(vm.live, disks=tuple(disk.disk for disk in disks)))
 
 
 def _merged(disk: DiskState, step: CommitDisk) -> DiskState:
-    left = [
-        (image, real)
-        for image, real in zip(disk.chain, disk.real)
-        if image.filename not in step.merged
-    ]
-    chain, real = tuple(image for image, _r in left), tuple(real for _i, real in left)
-    return _on(replace(disk, chain=chain, real=real))
+    """A definition that is off still names the merged image: SetSource follows."""
+    if step.how == "offline":
+        return _from(disk, step.merged) if step.overlay else disk
+    return _on(_from(disk, step.merged), off=False)
 
 
-def _on(disk: DiskState) -> DiskState:
-    """The disk with its source on the first image of its chain."""
-    active = disk.chain[0]
-    kind = "block" if active.filename.startswith("/dev/") else "file"
-    source = Source(kind, active.filename)
-    same = disk.persistent == disk.disk.path
-    return replace(
-        disk,
-        disk=replace(disk.disk, source=source, format=active.format),
-        persistent=active.filename if same else disk.persistent,
+def _from(disk: DiskState, merged: tuple[str, ...]) -> DiskState:
+    """The disk without these images in its chain."""
+    left = [n for n, image in enumerate(disk.chain) if image.filename not in merged]
+    chain, real = tuple(disk.chain[n] for n in left), tuple(disk.real[n] for n in left)
+    return replace(disk, chain=chain, real=real)
+
+
+def _on(disk: DiskState, *, off: bool) -> DiskState:
+    """The disk with its source on the first image of its chain.
+
+    libvirt moves the persistent definition along where both named the same image, and records
+    the images below in either only if the VM runs.
+    """
+    active, *below = disk.files
+    recorded = () if off else tuple(below)
+    source, image_format = local_source(active), disk.chain[0].format
+    moved = replace(disk.disk, source=source, format=image_format, recorded=recorded)
+    if disk.persistent == disk.disk.path:
+        disk = replace(disk, persistent=active, recorded=recorded)
+    return replace(disk, disk=moved)
+
+
+def _repointed(disk: DiskState, step: SetSource, *, off: bool) -> DiskState:
+    disk = replace(disk, persistent=step.new, recorded=())
+    depth = disk.depth_of(step.new)
+    if not off or depth is None:
+        return disk
+    moved = replace(disk.disk, source=local_source(step.new), format=step.format, recorded=())
+    return replace(disk, disk=moved, chain=disk.chain[depth:], real=disk.real[depth:])
+
+
+def _without_internal(disk: DiskState, step: DeleteInternal) -> DiskState:
+    chain = tuple(
+        replace(image, snapshots=tuple(s for s in image.snapshots if s.name != step.name))
+        if image.filename in step.images
+        else image
+        for image in disk.chain
     )
+    return replace(disk, chain=chain)
 
 
 def _with_snapshot(vm: VmState, step: TakeSnapshot) -> VmState:
-    for entry in step.spec.disks:
-        if entry.file:
-            vm = _with_disk(vm, entry.target, partial(_with_overlay, file=entry.file))
-    parent = next((snapshot.name for snapshot in vm.snapshots if snapshot.current), "")
+    spec = step.spec
     older = tuple(replace(snapshot, current=False) for snapshot in vm.snapshots)
-    newest = max((snapshot.created for snapshot in older), default=0)
+    memory = "external" if spec.memory_file else _memory_of(spec.mode, off=vm.off)
+    state = vm.status if memory != "no" or vm.off else "disk-snapshot"
     taken = Snapshot(
-        name=step.spec.name,
-        parent=parent,
-        state="disk-snapshot",
-        created=newest + 1,
+        name=spec.name,
+        parent=next((snapshot.name for snapshot in vm.snapshots if snapshot.current), ""),
+        state=state,
+        created=max((snapshot.created for snapshot in older), default=0) + 1,
         current=True,
-        description=step.spec.description,
-        consistency="",
-        memory="external" if step.spec.memory_file else "no",
-        memory_file=step.spec.memory_file,
-        disks=step.spec.disks,
+        description=spec.description,
+        consistency=_consistency(step, state, memory),
+        memory=memory,
+        memory_file=spec.memory_file,
+        disks=spec.disks,
         before=vm.live,
         named=vm.live.named,
         xml="",
     )
+    for entry in spec.disks:
+        if entry.file:
+            overlaid = partial(_with_overlay, file=entry.file, off=vm.off)
+            vm = _with_disk(vm, entry.target, overlaid)
     return replace(vm, snapshots=(*older, taken))
 
 
-def _with_overlay(disk: DiskState, file: str) -> DiskState:
+def _memory_of(mode: str, *, off: bool) -> str:
+    return "internal" if mode == "internal" and not off else "no"
+
+
+def _consistency(step: TakeSnapshot, state: str, memory: str) -> str:
+    """'' where only the run can tell whether the guest could be frozen."""
+    proven = proven_consistency(state, memory)
+    if proven != CRASH or step.quiesce == "never":
+        return proven
+    return FILESYSTEM if step.quiesce == "required" else ""
+
+
+def _with_overlay(disk: DiskState, file: str, *, off: bool) -> DiskState:
     below = disk.chain[0]
     placed = below.file._replace(filename=file)
     overlay = replace(below, file=placed, format="qcow2", snapshots=(), bitmaps=())
-    return _on(replace(disk, chain=(overlay, *disk.chain), real=(file, *disk.real)))
+    return _on(replace(disk, chain=(overlay, *disk.chain), real=(file, *disk.real)), off=off)
+
+
+def _rewritten(snapshot: Snapshot, step: RewriteSnapshot) -> Snapshot:
+    if snapshot.name != step.name:
+        return snapshot
+    sources = {old: (new, image_format) for old, new, image_format in step.sources}
+    disks = tuple(
+        SnapshotDisk(disk.target, "no") if disk.target in step.without else disk
+        for disk in snapshot.disks
+    )
+    before = snapshot.before.moved(sources) if snapshot.before else None
+    named = _renamed(snapshot, sources) | (before.named if before else frozenset())
+    return replace(snapshot, disks=disks, before=before, named=named)
+
+
+def _renamed(snapshot: Snapshot, sources: Mapping[str, tuple[str, str]]) -> frozenset[str]:
+    """What only the inactive definition of the snapshot names."""
+    known = snapshot.before.named if snapshot.before else frozenset()
+    return frozenset(sources.get(path, (path, ""))[0] for path in snapshot.named - known)
 
 
 def _without(snapshots: tuple[Snapshot, ...], name: str) -> tuple[Snapshot, ...]:

@@ -1,0 +1,188 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What holds for every plan, after whatever has happened to a VM before.
+
+Random histories (snapshots, merges, power, what others do by hand) are played on the model of a
+hypervisor in world.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import Problem
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import VmState
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
+    CommitDisk,
+    Plan,
+    Step,
+    TakeSnapshot,
+    to_dict,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.absent import (
+    AbsentWish,
+    plan_absent,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.agree import disagreements
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import (
+    CommitWish,
+    plan_commit,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.recover import (
+    files_of,
+    left_by,
+    plan_recovery,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot import (
+    SnapshotWish,
+    plan_present,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.vet import needs, settle
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from world import Broken, World, half_done, halves
+
+PlanFor = Callable[[VmState], Plan]
+TARGETS = ("vda", "vdb")
+# Events are tuples, so that a failure shows what happened; numbers choose by position.
+Event = tuple[Any, ...]
+
+some_disks = st.sampled_from([(), ("vda",), ("vdb",)])
+takes = st.tuples(
+    st.just("take"),
+    st.builds(
+        SnapshotWish,
+        name=st.sampled_from(["s1", "s2", "s3", "s4", "s5", "s6"]),
+        mode=st.sampled_from(["auto", "auto", "external", "internal"]),
+        memory=st.sampled_from([None, None, True]),
+        disks=some_disks,
+        quiesce=st.sampled_from(["preferred", "never", "required"]),
+    ),
+)
+removals = st.tuples(st.just("remove"), st.integers(0, 5), st.booleans())
+commits = st.tuples(
+    st.just("commit"),
+    st.builds(
+        CommitWish,
+        disks=some_disks,
+        max_depth=st.integers(1, 4),
+        delete_merged=st.sampled_from([True, True, False]),
+    ),
+)
+spans = st.tuples(st.just("span"), st.sampled_from(TARGETS), st.integers(0, 4), st.integers(1, 3))
+wishes = st.one_of(takes, takes, removals, commits, spans)
+by_hand = st.one_of(
+    st.just(("power",)),
+    st.just(("power",)),
+    st.tuples(st.just("commit_by_hand"), st.sampled_from(TARGETS)),
+    st.tuples(st.just("branch_off"), st.sampled_from(["s1", "s2", "s3"])),
+    st.tuples(st.just("edit"), st.sampled_from(TARGETS)),
+)
+BY_HAND = ("power", "commit_by_hand", "branch_off", "edit")
+histories = st.lists(st.one_of(wishes, wishes, by_hand), max_size=8)
+
+
+def plan_of(event: Event, vm: VmState) -> PlanFor:
+    """How a module decides that was called in this situation."""
+    if event[0] == "take":
+        return lambda vm: plan_present(event[1], vm)
+    if event[0] == "commit":
+        return lambda vm: plan_commit(event[1], vm)
+    if event[0] == "span":
+        _kind, target, top, length = event
+        files = vm.disk(target).files
+        base = min(top + length, len(files) - 1)
+        wish = CommitWish((target,), files[base], files[min(top, base - 1)])
+        return lambda vm: plan_commit(wish, vm)
+    names = sorted(found.name for found in vm.snapshots) or ["none"]
+    wish = AbsentWish(names[event[1] % len(names)], event[2])
+    return lambda vm: plan_absent(wish, vm)
+
+
+def planned(world: World, plan_for: PlanFor) -> Plan | None:
+    """The plan of a run, None where it is refused."""
+    vm = world.observe()
+    try:
+        plan = plan_for(vm)
+        return settle(plan, vm, world.facts(needs(plan)))
+    except Problem:
+        return None
+
+
+def carry_out(world: World, plan: Plan) -> None:
+    """All steps of a plan; nothing is lost at any moment, while the guest goes on writing."""
+    surviving = survivors(world, plan)
+    for step in plan.steps:
+        world.do(step)
+        world.check(surviving)
+        world.write()
+    world.check(surviving)
+
+
+def survivors(world: World, plan: Plan) -> dict[str, set[str]]:
+    """Snapshot -> disks that it will cover still."""
+    after = predict(world.observe(), plan)
+    return {found.name: {disk.target for disk in found.taken} for found in after.snapshots}
+
+
+def lived(history: list[Event]) -> World:
+    """The world after that."""
+    world = World.fresh(TARGETS)
+    world.write()
+    for event in history:
+        if event[0] in BY_HAND:
+            getattr(world, event[0])(*event[1:])
+            world.settle()
+        else:
+            plan = planned(world, plan_of(event, world.observe()))
+            carry_out(world, plan or Plan(""))
+        world.write()
+    return world
+
+
+def compared(vm: VmState) -> dict[str, object]:
+    """What a prediction foretells: images by their names."""
+    snapshots = [
+        replace(found, consistency="") for found in sorted(vm.snapshots, key=lambda s: s.name)
+    ]
+    named = {path for s in snapshots for path in (*s.overlays.values(), s.memory_file) if path}
+    disks = [
+        (found.disk, found.files, found.real, found.persistent, found.recorded)
+        for found in vm.disks
+    ]
+    return {
+        "status": vm.status,
+        "live": vm.live.disks,
+        "disks": disks,
+        "snapshots": snapshots,
+        "missing": vm.missing & named,
+    }
+
+
+def troubles(vm: VmState) -> set[tuple[str, str]]:
+    """Disagreements; an overlay stays alone where a snapshot with memory lost another disk."""
+    found = {(entry["kind"], entry["disk"]) for entry in disagreements(vm)}
+    return {entry for entry in found if entry[0] != "overlay_without_snapshot"}
+
+
+@given(history=histories, wish=wishes)
+@settings(deadline=None, max_examples=150)
+def test_a_plan_does_what_it_says_loses_nothing_and_leaves_nothing_to_do(history, wish):
+    world = lived(history)
+    vm = world.observe()
+    plan_for = plan_of(wish, vm)
+    plan = planned(world, plan_for)
+    assume(plan is not None and plan.steps)
+
+    carry_out(world, plan)
+
+    after, predicted = world.observe(), predict(vm, plan)
+    assert compared(after) == compared(predicted)
+    assert plan_for(after).steps == ()
+    assert plan_for(predicted).steps == ()
+    assert troubles(after) <= troubles(vm)
