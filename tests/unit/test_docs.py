@@ -1,0 +1,115 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Pages, playbooks and modules say the same: links, variables, options, messages."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from tools.common import ROOT, files_of_the_checkout
+
+PAGES = [
+    name for name in files_of_the_checkout() if name.endswith(".md") and name != "CHANGELOG.md"
+]
+PLAYBOOKS = {"snapshot": "vm_snapshot", "inspect": "vm_snapshot_info", "commit": "vm_blockcommit"}
+LINK = re.compile(r"\]\(([^)#]*)(#[^)]*)?\)")
+# Set by a playbook for itself.
+OWN = {"vmkeep_result", "vmkeep_with_memory"}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text()
+    for target, anchor in LINK.findall(text):
+        if not target.startswith(("http", "mailto")):
+            path = (ROOT / page).parent / target if target else ROOT / page
+            assert path.exists(), target
+            assert not anchor or anchor in anchors(path), f"{target}{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """The names by which the headings of a page are linked."""
+    titles = re.findall(r"^#+ (.*)$", page.read_text(), re.MULTILINE)
+    return {"#" + re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def test_the_readme_lists_every_module() -> None:
+    section = (ROOT / "README.md").read_text().partition("## Modules")[2].partition("##")[0]
+    listed = re.findall(r"^\| `(\w+)`", section, re.MULTILINE)
+    assert sorted(listed) == sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_every_option_of_the_module_can_be_set(playbook: str) -> None:
+    assert passed(playbook) == options(PLAYBOOKS[playbook]) - unused(playbook)
+
+
+def passed(playbook: str) -> set[str]:
+    """The options that a playbook hands to its module, there or as a default of the group."""
+    play = yaml.safe_load((ROOT / f"playbooks/{playbook}.yml").read_text())[0]
+    task = play["tasks"][1]["block"][0]
+    defaults = play["module_defaults"]["group/vmkeep.libvirt.libvirt"]
+    return {*task[f"vmkeep.libvirt.{PLAYBOOKS[playbook]}"], *defaults}
+
+
+def options(module: str) -> set[str]:
+    documents = [ROOT / f"plugins/modules/{module}.py", ROOT / "plugins/doc_fragments/vm.py"]
+    found: set[str] = set()
+    for path in documents:
+        for text in ast.walk(ast.parse(path.read_text())):
+            if isinstance(text, ast.Constant) and "\noptions:\n" in str(text.value):
+                found |= set(yaml.safe_load(str(text.value))["options"])
+    return found
+
+
+def unused(playbook: str) -> set[str]:
+    """What the shared fragment has and this module has not, or what it has no use for."""
+    if playbook == "snapshot":
+        return set()
+    quiesce = {"quiesce", "freeze_timeout"}
+    return quiesce if playbook == "commit" else {*quiesce, "name", "timeout", "lock_timeout"}
+
+
+@pytest.mark.parametrize("playbook", PLAYBOOKS)
+def test_variables_are_documented_where_they_are_used(playbook: str) -> None:
+    text = (ROOT / f"playbooks/{playbook}.yml").read_text()
+    head, _, play = text.partition("\n- name:")
+    used = set(re.findall(r"\bvmkeep_\w+", play)) - OWN
+    assert used == set(re.findall(r"\bvmkeep_\w+", head))
+    assert used == {name for name, books in table().items() if playbook in books or "all" in books}
+
+
+def table() -> dict[str, str]:
+    """variable -> the playbooks that playbooks/README.md names for it."""
+    rows = re.findall(
+        r"^\| (`vmkeep_.*?) \| (.*?) \|", (ROOT / "playbooks/README.md").read_text(), re.MULTILINE
+    )
+    return {name: books for names, books in rows for name in re.findall(r"vmkeep_\w+", names)}
+
+
+def test_the_messages_that_are_explained_exist() -> None:
+    page = (ROOT / "docs/troubleshooting.md").read_text()
+    explained = re.findall(r"^\| `(.*?)` \|", page.partition("\n## How")[0], re.MULTILINE)
+    assert len(explained) > 20
+    known = messages()
+    for message in explained:
+        for part in filter(None, (part.strip() for part in re.split(r"\.\.\.|\(.*?\)", message))):
+            assert part in known, part
+
+
+def messages() -> str:
+    """Every text in the code, adjoining pieces put together, what is filled in left out."""
+    found = []
+    for path in (ROOT / "plugins/module_utils").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.JoinedStr):
+                pieces = (piece.value for piece in node.values if isinstance(piece, ast.Constant))
+                found.append("".join(map(str, pieces)))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(node.value)
+    return "\n".join(found)
