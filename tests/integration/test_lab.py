@@ -19,7 +19,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from lab import VM, Disk, Lab, LabError, RecordsDamaged, accel, wait_until
+from lab import VM, Disk, Lab, LabError, RecordsDamaged, accel, modules, wait_until
 from lab.cache import REPOSITORY
 from lab.image import GuestImage
 from lab.kernel import pick_kernel
@@ -221,9 +221,9 @@ def main():
     if module.params["how"] == "crash":
         raise ValueError("crashed")
     if module.params["how"] == "clinging":
-        subprocess.Popen(["sleep", "7"])
+        subprocess.Popen(["sleep", "2"])
     if module.params["how"] == "guard":
-        subprocess.Popen(["sleep", "7"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        subprocess.Popen(["sleep", "2"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     time.sleep(module.params["sleep"])
     if module.params["how"] == "fail":
         module.fail_json(msg="failed")
@@ -259,8 +259,9 @@ def test_run_module(collections: Path) -> None:
         run_module("hello", {"sleep": 9}, timeout=0.5, collections=collections)
 
 
-def test_module_leaves_a_process(collections: Path) -> None:
+def test_module_leaves_a_process(collections: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A process that outlives the module must not keep its output open."""
+    monkeypatch.setattr(modules, "LINGER", 0.5)
     result = run_module("hello", {"how": "guard"}, collections=collections)
     assert result["changed"]
     with pytest.raises(LabError, match="holds its output open"):
@@ -361,8 +362,8 @@ def test_command_line(base: Path, tmp_path: Path) -> None:
 
     def call(*words: str) -> str:
         command = [sys.executable, "-m", "lab", *words]
-        options = {"env": environment(base), "cwd": tmp_path, "text": True, "check": True}
-        return subprocess.run(command, stdout=subprocess.PIPE, **options).stdout
+        options = {"env": environment(base), "cwd": tmp_path, "text": True}
+        return subprocess.run(command, check=True, stdout=subprocess.PIPE, **options).stdout
 
     text = call("up", "--name", "demo")
     directory = Path(text.split(" runs in ")[1].split(". ")[0])

@@ -91,8 +91,9 @@ class ControlChannel:
         self._send({"execute": "guest-sync-delimited", "arguments": {"id": number}})
         while True:
             line = self._line(limit)
-            _, mark, answer = line.rpartition(b"\xff")
-            if mark and json.loads(answer).get("return") == number:
+            # Answers to somebody before us have no such mark.
+            answer = line.partition(b"\xff")[2]
+            if answer and json.loads(answer).get("return") == number:
                 return
 
     def _send(self, message: dict[str, Any]) -> None:
@@ -115,7 +116,7 @@ class ControlChannel:
             if not data:
                 raise GuestSilent("the guest has closed the connection")
             self._buffer += data
-        line, _, self._buffer = self._buffer.partition(b"\n")
+        line, self._buffer = self._buffer.split(b"\n", 1)
         return line
 
     def start(self, words: list[str], data: bytes = b"", *, capture: bool = True) -> int:

@@ -135,7 +135,7 @@ class Lab:
         "silent" for a channel that is open in the guest and never answers.
         When it does not come up, nothing of it stays.
         """
-        wanted = [Disk() for _ in range(disks)] if isinstance(disks, int) else list(disks)
+        wanted = [Disk()] * disks if isinstance(disks, int) else list(disks)
         (self.directory / "v" / name).mkdir()
         try:
             spec = Spec(name, self._make_disks(name, wanted), memory, agent)
