@@ -9,19 +9,19 @@ hypervisor in world.py.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.journal import new_content
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import Problem
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import Snapshot
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import VmState
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
     CommitDisk,
     Plan,
     Step,
-    TakeSnapshot,
-    to_dict,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.absent import (
     AbsentWish,
@@ -45,7 +45,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot impo
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.vet import needs, settle
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
-from world import Broken, World, half_done, halves
+from world import World, half_done, halves
 
 PlanFor = Callable[[VmState], Plan]
 TARGETS = ("vda", "vdb")
@@ -186,3 +186,89 @@ def test_a_plan_does_what_it_says_loses_nothing_and_leaves_nothing_to_do(history
     assert plan_for(after).steps == ()
     assert plan_for(predicted).steps == ()
     assert troubles(after) <= troubles(vm)
+
+
+# --- runs that die ---
+
+
+def journal_of(world: World, plan: Plan) -> dict[str, Any]:
+    """The journal as it is read again after the run died."""
+    return json.loads(json.dumps(new_content("a run", world.status, plan.steps, ())))
+
+
+def die(
+    world: World, steps: tuple[Step, ...], journal: dict[str, Any], moment: int, *, own: bool
+) -> None:
+    """Do the steps up to a moment: before or after one was marked as done, or within it.
+
+    ``own``: the journal is that of this run, not that of the one before, which it brings in order.
+    """
+    places = [
+        (n, part) for n, step in enumerate(steps) for part in ("before", *halves(step), "after")
+    ]
+    last, part = places[moment % len(places)] if places else (0, "")
+    for n, step in enumerate(steps[: last + 1]):
+        if n == last and part == "before":
+            return
+        if isinstance(step, CommitDisk) and step.how == "active" and moment % 2:
+            journal["marks"].append(step.pivot_mark)
+        if n == last and part != "after":
+            half_done(world, step, part)
+            return
+        if isinstance(step, CommitDisk) and step.how == "active" and not moment % 2:
+            journal["marks"].append(step.pivot_mark)
+        world.do(step)
+        world.write()
+        if own and n < last:
+            journal["steps"][n]["done"] = True
+
+
+def recovery(world: World, journal: dict[str, Any]) -> Plan:
+    """What the next run does first."""
+    vm = world.observe()
+    existing = frozenset(path for path in files_of(journal) if world.exists(path))
+    plan = plan_recovery(left_by(journal, existing, group_complete=True), vm)
+    return settle(plan, vm, world.facts(needs(plan)))
+
+
+def points(found: Snapshot) -> list[str]:
+    return [found.image_before(disk.target) for disk in found.taken]
+
+
+def end(world: World) -> dict[str, object]:
+    """What a task is judged by."""
+    vm = world.observe()
+    return {
+        "chains": {disk.target: disk.files for disk in vm.disks},
+        "persistent": {disk.target: disk.persistent for disk in vm.disks},
+        "snapshots": {
+            found.name: (found.parent, found.current, found.disks, found.memory_file, points(found))
+            for found in vm.snapshots
+        },
+        "files": {*world.files, *world.memory_files},
+    }
+
+
+@given(
+    history=histories,
+    wish=wishes,
+    moments=st.lists(st.integers(0, 60), min_size=1, max_size=3),
+)
+@settings(deadline=None, max_examples=150)
+def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish, moments):
+    world = lived(history)
+    plan_for = plan_of(wish, world.observe())
+    plan = planned(world, plan_for)
+    assume(plan is not None and plan.steps)
+    whole = world.copy()
+    carry_out(whole, plan)
+    journal = journal_of(world, plan)
+
+    die(world, plan.steps, journal, moments[0], own=True)
+    for moment in moments[1:]:
+        die(world, recovery(world, journal).steps, journal, moment, own=False)
+    carry_out(world, recovery(world, journal))
+    again = planned(world, plan_for)
+    carry_out(world, again)
+
+    assert end(world) == end(whole)

@@ -225,8 +225,11 @@ class World:
             RewriteSnapshot: self._rewrite,
             DeleteInternal: self._delete_internal,
             RemoveFile: self._remove,
-            ResumeVm: lambda step: setattr(self, "status", "running"),
+            ResumeVm: self._resume,
         }[type(step)](step)
+
+    def _resume(self, _step: ResumeVm) -> None:
+        self.status = "running"
 
     def _create(self, step: CreateOverlay) -> None:
         if self.exists(step.file) or step.backing not in self.files:
@@ -332,7 +335,7 @@ class World:
         active = {disk.path for disk in self.live.values()}
         for path in step.images:
             if path not in active:
-                raise Broken(f"libvirt does not delete from {path}")
+                raise Broken(f"libvirt deletes nothing in {path}")
             del self.files[path].inside[step.name]
         self.forget(step.name)
 
@@ -394,7 +397,7 @@ def halves(step: Step) -> Iterator[str]:
     """How a run may die within a step: what was done of it."""
     if isinstance(step, CommitDisk):
         yield "copied"
-    if isinstance(step, TakeSnapshot):
+    if isinstance(step, TakeSnapshot) and step.spec.mode == "external":
         yield "switched"
         if step.spec.memory_file:
             yield "memory"

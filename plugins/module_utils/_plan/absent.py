@@ -8,13 +8,14 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from .._model.problem import Conflict, Unsupported
 from .._model.snapshot import Snapshot, descendants
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, DeleteInternal, ForgetSnapshot, Plan, RemoveFile, Step
-from .merge import consequences, merge
+from .merge import check_points, consequences, merge
 
 
 @dataclass(frozen=True)
@@ -32,20 +33,28 @@ def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
     if vm.snapshot(wish.name) is None:
         return Plan(vm.name)
     names = descendants(vm.snapshots, wish.name) if wish.subtree else (wish.name,)
-    doomed = tuple(snapshot for snapshot in vm.snapshots if snapshot.name in names)
     if wish.metadata_only:
         return Plan(vm.name, tuple(ForgetSnapshot(name) for name in reversed(names)))
+    steps = removal(vm, names, wish.bandwidth)
+    check_points(vm, [step for step in steps if isinstance(step, CommitDisk)], names)
+    return Plan(vm.name, steps)
+
+
+def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step, ...]:
+    """The steps for these snapshots, parents before children, whatever else stands on them."""
+    doomed = tuple(snapshot for snapshot in vm.snapshots if snapshot.name in names)
     _check_readable(vm, doomed)
-    merges = _merges(vm, doomed, wish.bandwidth)
-    internal = tuple(
-        _delete_internal(vm, snapshot)
-        for name in reversed(names)
-        for snapshot in doomed
-        if snapshot.name == name and snapshot.mode == "internal"
-    )
-    external = [snapshot.name for snapshot in doomed if snapshot.mode == "external"]
-    after = consequences(vm, merges, external)
-    return Plan(vm.name, (*merges, *internal, *after, *_loose_overlays(vm, doomed)))
+    merges = _merges(vm, doomed, bandwidth)
+    internal = {snapshot.name: snapshot for snapshot in doomed if snapshot.mode == "internal"}
+    deletions = [
+        _delete_internal(vm, internal[name]) for name in reversed(names) if name in internal
+    ]
+    after = [
+        step
+        for step in consequences(vm, merges, names)
+        if not (isinstance(step, ForgetSnapshot) and step.name in internal)
+    ]
+    return (*merges, *deletions, *after, *_loose_overlays(vm, doomed))
 
 
 def _check_readable(vm: VmState, doomed: tuple[Snapshot, ...]) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .._model.problem import BadInput, NotFound
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, Plan
-from .merge import consequences, merge
+from .merge import check_points, consequences, merge
 
 
 @dataclass(frozen=True)
@@ -48,6 +48,7 @@ def plan_commit(wish: CommitWish, vm: VmState) -> Plan:
             merges.append(merge(vm, disk, *span, wish.bandwidth))
     if not merges:
         return Plan(vm.name, (), tuple(notes))
+    check_points(vm, merges)
     after = consequences(vm, merges, delete=wish.delete_merged)
     return Plan(vm.name, (*merges, *after), tuple(notes))
 

@@ -8,7 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from .._model.problem import Conflict, Unsupported
 from .._model.snapshot import Snapshot
@@ -79,6 +79,32 @@ def _carried_bitmaps(disk: DiskState, top: int, base: int) -> tuple[tuple[str, s
     )
 
 
+def check_points(vm: VmState, merges: Sequence[CommitDisk], doomed: Sequence[str] = ()) -> None:
+    """Raise Conflict where a merge would change what a surviving external snapshot goes back to.
+
+    That is an image that receives newer data, or one that is merged together with newer ones.
+    What an internal snapshot holds stays as it is whatever is written to its image.
+    """
+    dying = _dying(vm, _merged(merges), doomed)
+    for snapshot in vm.snapshots:
+        overlays = {} if snapshot in dying else snapshot.overlays
+        for target, overlay in overlays.items():
+            point = snapshot.image_before(target)
+            for step in merges:
+                changed = point == step.base or point in step.merged[1:]
+                if changed and overlay not in step.merged:
+                    raise _destroyed(vm, snapshot, target, point)
+
+
+def _destroyed(vm: VmState, snapshot: Snapshot, target: str, point: str) -> Conflict:
+    return Conflict(
+        f"image {point} of VM {vm.name}, disk {target}, is what snapshot {snapshot.name} goes"
+        " back to",
+        wanted="to merge newer data into it, which would destroy that snapshot",
+        todo=f"remove snapshot {snapshot.name} first, or choose another base",
+    )
+
+
 def consequences(
     vm: VmState, merges: Sequence[CommitDisk], doomed: Sequence[str] = (), *, delete: bool = True
 ) -> tuple[Step, ...]:
@@ -86,18 +112,32 @@ def consequences(
 
     ``doomed`` are snapshots that go in any case. ``delete`` False keeps the merged files.
     """
-    merged = {path: step for step in merges for path in step.merged}
-    steps: list[Step] = [_set_source(vm, step) for step in merges if _needs_source(vm, step)]
-    doomed = [*doomed, *(s.name for s in vm.snapshots if s.name not in doomed and _dies(s, merged))]
+    merged = _merged(merges)
+    dying = _dying(vm, merged, doomed)
+    steps: list[Step] = [*moved_sources(vm, merges)]
     for snapshot in vm.snapshots:
-        if snapshot.name not in doomed:
-            steps.extend(_rewrite(vm, snapshot, merged))
-    dying = [snapshot for snapshot in vm.snapshots if snapshot.name in doomed]
+        if snapshot not in dying:
+            steps.extend(_rewrite(snapshot, merged))
     steps.extend(ForgetSnapshot(name) for name in children_first(dying))
     if delete:
         steps.extend(RemoveFile(path, f"merged into {step.base}") for path, step in merged.items())
         steps.extend(_memory_files(vm, dying))
     return tuple(steps)
+
+
+def moved_sources(vm: VmState, merges: Sequence[CommitDisk]) -> tuple[SetSource, ...]:
+    """What follows the merges for the persistent definition."""
+    return tuple(_set_source(vm, step) for step in merges if _needs_source(vm, step))
+
+
+def _merged(merges: Sequence[CommitDisk]) -> dict[str, CommitDisk]:
+    return {path: step for step in merges for path in step.merged}
+
+
+def _dying(
+    vm: VmState, merged: Mapping[str, CommitDisk], doomed: Sequence[str]
+) -> tuple[Snapshot, ...]:
+    return tuple(s for s in vm.snapshots if s.name in doomed or _dies(s, merged))
 
 
 def children_first(snapshots: Iterable[Snapshot]) -> tuple[str, ...]:
@@ -133,28 +173,19 @@ def _set_source(vm: VmState, step: CommitDisk) -> SetSource:
     return SetSource(step.target, disk.persistent, disk.persistent, disk.disk.format, step.merged)
 
 
-def _lost(snapshot: Snapshot, merged: dict[str, CommitDisk]) -> tuple[str, ...]:
+def _lost(snapshot: Snapshot, merged: Mapping[str, CommitDisk]) -> tuple[str, ...]:
     return tuple(target for target, file in snapshot.overlays.items() if file in merged)
 
 
-def _dies(snapshot: Snapshot, merged: dict[str, CommitDisk]) -> bool:
+def _dies(snapshot: Snapshot, merged: Mapping[str, CommitDisk]) -> bool:
     """A snapshot goes when nothing is left of it, or when its memory lost one of its disks."""
     lost = _lost(snapshot, merged)
     return bool(lost) and (len(lost) == len(snapshot.overlays) or snapshot.memory == "external")
 
 
-def _rewrite(vm: VmState, snapshot: Snapshot, merged: dict[str, CommitDisk]) -> tuple[Step, ...]:
-    """The correction of a surviving snapshot's metadata; Conflict if its point would change."""
+def _rewrite(snapshot: Snapshot, merged: Mapping[str, CommitDisk]) -> tuple[Step, ...]:
+    """The correction of a surviving snapshot's metadata."""
     lost = _lost(snapshot, merged)
-    for disk in snapshot.taken:
-        point = snapshot.image_before(disk.target)
-        if disk.target not in lost and any(point == step.base for step in merged.values()):
-            raise Conflict(
-                f"image {point} of VM {vm.name}, disk {disk.target}, is what snapshot"
-                f" {snapshot.name} goes back to",
-                wanted="to merge newer data into it, which would destroy that snapshot",
-                todo=f"remove snapshot {snapshot.name} first, or choose another base",
-            )
     moved = tuple(
         (path, step.base, step.base_format)
         for path, step in merged.items()
