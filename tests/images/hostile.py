@@ -371,6 +371,11 @@ image("backing_name_with_nul", "NUL", Bytes(backing=b"base\0.qcow2"))
 image("disk_too_large", "a disk of", Bytes(Fields(size=(1 << 64) - 1)))
 image("disk_of_8_eib", "a disk of", Bytes(Fields(size=1 << 63)))
 image("l1_too_small", "its L1 table has 1 entries", Bytes(Fields(size=1 << 40)))
+image(
+    "l1_too_small_for_subclusters",
+    "its L1 table has 1 entries",
+    Bytes(Fields(size=512 * MIB, incompatible=build.EXTENDED_L2)),
+)
 image("l1_huge", "4294967295 entries", Bytes(Fields(l1_size=(1 << 32) - 1)))
 image("l1_beyond_the_end", "the L1 table ends", Bytes(Fields(l1_size=4 << 20)))
 image("l1_far_away", "the L1 table ends", Bytes(Fields(l1_offset=FAR)))
@@ -380,7 +385,7 @@ image("l1_on_the_refcounts", "overlaps", Bytes(Fields(l1_offset=place("refcounts
 image("refcounts_on_the_header", "overlaps the header", Bytes(Fields(refcount_offset=0)))
 image("refcounts_missing", "refcount table has 0", Bytes(Fields(refcount_clusters=0)))
 image("refcounts_huge", "refcount table has", Bytes(Fields(refcount_clusters=(1 << 32) - 1)))
-image("refcounts_beyond_the_end", "the file at 524288", Bytes(Fields(refcount_clusters=128)))
+image("refcounts_beyond_the_end", "overlaps", Bytes(Fields(refcount_clusters=128)))
 image("truncated", "the file at 131072", Bytes(length=2 * CLUSTER))
 
 image("a_billion_snapshots", "internal snapshots", build.with_snapshot(count=(1 << 32) - 1))

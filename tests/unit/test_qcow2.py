@@ -358,6 +358,20 @@ def test_any_table_gets_an_answer(entry: bytes, count: int) -> None:
     answer(build.with_bitmap(build.padded(entry), pointer).build(), "qcow2")
 
 
+def test_a_file_that_ends_with_its_last_snapshot() -> None:
+    """QEMU pads entries only where another one follows."""
+    entry = build.snapshot(b"x" * 3)
+    image = Bytes(
+        Fields(snapshot_count=2, snapshot_offset=place("luks")),
+        parts={place("luks"): entry + build.snapshot(b"y" * 3, identifier=b"2", l1_size=0)},
+    )
+    image.length = place("luks") + 2 * len(entry) - 4
+    assert [snapshot.name for snapshot in parse(image).snapshots] == ["xxx", "yyy"]
+    image.length -= 1
+    with pytest.raises(Damaged, match="entry 1 is cut off"):
+        parse(image)
+
+
 def test_so_many_snapshots_and_no_more() -> None:
     entry = build.snapshot(b"x", l1_size=0)
     assert len(parse(build.with_snapshot(entry * 2048, count=2048)).snapshots) == 2048

@@ -27,9 +27,9 @@ from .image_opener import ImageOpener
 # What libvirt accepts as well (VIR_STORAGE_MAX_CHAIN).
 MAX_DEPTH = 200
 # A file that nobody has written to for a second rests: what is wrong with it stays wrong.
-_RETRIES = 2
-_PAUSE = 0.002
 _RESTS_AFTER = 1.0
+_PAUSE = 0.002
+_PATIENCE = 0.008
 
 
 class Wish(NamedTuple):
@@ -115,12 +115,12 @@ def walk(opener: ImageOpener, wish: Wish, max_depth: int = MAX_DEPTH) -> Iterato
             return
         if len(seen) >= max_depth:
             raise _too_deep(top, max_depth)
-        wish, above = _backing(image), image.filename
+        wish, above = _backing(image), image.file.filename
 
 
 def _backing(image: Image) -> Wish:
     """What is to be read below ``image``: a name that may be followed, and its format."""
-    name = image.full_backing_filename or ""
+    name = full_name(image.file.filename, image.backing_filename or "")
     if is_reference(name):
         raise _reference(f"backing file of {shown(image.filename)}", name)
     if image.backing_format:
@@ -144,14 +144,13 @@ def read(opener: ImageOpener, wish: Wish) -> Image:
 
 def _parse_settled(descriptor: int, facts: os.stat_result, wish: Wish) -> Image:
     """Parse, again if somebody writes to the image and a table may have moved meanwhile."""
-    left = _RETRIES
+    deadline = time.monotonic() + _PATIENCE
     while True:
         try:
             return _parse(descriptor, facts, wish)
         except Damaged:
-            if not left or _rests(facts):
+            if _rests(facts) or time.monotonic() > deadline:
                 raise
-        left -= 1
         time.sleep(_PAUSE)
         facts = os.fstat(descriptor)
 

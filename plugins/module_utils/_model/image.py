@@ -231,7 +231,8 @@ class Image:
     @property
     def full_backing_filename(self) -> str | None:
         """The backing file as QEMU looks for it: relative names start at this image's directory."""
-        return full_name(self.filename, self.backing_filename) if self.backing_filename else None
+        name = self.backing_filename
+        return full_name(self.file.filename, name) if name else None
 
     @property
     def encrypted(self) -> bool:

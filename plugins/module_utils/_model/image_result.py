@@ -20,18 +20,18 @@ def to_result(image: Image) -> dict[str, Any]:
     What stands under ``format-specific`` there is on the first level here, ``dirty-flag`` is
     ``dirty`` and ``backing-filename-format`` is ``backing_format``. Every key is always there.
     """
-    header = image.header
+    file, header = image.file, image.header
     result = {
-        "filename": _shown(image.filename),
+        "filename": _shown(file.filename),
         "format": image.format,
         "format_source": image.format_source,
         "virtual_size": image.virtual_size,
-        "actual_size": image.actual_size,
+        "actual_size": file.allocated,
         "backing_filename": _shown(image.backing_filename),
         "backing_format": _shown(image.backing_format),
         "full_backing_filename": _shown(image.full_backing_filename),
         "data_file": _shown(image.data_file),
-        "encrypted": image.encrypted,
+        "encrypted": image.encrypt is not None,
         "encrypt": _encryption(image.encrypt),
         "snapshots": [_entry(snapshot) for snapshot in image.snapshots],
         "bitmaps": [_entry(bitmap) for bitmap in image.bitmaps],

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
+from functools import lru_cache
 
 from .image import (
     AUTOCLEAR_BITMAPS,
@@ -41,19 +42,20 @@ from .qcow2_header import (
 from .qcow2_tables import Region, bitmap_list, check_regions, snapshot_list
 
 FIRST_READ = 4096
+_ANY_LENGTH = 1 << 65
 _LUKS_POINTER = struct.Struct(">QQ")
 
 
 def parse_qcow2(read: Read, file: File, format_source: str, *, tables: bool = True) -> Image:
     """Read the image in ``file``; ``tables`` False leaves snapshots and bitmaps out."""
     data = read(0, FIRST_READ)
-    header = parse_header(data[:FIXED])
+    header, fixed, fixed_end = _fixed(data[:FIXED])
     end = end_of_names(header)
     if end > FIRST_READ < file.length:
         data = read(0, end)
     extensions = parse_extensions(data[header.header_length : header.backing_offset or end])
     check_features(header, extensions)
-    regions = _fixed_regions(header)
+    regions: list[Region] = []
     encrypt = _encryption(read, header, extensions, file.length, regions)
     snapshots: tuple[InternalSnapshot, ...] = ()
     bitmaps: tuple[Bitmap, ...] = ()
@@ -62,7 +64,8 @@ def parse_qcow2(read: Read, file: File, format_source: str, *, tables: bool = Tr
         snapshots = snapshot_list(read, header, file.length, regions)
     if tables and BITMAPS in extensions and not stale:
         bitmaps = bitmap_list(read, extensions[BITMAPS], header, file.length, regions)
-    check_regions(regions, header, file.length)
+    if regions or fixed_end > file.length:
+        check_regions([*fixed, *regions], header, file.length)
     return Image(
         file,
         "qcow2",
@@ -79,7 +82,11 @@ def parse_qcow2(read: Read, file: File, format_source: str, *, tables: bool = Tr
     )
 
 
-def _fixed_regions(header: Header) -> list[Region]:
+# The images of one host were made by few programs: most headers have been seen before.
+@lru_cache(maxsize=64)
+def _fixed(data: bytes) -> tuple[Header, tuple[Region, ...], int]:
+    """The header in its first bytes, what every image has and where, and where that ends."""
+    header = parse_header(data)
     bits = header.cluster_bits
     regions = [
         (0, 1 << bits, "header"),
@@ -87,7 +94,8 @@ def _fixed_regions(header: Header) -> list[Region]:
     ]
     if header.l1_size:
         regions.append((header.l1_offset, header.l1_size * 8, "L1 table"))
-    return regions
+    check_regions(regions, header, _ANY_LENGTH)
+    return header, tuple(regions), max(offset + size for offset, size, owner in regions)
 
 
 def _encryption(

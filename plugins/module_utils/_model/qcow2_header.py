@@ -41,8 +41,6 @@ _EXTENSION = struct.Struct(">II")
 _FEATURE = struct.Struct(">BB46s")
 
 
-# The images of one host were made by few programs: most headers have been seen before.
-@lru_cache(maxsize=64)
 def parse_header(data: bytes) -> Header:
     """The fixed fields in the first 112 bytes, each within its limits.
 
