@@ -67,7 +67,7 @@ class Screen:
     def table(self, rows: Iterable[tuple[str, str]]) -> None:
         """Names and what there is to say of them, in two columns."""
         listed = list(rows)
-        column = max(len(name) for name, _ in listed) + 2
+        column = max(len(name) for name, dummy in listed) + 2
         for name, value in listed:
             self._print(f"{INDENT}{name:<{column}}{value}")
 

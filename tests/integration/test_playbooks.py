@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import time
 from typing import Any
 
 import pytest
@@ -151,3 +153,24 @@ def test_several_vms_at_one_point_in_time(controller: Controller, vm: VM, make_v
     assert set(result["vms"]) == {"db01", "app01"}
     played(controller, "commit", {"vmkeep_vm": "db01,app01"})
     assert [machine.domain.snapshotListNames() for machine in (vm, other)] == [[], []]
+
+
+def test_a_run_that_is_given_up_leaves_no_process_and_can_be_repeated(
+    controller: Controller, modules: Modules, vm: VM
+) -> None:
+    base = vm.source("vda")
+    modules.run("vm_snapshot", vm, name="one")
+    vm.run("dd if=/dev/urandom of=/mnt/vda/big bs=1M count=30 conv=fsync", timeout=60)
+    digest = vm.sha256("/mnt/vda/big")
+    began = time.monotonic()
+    with pytest.raises(subprocess.TimeoutExpired):
+        controller.play("commit", {"vmkeep_bandwidth": "1"}, timeout=8)
+    assert time.monotonic() - began < 25, "it was waited for"
+    assert controller.descendants() == []
+    assert vm.domain.blockJobInfo("vda"), "it was not in the middle"
+
+    vm.domain.blockJobSetSpeed("vda", 0)
+    done = played(controller, "commit", {})
+    assert done["notes"] == ["db01: finished what an interrupted run had begun"]
+    assert vm.source("vda") == base
+    assert vm.sha256("/mnt/vda/big") == digest

@@ -78,7 +78,7 @@ def unused(playbook: str) -> set[str]:
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_variables_are_documented_where_they_are_used(playbook: str) -> None:
     text = (ROOT / f"playbooks/{playbook}.yml").read_text()
-    head, _, play = text.partition("\n- name:")
+    head, play = text.split("\n- name:", 1)
     used = set(re.findall(r"\bvmkeep_\w+", play)) - OWN
     assert used == set(re.findall(r"\bvmkeep_\w+", head))
     assert used == {name for name, books in table().items() if playbook in books or "all" in books}
