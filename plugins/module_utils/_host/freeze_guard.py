@@ -16,6 +16,7 @@ from __future__ import annotations
 import os
 import select
 import sys
+import threading
 import time
 
 try:
@@ -27,7 +28,11 @@ except ImportError:  # the run has refused to start long before
 _STATUS = '{"execute":"guest-fsfreeze-status"}'
 _THAW = '{"execute":"guest-fsfreeze-thaw"}'
 _AGENT_SECONDS = 2
-_GIVE_UP_SECONDS = 120.0
+# An agent that was sent a freeze and does not answer may do it when it wakes up.
+_GIVE_UP_SECONDS = 3600.0
+# A daemon that is gone for so long has been taken away.
+_LOST_SECONDS = 120.0
+_OFTEN_SECONDS = 20.0
 # The run may have died just after it sent a freeze that the daemon has still to begin.
 _QUIET_SECONDS = 3.0
 
@@ -50,9 +55,17 @@ def main(uri: str) -> None:
                 _obey(line.decode().split(), armed)
         for uuid in [uuid for uuid, deadline in armed.items() if deadline <= time.monotonic()]:
             del armed[uuid]
-            connection = _thaw(connection, uri, uuid)
+            _release(connection, uri, uuid)
     for uuid in armed:
-        connection = _thaw(connection, uri, uuid)
+        _release(connection, uri, uuid)
+
+
+def _release(connection: libvirt.virConnect, uri: str, uuid: str) -> None:
+    """Thaw a guest. Each has its thread, so that none waits for another one's agent.
+
+    The process does not end before its threads.
+    """
+    threading.Thread(target=_thaw, args=(connection, uri, uuid)).start()
 
 
 def _obey(words: list[str], armed: dict[str, float]) -> None:
@@ -62,25 +75,24 @@ def _obey(words: list[str], armed: dict[str, float]) -> None:
         armed.pop(words[1], None)
 
 
-def _thaw(connection: libvirt.virConnect, uri: str, uuid: str) -> libvirt.virConnect:
+def _thaw(connection: libvirt.virConnect, uri: str, uuid: str) -> None:
     """Thaw until the guest says that it is thawed and stays so, through daemon restarts."""
-    give_up = time.monotonic() + _GIVE_UP_SECONDS
-    quiet_until = time.monotonic() + _QUIET_SECONDS
-    while time.monotonic() < give_up:
+    began = heard = time.monotonic()
+    while time.monotonic() < min(began + _GIVE_UP_SECONDS, heard + _LOST_SECONDS):
         try:
             domain = connection.lookupByUUIDString(uuid)
             if not domain.isActive():
-                return connection
+                return
+            heard = time.monotonic()
             if "frozen" in libvirt_qemu.qemuAgentCommand(domain, _STATUS, _AGENT_SECONDS, 0):
                 libvirt_qemu.qemuAgentCommand(domain, _THAW, _AGENT_SECONDS, 0)
-            elif time.monotonic() > quiet_until:
-                return connection
+            elif time.monotonic() > began + _QUIET_SECONDS:
+                return
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                return connection
+                return
             connection = _again(connection, uri)
-        time.sleep(0.1)
-    return connection
+        time.sleep(0.1 if time.monotonic() < began + _OFTEN_SECONDS else 1.0)
 
 
 def _again(connection: libvirt.virConnect, uri: str) -> libvirt.virConnect:
