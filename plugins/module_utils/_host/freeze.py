@@ -18,7 +18,7 @@ import select
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -37,11 +37,16 @@ _READY_SECONDS = 20.0
 
 @dataclass
 class Freeze:
-    """One freeze as it went. Times are of time.monotonic(); ``seconds`` is its allowance."""
+    """One freeze as it went. Times are of time.monotonic(); ``seconds`` is its allowance.
+
+    ``thawed`` is how many file systems our own thaw found frozen: none if the guard or somebody
+    else was first, or if the agent did not tell.
+    """
 
     seconds: int
     began: float = 0.0
     ended: float = 0.0
+    thawed: int = 0
 
     def lapsed(self) -> bool:
         """Whether the guard may have thawed the guest by now."""
@@ -54,9 +59,12 @@ class Freeze:
 
 
 class Guard:
-    """The guard process of this run. It outlives us by as long as a thaw takes."""
+    """The guard process of this run. It outlives us by as long as a thaw takes.
 
-    def __init__(self, uri: str) -> None:
+    It keeps the descriptors ``locks`` open to its end, and with them the locks they hold.
+    """
+
+    def __init__(self, uri: str, locks: Sequence[int] = ()) -> None:
         source = inspect.getsource(freeze_guard)
         self._process = subprocess.Popen(
             [sys.executable, "-c", source, uri],
@@ -65,6 +73,7 @@ class Guard:
             stderr=subprocess.DEVNULL,
             start_new_session=True,
             bufsize=0,
+            pass_fds=tuple(locks),
         )
 
     def ready(self) -> None:
@@ -122,9 +131,9 @@ def frozen(dom: Domain, guard: Guard, seconds: int) -> Iterator[Freeze]:
     have happened, so it is thawed like one that was.
     """
     uuid = dom.UUIDString()
-    freeze = Freeze(seconds)
+    # Our clock starts before the guard's, so that it never thaws what we still call frozen.
+    freeze = Freeze(seconds, began=time.monotonic())
     guard.arm(uuid, seconds)
-    freeze.began = time.monotonic()
     try:
         if agent(dom, "guest-fsfreeze-freeze", seconds) == 0:
             raise Problem(
@@ -134,20 +143,24 @@ def frozen(dom: Domain, guard: Guard, seconds: int) -> Iterator[Freeze]:
             )
         yield freeze
     finally:
-        if thaw(dom):
-            freeze.ended = time.monotonic()
+        thawed = thaw(dom)
+        freeze.ended = time.monotonic()
+        if thawed is not None:
+            freeze.thawed = thawed
             guard.disarm(uuid)
 
 
-def thaw(dom: Domain) -> bool:
-    """Thaw the guest; False if it could not be heard, in which case the guard goes on trying."""
+def thaw(dom: Domain) -> int | None:
+    """Thaw the guest; how many file systems that thawed.
+
+    None if the agent could not be heard, in which case the guard goes on trying.
+    """
     deadline = time.monotonic() + _THAW_SECONDS
     while time.monotonic() < deadline:
         try:
-            agent(dom, "guest-fsfreeze-thaw", _THAW_SECONDS)
-            return True
+            return int(agent(dom, "guest-fsfreeze-thaw", _THAW_SECONDS))
         except Unreachable:
-            return False
+            return None
         except Problem:
             time.sleep(0.05)
-    return False
+    return None

@@ -13,11 +13,13 @@ import fcntl
 import json
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from .._model.problem import Busy, Unsupported
 
 _RETRY_SECONDS = 0.05
+# A guard that can speak to the agent ends within a few seconds.
+_GUARD_SECONDS = 15.0
 
 
 @contextlib.contextmanager
@@ -36,27 +38,84 @@ def locked(state_dir: str, uuid: str, vm: str, holder: str, timeout: float) -> I
         os.close(descriptor)
 
 
+@contextlib.contextmanager
+def guard_lock(state_dir: str, uuid: str, vm: str) -> Iterator[int]:
+    """Hold the lock of those who guard a VM's freeze; Busy if a guard does not end.
+
+    A guard that inherits the descriptor keeps the lock to its own end, beyond this block. So
+    nobody freezes a guest that the guard of a dead run still watches and would thaw.
+    """
+    path = os.path.join(state_directory(state_dir, "lock"), f"{uuid}.guard")
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if not _flock(descriptor, time.monotonic() + _GUARD_SECONDS):
+            raise Busy(
+                f"the guard of an earlier run still tries to thaw VM {vm}"
+                f" ({_named(_lockers(descriptor))})",
+                wanted="to freeze it",
+                todo="look at its guest agent, or use 'quiesce: never'",
+            )
+        yield descriptor
+    finally:
+        os.close(descriptor)
+
+
 def _acquire(descriptor: int, vm: str, deadline: float) -> None:
+    if not _flock(descriptor, deadline):
+        raise Busy(
+            f"VM {vm} is held by another run: {_holder(descriptor)}",
+            wanted="to work on it alone",
+            todo="let that run end, or raise 'lock_timeout'",
+        )
+
+
+def _flock(descriptor: int, deadline: float) -> bool:
     while True:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            return
+            return True
         except BlockingIOError:
             if time.monotonic() >= deadline:
-                raise Busy(
-                    f"VM {vm} is held by another run: {_holder(descriptor)}",
-                    wanted="to work on it alone",
-                    todo="let that run end, or raise 'lock_timeout'",
-                ) from None
+                return False
         time.sleep(_RETRY_SECONDS)
 
 
 def _holder(descriptor: int) -> str:
+    """Who holds the lock: the run that noted itself, or any other process by its name."""
+    pids = _lockers(descriptor)
     try:
         note = json.loads(os.pread(descriptor, 4096, 0))
-        return f"{note['run']}, process {note['pid']}, since {note['since']}"
+        if not pids or note["pid"] in pids:
+            return f"{note['run']}, process {note['pid']}, since {note['since']}"
     except (ValueError, KeyError, TypeError):
-        return "a process that has just begun"
+        pass  # nothing is noted yet, or what a dead run left is being written over
+    return _named(pids) if pids else "a process that has just begun"
+
+
+def _lockers(descriptor: int) -> tuple[int, ...]:
+    """The processes that took the lock, as far as the kernel tells (proc(5), /proc/locks).
+
+    Only the inode is compared, since some file systems show another device there.
+    """
+    inode = str(os.fstat(descriptor).st_ino)
+    try:
+        with open("/proc/locks", encoding="ascii") as file:
+            entries = [line.split() for line in file]
+    except OSError:
+        return ()
+    held = [entry for entry in entries if entry[1] == "FLOCK" and entry[5].split(":")[2] == inode]
+    return tuple(int(entry[4]) for entry in held if int(entry[4]) > 0)
+
+
+def _named(pids: Sequence[int]) -> str:
+    names = []
+    for pid in pids:
+        try:
+            with open(f"/proc/{pid}/comm", encoding="utf-8", errors="replace") as file:
+                names.append(f"process {pid} ({file.read().strip()})")
+        except OSError:
+            names.append(f"process {pid}")
+    return ", ".join(names)
 
 
 def state_directory(state_dir: str, part: str) -> str:

@@ -70,8 +70,8 @@ def _take(taking: Taking, guard: Guard | None, barrier: threading.Barrier, timeo
             barrier.wait(timeout)
         if freeze is not None:
             taking.frozen_ms = freeze.milliseconds
-        if lapsed:
-            _downgrade(taking)
+            if lapsed or not freeze.thawed:
+                _downgrade(taking)
     except BaseException:
         barrier.abort()
         raise
@@ -126,13 +126,16 @@ def _downgrade(taking: Taking) -> None:
     allowed = taking.step.freeze_timeout
     if taking.step.quiesce == "required":
         raise TimedOut(
-            f"VM {taking.vm.name} stayed frozen for {allowed} s and was thawed before its snapshot"
-            f" {taking.step.spec.name} was certainly taken",
+            f"VM {taking.vm.name} was thawed, after {allowed} s or by somebody else, before its"
+            f" snapshot {taking.step.spec.name} was certainly taken",
             wanted="a quiesced snapshot",
-            todo="raise 'freeze_timeout', or look why the snapshot took so long",
+            todo="raise 'freeze_timeout', or look why the snapshot took so long and who thaws",
         )
     taking.consistency = CRASH
-    taking.notes.append(f"thawed after {allowed} s, before the snapshot was certainly taken")
+    taking.notes.append(
+        f"not quiesced: thawed, after {allowed} s or by somebody else, before the snapshot was"
+        " certainly taken"
+    )
     redefine(taking.dom, taking.step.spec.name, consistency=CRASH)
 
 
