@@ -145,12 +145,14 @@ def _outcomes(
     foreseen = {**settled, **_each(rest, lambda dom: foresee(host, dom, operation.plan))}
     outcomes.update({name: foreseen[name] for name in doms})
     if operation.group:
+        all_found = len(doms) == len(outcomes)
+        under_way = all_found and any(outcome.journaled for outcome in outcomes.values())
         outcomes = agreed(outcomes)
+        goes = under_way or any(outcome.steps for outcome in outcomes.values())
+        return change_group(host, doms, operation.plan) if goes and not check_mode else outcomes
     todo = {name: doms[name] for name in doms if outcomes[name].to_do}
     if check_mode or not todo:
         return outcomes
-    if operation.group:
-        return change_group(host, doms, operation.plan)
     outcomes.update(_each(todo, lambda dom: change_one(host, dom, operation.plan)))
     return outcomes
 

@@ -18,7 +18,7 @@ from .._host.apply import Work, apply
 from .._host.connection import call, connect
 from .._host.freeze import Guard
 from .._host.journal import Journal, new_content
-from .._host.lock import locked
+from .._host.lock import guard_lock, locked
 from .._host.observe import Host, glance, observe
 from .._model.problem import Problem, Unreachable
 from .._model.state import Facts, VmState
@@ -27,7 +27,7 @@ from .._plan.predict import predict
 from .._plan.recover import files_of
 from .._plan.vet import settle
 from .outcome import Outcome, PlanFor, gather, settled
-from .recovery import brought_in_order, recovered, recovery_plan
+from .recovery import brought_in_order, froze, recovered, recovery_plan
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -62,6 +62,9 @@ def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
     """What a run would do, without touching anything; check mode returns this."""
     try:
         vm = observe(host, dom)
+    except Problem as problem:
+        return Outcome(problem=problem)
+    try:
         recovery = recovery_plan(host, vm)
         clean = replace(predict(vm, recovery), journal=None)
         plan = plan_for(clean)
@@ -72,11 +75,16 @@ def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
         notes = (*recovery.notes, *plan.notes)
         return Outcome(vm, predict(clean, plan), steps, notes)
     except Problem as problem:
-        return Outcome(problem=problem)
+        return Outcome(vm, problem=problem)
 
 
 def _after_recovery(host: Host, dom: Domain, vm: VmState, recovery: Plan, facts: Facts) -> Facts:
-    """The facts without the jobs that the recovery takes up: they will have ended by then."""
+    """The facts without the jobs that the recovery takes up: they will have ended by then.
+
+    And without the freeze that the dead run left.
+    """
+    if facts.agent == "frozen" and froze(vm.journal):
+        facts = replace(facts, agent="thawed")
     if not (facts.jobs and recovery.steps):
         return facts
     try:
@@ -112,7 +120,7 @@ def _recover_then_apply(host: Host, dom: Domain, plan_for: PlanFor, outcome: Out
     outcome.notes += plan.notes
     if not plan.steps:
         return
-    with guarding(host, plan.steps) as guard:
+    with guarding(host, [(vm, plan)]) as guard:
         work = begun(host, dom, vm, plan.steps)
         try:
             apply(work, guard)
@@ -126,16 +134,24 @@ def _recover_then_apply(host: Host, dom: Domain, plan_for: PlanFor, outcome: Out
 
 
 @contextlib.contextmanager
-def guarding(host: Host, steps: Iterable[Step]) -> Iterator[Guard | None]:
+def guarding(host: Host, plans: Iterable[tuple[VmState, Plan]]) -> Iterator[Guard | None]:
     """The one guard of a run that is going to freeze; None where nothing is to be frozen."""
-    if not any(isinstance(step, TakeSnapshot) and step.quiesce != "never" for step in steps):
+    frozen = [vm for vm, plan in plans if any(_freezes(step) for step in plan.steps)]
+    if not frozen:
         yield None
         return
-    guard = Guard(host.uri)
+    with contextlib.ExitStack() as stack:
+        in_order = sorted(frozen, key=lambda vm: vm.uuid)
+        locks = [guard_lock(host.state_dir, vm.uuid, vm.name) for vm in in_order]
+        guard = Guard(host.uri, [stack.enter_context(lock) for lock in locks])
     try:
         yield guard
     finally:
         guard.close()
+
+
+def _freezes(step: Step) -> bool:
+    return isinstance(step, TakeSnapshot) and step.quiesce != "never"
 
 
 def begun(

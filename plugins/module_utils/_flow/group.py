@@ -92,7 +92,7 @@ def _change_group(
         raise _some_have_it([name for name in plans if name not in lacking], lacking)
     if lacking:
         uuids = tuple(vm.uuid for vm, _plan in plans.values())
-        with guarding(host, [step for _vm, plan in plans.values() for step in plan.steps]) as guard:
+        with guarding(host, plans.values()) as guard:
             works = [
                 begun(host, doms[name], vm, plan.steps, uuids) for name, (vm, plan) in plans.items()
             ]

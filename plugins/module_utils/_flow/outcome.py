@@ -16,7 +16,7 @@ from .._host.connection import call
 from .._host.facts import block_jobs, directory_fact, file_fact, image_uses
 from .._host.freeze import freeze_status
 from .._host.observe import Host
-from .._model.problem import Problem
+from .._model.problem import Busy, Conflict, Problem
 from .._model.state import Facts, VmState
 from .._model.step import Plan, Step
 from .._plan.vet import needs, settle
@@ -46,11 +46,20 @@ class Outcome:
         self.notes += tuple(work.notes)
 
     @property
+    def journaled(self) -> bool:
+        """Whether a run was under way, or had died, when this was foreseen."""
+        return self.before is not None and self.before.journal is not None
+
+    @property
     def to_do(self) -> bool:
-        """Whether a foreseen outcome needs hands: steps, or a journal to close."""
-        return self.problem is None and bool(
-            self.steps or (self.before is not None and self.before.journal)
-        )
+        """Whether a foreseen outcome needs hands: steps, or a journal to close.
+
+        What is in the way of a run may be another run, so a conflict needs a second look, too,
+        when nobody else works on the VM.
+        """
+        if self.problem is not None:
+            return self.journaled or isinstance(self.problem, (Busy, Conflict))
+        return self.journaled or bool(self.steps)
 
 
 def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:

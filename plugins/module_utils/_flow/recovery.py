@@ -21,7 +21,7 @@ from .._host.observe import Host, observe
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan
-from .._plan.recover import files_of, left_by, plan_recovery
+from .._plan.recover import files_of, left_by, plan_recovery, point_of
 from .outcome import Outcome, settled
 
 if TYPE_CHECKING:
@@ -33,7 +33,12 @@ def recovery_plan(host: Host, vm: VmState, *, finish: bool = True) -> Plan:
     if not vm.journal:
         return Plan(vm.name)
     existing = frozenset(path for path in files_of(vm.journal) if os.path.lexists(path))
-    left = left_by(vm.journal, existing, group_complete=_group_complete(host, vm.journal))
+    left = left_by(
+        vm.journal,
+        existing,
+        group_complete=_group_complete(host, vm.journal),
+        proven=_proven(host, vm.uuid, vm.journal),
+    )
     try:
         return plan_recovery(left, vm, finish=finish)
     except Problem as problem:
@@ -45,15 +50,38 @@ def recovery_plan(host: Host, vm: VmState, *, finish: bool = True) -> Plan:
 
 def _group_complete(host: Host, journal: Mapping[str, Any]) -> bool:
     """Whether all VMs of the dead run's group have the snapshot."""
-    names = [entry["step"]["spec"]["name"] for entry in journal["steps"] if "spec" in entry["step"]]
-    if not names or not journal["group"]:
+    point = point_of(journal)
+    if not point or not journal["group"]:
         return True
+    name = point[0].spec.name
     doing = "looking at the other VMs of the group"
     found = {dom.UUIDString(): dom for dom in call(doing, host.conn.listAllDomains, 0)}
     return all(
-        uuid in found and names[0] in call(doing, found[uuid].snapshotListNames, 0)
+        uuid in found and name in call(doing, found[uuid].snapshotListNames, 0)
         for uuid in journal["group"]
     )
+
+
+def _proven(host: Host, uuid: str, journal: Mapping[str, Any]) -> bool:
+    """Whether the dead run knew that the guests were frozen until the snapshot was taken.
+
+    A group marks all its members after that; a member without a journal was already finished.
+    """
+    point = point_of(journal)
+    if not point or point[1] or not froze(journal):
+        return True
+    others = [read_journal(host.state_dir, other) for other in journal["group"] if other != uuid]
+    for other in others:
+        twin = point_of(other) if other else None
+        if other is None or (twin and twin[1]):
+            return True
+    return False
+
+
+def froze(journal: Mapping[str, Any] | None) -> bool:
+    """Whether the run that wrote this journal may have frozen the guest."""
+    point = point_of(journal) if journal else None
+    return bool(point and point[0].quiesce != "never")
 
 
 def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
@@ -83,7 +111,9 @@ def _close_up(host: Host, dom: Domain, outcome: Outcome) -> None:
 
 def _thaw_if_frozen(dom: Domain, vm: VmState, outcome: Outcome) -> None:
     """The dead run may have been killed together with its guard."""
-    if not vm.off and vm.live.agent == "connected" and freeze_status(dom) == "frozen":
+    if vm.off or vm.live.agent != "connected" or not froze(vm.journal):
+        return
+    if freeze_status(dom) == "frozen":
         thaw(dom)
         outcome.notes += (f"{vm.name}: thawed the guest",)
 

@@ -41,7 +41,8 @@ class Left:
 
     ``existing`` are those of its files that exist; ``group_complete`` is False if it took a
     snapshot of several VMs and not all of them have it; ``was_running`` tells how it found
-    the VM.
+    the VM. ``proven`` is False if it froze the guest and died before it knew that the guest
+    had stayed frozen until its snapshot was taken.
     """
 
     steps: tuple[Step, ...]
@@ -50,9 +51,16 @@ class Left:
     existing: frozenset[str]
     group_complete: bool
     was_running: bool
+    proven: bool = True
 
 
-def left_by(journal: Mapping[str, Any], existing: frozenset[str], *, group_complete: bool) -> Left:
+def left_by(
+    journal: Mapping[str, Any],
+    existing: frozenset[str],
+    *,
+    group_complete: bool,
+    proven: bool = True,
+) -> Left:
     """Read a journal's content."""
     return Left(
         steps=tuple(from_dict(entry["step"]) for entry in journal["steps"]),
@@ -61,7 +69,17 @@ def left_by(journal: Mapping[str, Any], existing: frozenset[str], *, group_compl
         existing=existing,
         group_complete=group_complete,
         was_running=journal.get("status") == "running",
+        proven=proven,
     )
+
+
+def point_of(journal: Mapping[str, Any]) -> tuple[TakeSnapshot, bool] | None:
+    """The snapshot that a dead run was to take, and whether it had seen it done."""
+    for entry in journal["steps"]:
+        step = from_dict(entry["step"])
+        if isinstance(step, TakeSnapshot):
+            return step, bool(entry["done"])
+    return None
 
 
 def files_of(journal: Mapping[str, Any]) -> tuple[str, ...]:
@@ -86,7 +104,7 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     if not taken:
         note = f"{vm.name}: left alone what could not be merged, and brought the rest in order"
         return Plan(vm.name, tuple(_close_up(left, vm)), (note,))
-    if _complete(taken[0], vm) and left.group_complete:
+    if _complete(taken[0], vm) and left.group_complete and left.proven:
         note = f"{vm.name}: snapshot {taken[0].spec.name} of an interrupted run is complete"
         return Plan(vm.name, (), (note,))
     steps = (*_resume(left, vm), *_undo(left, taken[0], vm))
