@@ -10,8 +10,9 @@ n-th of the same name with ``#n``.
 
 What to do comes in the environment variable VMKEEP_HARNESS as JSON:
 
-* ``log`` (the only one that must be there): file that gets a line of JSON for each point: its name, the seconds since the start,
-  and whether the call may change something outside of this process (an effect);
+* ``log`` (the only one that must be there): file that gets a line of JSON for each point: its
+  name, the seconds since the start, and whether the call may change something outside of this
+  process (an effect);
 * ``kill``: name of the point to die at; ``during`` in place of ``before`` dies ``delay`` seconds
   after the call has begun;
 * ``guard_too``: kill the freeze guard first;
@@ -52,8 +53,8 @@ READING = (
     "ID", "OSType", "UUID", "XMLDesc", "agentSetResponseTimeout", "backupGet", "blockInfo",
     "blockJobInfo", "blockStats", "c_pointer", "checkpointLookup", "close", "connect",
     "controlInfo", "domain", "fsInfo", "get", "guestInfo", "has", "info", "is", "job", "list",
-    "lookup", "name", "num", "ref", "register", "setKeepAlive", "snapshotCurrent", "snapshotList",
-    "snapshotLookup", "snapshotNum", "state", "unregister",
+    "lookup", "memoryPeek", "memoryStats", "name", "num", "ref", "register", "setKeepAlive",
+    "snapshotCurrent", "snapshotList", "snapshotLookup", "snapshotNum", "state", "unregister",
 )  # fmt: skip
 AGENT_CHANGES = ("guest-fsfreeze-freeze", "guest-fsfreeze-thaw")
 
@@ -199,7 +200,7 @@ def wrap_collection() -> None:
         for name in ("apply", "blockjob", "freeze", "journal", "qemu_img", "snapshots")
     }
     wrap(host["apply"], "_do", step_label)
-    take = lambda works: f"take {' '.join(work.vm.name for work in works)}"  # noqa: E731
+    take = lambda works, *_rest: f"take {' '.join(work.vm.name for work in works)}"  # noqa: E731
     wrap(host["apply"], "take", take)
     wrap(import_module(f"{FLOW}._flow.group"), "take", take)
     wrap(host["snapshots"], "_create", lambda taking, *_rest: f"snapshot of {taking.vm.name}")

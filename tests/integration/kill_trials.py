@@ -15,16 +15,20 @@ import os
 import re
 import signal
 import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import libvirt
-from lab import VM
-from lab.modules import ModuleRun, start_module
+from kill_stage import contents, needs_recovery
+from lab import VM, Lab
+from lab.modules import COLLECTIONS, ModuleRun, start_module
 from story import Modules, folder
 
 HARNESS = Path(__file__).with_name("kill_harness.py")
+QUICK_SERVER = Path(__file__).with_name("quick_server.py")
 THAWED_WITHIN = 2.0
 NOTED = re.compile(r"interrupted run|left alone what could not be merged|thawed the guest")
 # A call that takes longer (seconds) is also killed in its middle.
@@ -68,6 +72,37 @@ class Point:
     name: str
     seconds: float
     effect: bool
+
+
+class Quick(Modules):
+    """The modules without the start of an interpreter for each run (see `quick_server.py`)."""
+
+    def __init__(self, lab: Lab, state_dir: Path) -> None:
+        super().__init__(lab, state_dir)
+        self._server = subprocess.Popen(
+            [sys.executable, str(QUICK_SERVER)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "PYTHONPATH": str(COLLECTIONS)},
+        )
+
+    def close(self) -> None:
+        self._server.stdin.close()
+        self._server.wait(30)
+
+    def attempt(
+        self, module: str, vms: VM | list[VM], *, check: bool = False, **params: Any
+    ) -> dict:
+        told = {"_ansible_check_mode": check, "_ansible_diff": True}
+        arguments = {"ANSIBLE_MODULE_ARGS": {**self.params(vms, **params), **told}}
+        self._server.stdin.write(json.dumps({"name": module, "arguments": arguments}) + "\n")
+        self._server.stdin.flush()
+        printed = json.loads(self._server.stdout.readline())
+        must(printed.strip().startswith("{"), f"{module} gave no result: {printed}")
+        answer = json.loads(printed.strip().splitlines()[-1])
+        answer.setdefault("failed", False)
+        return answer
 
 
 class Killer:
@@ -169,6 +204,7 @@ def portrait(modules: Modules, vms: tuple[VM, ...]) -> dict[str, Any]:
     found = modules.run("vm_snapshot_info", list(vms))["vms"]
     for name, entry in found.items():
         must(not entry["disagreements"], f"{name} disagrees: {entry['disagreements']}")
+        truthful(entry)
     return {
         vm.name: {
             "state": found[vm.name]["state"],
@@ -181,10 +217,15 @@ def portrait(modules: Modules, vms: tuple[VM, ...]) -> dict[str, Any]:
                 target: [disk["source"], disk["persistent"], [i["filename"] for i in disk["chain"]]]
                 for target, disk in found[vm.name]["disks"].items()
             },
-            "files": sorted(str(path) for path in folder(vm).iterdir()),
+            "files": files(vm),
         }
         for vm in vms
     }
+
+
+def files(vm: VM) -> list[str]:
+    """Everything beside the images of a VM, and these."""
+    return sorted(str(path) for path in folder(vm).iterdir())
 
 
 def difference(found: Any, wanted: Any, path: str = "") -> list[str]:
@@ -198,9 +239,20 @@ def difference(found: Any, wanted: Any, path: str = "") -> list[str]:
     return [] if found == wanted else [f"{path[1:]} is {found!r}, not {wanted!r}"]
 
 
+def truthful(entry: dict[str, Any]) -> None:
+    """A snapshot that is said to be consistent holds file systems that a freeze has closed."""
+    for snapshot in entry["snapshots"]:
+        if snapshot["consistency"] == "filesystem":
+            for target, disk in snapshot["disks"].items():
+                must(
+                    not needs_recovery(disk["image"]),
+                    f"{snapshot['name']} of {target} claims to be quiesced, but was written to",
+                )
+
+
 @dataclasses.dataclass
 class Trial:
-    """One kill and what came of it."""
+    """One kill and what came of it. `middle`: it left a journal."""
 
     died: bool = False
     middle: bool = False
@@ -208,179 +260,65 @@ class Trial:
 
 
 def trial(
-    killer: Killer, task: Task, wanted: dict[str, Any], settings: dict[str, Any], after: float = 0
+    killer: Killer,
+    task: Task,
+    compare: Callable[[], None],
+    settings: dict[str, Any],
+    *,
+    when: Callable[[ModuleRun], None] | None = None,
+    again: Callable[[Task], dict[str, Any]] | None = None,
 ) -> Trial:
-    """Kill the task (at a point, or `after` seconds), run it again, and hold it to the promise.
+    """Kill the task, run it again, and hold both to the promises; raises Broken.
 
-    Raises Broken.
+    `settings` tell the harness when to die; or `when` returns at the moment to do it.
+    `compare` holds what there is in the end against what the task leaves without a kill;
+    `again` runs the task the second time (by default just so).
     """
+    before = {vm.name: contents(vm) for vm in task.vms}
     run = killer.start(task, **settings)
-    if after:
-        time.sleep(after)
-        if run.poll() is None:
-            run.send_signal(signal.SIGKILL)
+    if when:
+        when(run)
+        run.send_signal(signal.SIGKILL)
     status = run.wait()
     gone = time.monotonic()
     found = Trial(died=status == -signal.SIGKILL, middle=bool(killer.left()))
-    must(found.died or "kill" not in settings, "the run did not get to that point")
+    # Where libvirt was left in the middle of a call, the next run comes at once. (A call that
+    # was quicker this time may have ended before.)
     at_once = str(settings.get("kill", "")).startswith("during")
+    must(found.died or at_once or "kill" not in settings, "the run did not get to that point")
     if task.freezes and not at_once:
         for vm in task.vms:
             if vm.active():
                 thawed(vm, gone + THAWED_WITHIN)
-    return finished(killer, task, wanted, found)
+    _finish(killer, task, found, again or killer.plain)
+    compare()
+    for vm in task.vms:
+        _kept(vm, before[vm.name])
+    return found
 
 
-def finished(killer: Killer, task: Task, wanted: dict[str, Any], found: Trial) -> Trial:
-    """The same task again has to finish or undo, say so, and leave what it always leaves."""
-    again = killer.plain(task)
-    must(not again["failed"], f"the next run failed: {again.get('msg')}")
-    found.notes = tuple(again["notes"])
+def _finish(
+    killer: Killer, task: Task, found: Trial, again: Callable[[Task], dict[str, Any]]
+) -> None:
+    """The same task again finishes or undoes, says so, and leaves nothing to do."""
+    second = again(task)
+    must(not second["failed"], f"the next run failed: {second.get('msg')}")
+    found.notes = tuple(second["notes"])
     noted = any(NOTED.search(note) for note in found.notes)
     must(noted or not found.middle, f"a journal was left, and the notes are {found.notes}")
     third = killer.plain(task)
     must(not third["failed"], f"the third run failed: {third.get('msg')}")
     must(not third["changed"], f"the third run still had to do: {third['plan']}")
     must(not killer.journals(), f"left in the state directory: {killer.journals()}")
-    unlike = difference(portrait(killer.modules, task.vms), wanted)
-    must(not unlike, "; ".join(unlike))
-    for vm in task.vms:
-        if vm.active():
-            stalled = vm.stalled()
-            must(not stalled, f"{vm.name}: no writes to {stalled}")
-            lost = vm.lost_records()
-            must(not lost, f"{vm.name} lost {len(lost)} records: {lost[:3]}")
-    return found
 
 
-# --- bringing machines into a known state, without our code ---
-
-
-def grow(vm: VM, *names: str) -> None:
-    """Take external snapshots of all disks by libvirt, in the form that ours have."""
-    for name in names:
-        vm.domain.snapshotCreateXML(_snapshot_xml(vm, name), 16 if vm.active() else 0)
-
-
-def _snapshot_xml(vm: VM, name: str) -> str:
-    disks = "".join(
-        f"<disk name='{target}' snapshot='external'><driver type='qcow2'/>"
-        f"<source file='{overlay(vm, target, name)}'/></disk>"
-        for target in vm.disks
-    )
-    worth = "crash" if vm.active() else "offline"
-    return (
-        f"<domainsnapshot><name>{name}</name><description>vmkeep: consistency={worth}"
-        f"</description><disks>{disks}</disks></domainsnapshot>"
-    )
-
-
-def overlay(vm: VM, target: str, name: str) -> str:
-    """Where the overlay of a snapshot stands."""
-    return str(folder(vm) / f"{vm.name}.{target}.{name}.qcow2")
-
-
-def collapse(vm: VM) -> None:
-    """Merge all overlays of a running VM into the first images, forget snapshots, remove files."""
-    domain = vm.domain
-    for target, disk in vm.disks.items():
-        if vm.source(target) == disk.path:
-            continue
-        domain.blockCommit(target, disk.path, None, 0, libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE)
-        while not _ready(vm, target):
-            time.sleep(0.01)
-        domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
-    forget(vm)
-    kept = {disk.path for disk in vm.disks.values()}
-    for path in folder(vm).iterdir():
-        if path.suffix in (".qcow2", ".save") and str(path) not in kept:
-            path.unlink()
-
-
-def _ready(vm: VM, target: str) -> bool:
-    disk = next(
-        node
-        for node in vm.xml().iterfind("devices/disk")
-        if node.find(f"target[@dev='{target}']") is not None
-    )
-    return disk.find("mirror[@ready='yes']") is not None
-
-
-def forget(vm: VM) -> None:
-    """Let libvirt forget all snapshots."""
-    for snapshot in vm.domain.listAllSnapshots():
-        snapshot.delete(libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
-
-
-class Template:
-    """A VM that is off, with its images and snapshots as they were when this was made."""
-
-    def __init__(self, vm: VM, store: Path) -> None:
-        self.vm = vm
-        self._store = store
-        store.mkdir()
-        self._xml = vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-        self._snapshots = _snapshots_of(vm)
-        for path in folder(vm).glob("*.qcow2"):
-            _copy(path, store / path.name)
-
-    def restore(self) -> None:
-        """Bring all of it back."""
-        self.vm.destroy()
-        forget(self.vm)
-        for path in folder(self.vm).iterdir():
-            if path.suffix in (".qcow2", ".save"):
-                path.unlink()
-        for path in self._store.iterdir():
-            _copy(path, folder(self.vm) / path.name)
-        self.vm.lab.connection.defineXML(self._xml)
-        flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
-        for xml, current in self._snapshots:
-            more = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT if current else 0
-            self.vm.domain.snapshotCreateXML(xml, flags | more)
-
-
-def _snapshots_of(vm: VM) -> list[tuple[str, bool]]:
-    found = vm.domain.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL)
-    secure = libvirt.VIR_DOMAIN_XML_SECURE
-    return [(each.getXMLDesc(secure), bool(each.isCurrent())) for each in found]
-
-
-def _copy(source: Path, target: Path) -> None:
-    subprocess.run(["cp", "--sparse=always", "--reflink=auto", source, target], check=True)
-
-
-def contents(vm: VM) -> dict[str, str]:
-    """What each snapshot goes back to, and for a VM that is off also what it would boot with.
-
-    `snapshot target` to the digest of the content that a guest would see there.
-    """
-    points = {f"now {t}": vm.source(t) for t in vm.disks} if not vm.active() else {}
-    for snapshot in vm.domain.listAllSnapshots():
-        for node in _disks_of(snapshot):
-            points[f"{snapshot.getName()} {node[0]}"] = node[1]
-    return {name: _digest(path) for name, path in points.items()}
-
-
-def _disks_of(snapshot: libvirt.virDomainSnapshot) -> list[tuple[str, str]]:
-    import xml.etree.ElementTree as ET
-
-    root = ET.fromstring(snapshot.getXMLDesc())
-    taken = {disk.get("name") for disk in root.iterfind("disks/disk[@snapshot='external']")}
-    return [
-        (node.find("target").get("dev"), node.find("source").get("file"))
-        for node in root.iterfind("domain/devices/disk")
-        if node.find("target").get("dev") in taken
-    ]
-
-
-def _digest(path: str) -> str:
-    """Digest of the content of a chain, its holes left out."""
-    raw = f"/dev/shm/vmkeep-{os.getpid()}.raw"
-    try:
-        command = ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", path, raw]
-        subprocess.run(command, check=True, capture_output=True)
-        summed = subprocess.run(["sha1sum", raw], check=True, capture_output=True, text=True)
-        return summed.stdout.split()[0]
-    finally:
-        Path(raw).unlink(missing_ok=True)
+def _kept(vm: VM, before: dict[str, str]) -> None:
+    """Nothing that the guest wrote is lost, neither now nor in the snapshots."""
+    after = contents(vm)
+    for name in before.keys() & after.keys():
+        must(after[name] == before[name], f"{vm.name}: {name or 'its content'} has changed")
+    if vm.active():
+        stalled = vm.stalled()
+        must(not stalled, f"{vm.name}: no writes to {stalled}")
+        lost = vm.lost_records()
+        must(not lost, f"{vm.name} lost {len(lost)} records: {lost[:3]}")

@@ -1,0 +1,168 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""SIGKILL at named points of every operation, and what the next run makes of it.
+
+The points are not listed here. Each operation runs once without a kill and tells the points that
+it passes; then it is killed at each state that the world was in on the way. Steps that are added
+to an operation are covered by that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+from kill_stage import LAYERS, Stage
+from kill_trials import (
+    Broken,
+    Killer,
+    Quick,
+    Task,
+    difference,
+    every_point,
+    moments,
+    must,
+    portrait,
+    trial,
+)
+from lab import VM, Lab
+from lab.programs import LabError
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An operation and the state that it starts from: the snapshots of a running machine, oldest
+    first; one that is off always has three."""
+
+    name: str
+    module: str
+    params: dict
+    snapshots: tuple[str, ...] = ()
+    machines: tuple[str, ...] = ("db01",)
+    off: bool = False
+
+    def machine(self, stage: Stage, name: str) -> VM:
+        return stage.off(name) if self.off else stage.running(name, *self.snapshots)
+
+    def prepare(self, stage: Stage) -> Task:
+        """The machines in that state, and what is to be done to them."""
+        vms = tuple(self.machine(stage, name) for name in self.machines)
+        return Task(self.module, vms, self.params)
+
+
+def present(name: str, **params: object) -> Scene:
+    return Scene(name, "vm_snapshot", {"name": "new", **params})
+
+
+def absent(name: str, snapshot: str) -> Scene:
+    return Scene(name, "vm_snapshot", {"name": snapshot, "state": "absent"}, LAYERS)
+
+
+def commit(name: str, **params: object) -> Scene:
+    return Scene(name, "vm_blockcommit", dict(params), LAYERS)
+
+
+def off(scene: Scene) -> Scene:
+    return replace(scene, name=f"off-{scene.name}", machines=("off01",), off=True)
+
+
+RUNNING = [
+    present("present", quiesce="required"),
+    present("present-memory", memory=True),
+    present("present-internal", mode="internal"),
+    absent("absent-newest", "s3"),
+    absent("absent-middle", "s2"),
+    absent("absent-oldest", "s1"),
+    commit("commit-active"),
+    commit("commit-middle", max_depth=2),
+]
+OFF = [
+    off(present("present")),
+    off(absent("absent-newest", "s3")),
+    off(absent("absent-middle", "s2")),
+    off(absent("absent-oldest", "s1")),
+    off(commit("commit-all")),
+    off(commit("commit-middle", max_depth=2)),
+]
+GROUP = replace(
+    present("group", quiesce="required", consistent_group=True), machines=("db01", "app01")
+)
+SCENES = [*OFF, *RUNNING, GROUP]
+# Different enough to pass through every kind of step; the others come with all kills.
+USUAL = ("present", "absent-middle", "commit-active", "off-present", "off-absent-middle", "group")
+
+
+@pytest.fixture(scope="module")
+def stage(lab_session: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    stage = Stage(lab_session, tmp_path_factory.mktemp("stage"))
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def killer(lab_session: Lab, tmp_path: Path) -> Iterator[Killer]:
+    modules = Quick(lab_session, tmp_path / "state")
+    yield Killer(modules, tmp_path)
+    modules.close()
+
+
+def kill_everywhere(stage: Stage, killer: Killer, scene: Scene, choose: Callable) -> None:
+    """Run the scene, then kill it at each chosen point; all broken promises are told at once."""
+    task = scene.prepare(stage)
+    result = killer.run(task)
+    assert not result["failed"] and result["changed"], result
+    settings = choose(killer.points())
+    wanted = portrait(killer.modules, task.vms)
+    broken = []
+    middle = 0
+    for setting in settings:
+        task = scene.prepare(stage)
+        try:
+            found = trial(killer, task, lambda: _as_wanted(killer, task, wanted), setting)  # noqa: B023
+            middle += found.middle
+            print(f"  {setting['kill']}: {'; '.join(found.notes) or '-'}")
+        except (Broken, LabError) as problem:
+            broken.append(f"{scene.name}, killed {setting['kill']}: {problem}")
+            _clear(killer, task)
+    print(f"{scene.name}: {len(settings)} kills, {middle} of them left a journal")
+    assert not broken, f"{len(broken)} of {len(settings)}:\n" + "\n".join(broken)
+    assert middle, "no kill left anything to bring in order"
+    _after_a_power_cut(task)
+
+
+def _as_wanted(killer: Killer, task: Task, wanted: dict) -> None:
+    unlike = difference(portrait(killer.modules, task.vms), wanted)
+    must(not unlike, "; ".join(unlike))
+
+
+def _clear(killer: Killer, task: Task) -> None:
+    """After a promise was broken: nothing of it may reach the next trial."""
+    for path in killer.journals():
+        path.unlink()
+    for vm in task.vms:
+        vm.destroy()
+
+
+def _after_a_power_cut(task: Task) -> None:
+    for vm in task.vms:
+        vm.destroy()
+        vm.start()
+        assert vm.lost_records() == []
+        if task.vms[0].name.startswith("off"):
+            vm.destroy()
+
+
+@pytest.mark.parametrize(
+    "scene", [scene for scene in SCENES if scene.name in USUAL], ids=lambda scene: scene.name
+)
+def test_killed_in_each_state_of_the_world(stage: Stage, killer: Killer, scene: Scene) -> None:
+    kill_everywhere(stage, killer, scene, moments)
+
+
+@pytest.mark.kills_all
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+def test_killed_at_every_named_point(stage: Stage, killer: Killer, scene: Scene) -> None:
+    kill_everywhere(stage, killer, scene, every_point)
