@@ -36,6 +36,7 @@ from .qcow2_header import (
     LUKS,
     check_features,
     end_of_names,
+    holds_names,
     parse_extensions,
     parse_header,
 )
@@ -51,7 +52,7 @@ def parse_qcow2(read: Read, file: File, format_source: str, *, tables: bool = Tr
     data = read(0, FIRST_READ)
     header, fixed, fixed_end = _fixed(data[:FIXED])
     end = end_of_names(header)
-    if end > FIRST_READ < file.length:
+    if FIRST_READ < file.length and not holds_names(data, header):
         data = read(0, end)
     extensions = parse_extensions(data[header.header_length : header.backing_offset or end])
     check_features(header, extensions)

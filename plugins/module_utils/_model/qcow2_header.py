@@ -112,6 +112,22 @@ def end_of_names(header: Header) -> int:
     return min(header.cluster_size, HEADER_AREA)
 
 
+def holds_names(data: bytes, header: Header) -> bool:
+    """Whether an image's first bytes ``data`` hold all extensions and the backing file name.
+
+    Without a backing file the area for extensions is a whole cluster, of which little is used.
+    """
+    if header.backing_offset:
+        return end_of_names(header) <= len(data)
+    start = header.header_length
+    while start + _EXTENSION.size <= len(data):
+        kind, length = _EXTENSION.unpack_from(data, start)
+        if kind == END:
+            return True
+        start += _EXTENSION.size + (length + 7 & ~7)
+    return False
+
+
 @lru_cache(maxsize=16)
 def parse_extensions(area: bytes) -> Mapping[int, bytes]:
     """The header extensions by type, those that nobody here knows included. Raises Damaged.
