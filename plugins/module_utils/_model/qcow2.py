@@ -52,7 +52,7 @@ def parse_qcow2(read: Read, file: File, format_source: str, *, tables: bool = Tr
     data = read(0, FIRST_READ)
     header, fixed, fixed_end = _fixed(data[:FIXED])
     end = end_of_names(header)
-    if FIRST_READ < file.length and not holds_names(data, header):
+    if file.length > FIRST_READ and not holds_names(data, header):
         data = read(0, end)
     extensions = parse_extensions(data[header.header_length : header.backing_offset or end])
     check_features(header, extensions)
