@@ -14,7 +14,15 @@ import libvirt
 from lab import Disk, Lab
 
 from .pairs import Comparison, Goal, in_turns
-from .programs import BenchmarkError, Timed, run_module, run_program
+from .programs import (
+    INSIDE,
+    WHOLE,
+    BenchmarkError,
+    Timed,
+    milliseconds,
+    run_module,
+    run_program,
+)
 from .report import Part
 
 PEER = "virsh blockcommit --active --pivot --wait"
@@ -91,12 +99,12 @@ def compare(machine: Machine, mebibytes: int, bound: float, pairs: int) -> list[
     ours, peer = in_turns(pairs, lambda: machine.ours(prepared), lambda: machine.peer(prepared))
     prepared.unlink()
     size = f"{mebibytes} MiB" if mebibytes < 1024 else f"{mebibytes // 1024} GiB"
-    theirs = tuple(seconds * 1000 for seconds in peer)
-    inside = tuple(timed.inside * 1000 for timed in ours)
-    whole = tuple(timed.whole * 1000 for timed in ours)
+    theirs = tuple(1000 * seconds for seconds in peer)
+    inside = milliseconds(ours, lambda run: run.inside)
+    whole = milliseconds(ours, lambda run: run.whole)
     return [
-        Comparison(f"{size}: module, main() to exit", inside, theirs, PEER, Goal(bound)),
-        Comparison(f"{size}: module, whole process", whole, theirs, PEER),
+        Comparison(f"{size}: {INSIDE}", inside, theirs, PEER, Goal(bound)),
+        Comparison(f"{size}: {WHOLE}", whole, theirs, PEER),
     ]
 
 

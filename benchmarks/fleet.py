@@ -16,7 +16,7 @@ from lab import Lab
 from lab.playbooks import PROGRAM, Controller
 
 from .pairs import Comparison, Goal, in_turns
-from .programs import BenchmarkError, Timed, run_module
+from .programs import INSIDE, WHOLE, BenchmarkError, Timed, milliseconds, run_module
 from .report import Part
 
 NAME = "wanted"
@@ -114,14 +114,14 @@ def against_one(fleet: Fleet, pairs: int) -> list[Comparison]:
         fleet.unchanged(names)
     ours, peer = in_turns(pairs, lambda: fleet.unchanged(fleet.names), lambda: fleet.unchanged(one))
     kinds: dict[str, tuple[Callable[[Timed], float], Goal | None]] = {
-        "whole process": (lambda timed: timed.whole, Goal(1.15)),
-        "main() to exit": (lambda timed: timed.inside, None),
+        WHOLE: (lambda run: run.whole, Goal(1.15)),
+        INSIDE: (lambda run: run.inside, None),
     }
     return [
         Comparison(
             f"no change, {count} VMs against one: {kind}",
-            tuple(1000 * seconds(timed) for timed in ours),
-            tuple(1000 * seconds(timed) for timed in peer),
+            milliseconds(ours, seconds),
+            milliseconds(peer, seconds),
             "the same module with one VM",
             goal,
         )

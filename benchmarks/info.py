@@ -10,7 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .pairs import Comparison, Goal, in_turns
-from .programs import BenchmarkError, Timed, run_module, run_program
+from .programs import (
+    INSIDE,
+    WHOLE,
+    BenchmarkError,
+    Timed,
+    milliseconds,
+    run_module,
+    run_program,
+)
 from .report import Part
 
 CHAIN = "qemu-img info --backing-chain --output=json"
@@ -50,19 +58,26 @@ def compare(
 ) -> list[Comparison]:
     ours()
     peer()
-    mine, theirs = in_turns(pairs, ours, peer)
-    inside = tuple(timed.inside * 1000 for timed in mine)
-    whole = tuple(timed.whole * 1000 for timed in mine)
-    other = tuple(seconds * 1000 for seconds in theirs)
+    runs, theirs = in_turns(pairs, ours, peer)
+    other = tuple(1000 * seconds for seconds in theirs)
+    kinds: dict[str, Callable[[Timed], float]] = {
+        "reading, inside": lambda run: run.call,
+        INSIDE: lambda run: run.inside,
+        WHOLE: lambda run: run.whole,
+    }
+    goals = iter((goal, None, None))
     return [
-        Comparison(f"{what}: module, main() to exit", inside, other, peer_name, goal),
-        Comparison(f"{what}: module, whole process", whole, other, peer_name, faster=True),
+        Comparison(
+            f"{what}: {kind}", milliseconds(runs, seconds), other, peer_name, next(goals), True
+        )
+        for kind, seconds in kinds.items()
     ]
 
 
 def looked_at(folder: Path, paths: list[Path], depth: int) -> Timed:
     """One call of qcow2_info for the paths; each must show so many images."""
-    timed = run_module(folder, "qcow2_info", {"path": [str(path) for path in paths]})
+    wish = {"path": [str(path) for path in paths]}
+    timed = run_module(folder, "qcow2_info", wish, call="look_at_images")
     if [image["depth"] for image in timed.result["images"]] != [depth] * len(paths):
         raise BenchmarkError("qcow2_info did not show all images")
     return timed

@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,27 +20,40 @@ from lab.modules import COLLECTIONS, link_collection
 TIMER = Path(__file__).with_name("module_timer.py")
 
 
+INSIDE, WHOLE = "main() to exit", "whole process"
+
+
 class BenchmarkError(Exception):
     """A side did not do what was to be measured; the text says what it did."""
 
 
 @dataclass(frozen=True)
 class Timed:
-    """A module's run: seconds of the whole process and of its inside, from main() to its exit."""
+    """Seconds of a module's run: the process, from main() to its exit, and one function in it."""
 
     whole: float
     inside: float
+    call: float
     spawned: tuple[str, ...]
     result: dict[str, Any]
 
 
-def run_module(folder: Path, name: str, params: dict[str, Any], *, audit: bool = False) -> Timed:
-    """Run a module to its end as Ansible would, in a process of its own; it must succeed."""
+def milliseconds(runs: Sequence[Timed], seconds: Callable[[Timed], float]) -> tuple[float, ...]:
+    return tuple(1000 * seconds(run) for run in runs)
+
+
+def run_module(
+    folder: Path, name: str, params: dict[str, Any], *, call: str = "", audit: bool = False
+) -> Timed:
+    """Run a module to its end as Ansible would, in a process of its own; it must succeed.
+
+    `call` names a function of the module's file to be timed besides; `audit` counts programs.
+    """
     link_collection()
     timing = folder / "timing.json"
-    environment = {**os.environ, "PYTHONPATH": str(COLLECTIONS), "VMKEEP_TIMING": str(timing)}
-    if audit:
-        environment["VMKEEP_AUDIT"] = "1"
+    wishes = {"TIMING": str(timing), "CALL": call, "AUDIT": "1" if audit else ""}
+    environment = {**os.environ, "PYTHONPATH": str(COLLECTIONS)}
+    environment.update({f"VMKEEP_{name}": value for name, value in wishes.items()})
     arguments = json.dumps({"ANSIBLE_MODULE_ARGS": params}).encode()
     words = [sys.executable, str(TIMER), name]
     began = time.monotonic()
@@ -49,7 +63,7 @@ def run_module(folder: Path, name: str, params: dict[str, Any], *, audit: bool =
     if done.returncode or not result or result.get("failed"):
         raise BenchmarkError(f"{name}: {result.get('msg')} {done.stderr.decode(errors='replace')}")
     taken = json.loads(timing.read_text())
-    return Timed(whole, taken["inside"], tuple(taken["spawned"]), result)
+    return Timed(whole, taken["inside"], taken["call"], tuple(taken["spawned"]), result)
 
 
 def run_program(*words: str) -> float:
