@@ -210,6 +210,8 @@ def _move_source(disk: ET.Element, sources: Mapping[str, tuple[str, str]]) -> No
     new = local_source(path)
     disk.set("type", new.kind)
     source.set(_PATH_ATTRIBUTE[new.kind], path)
+    for part in source.findall("slices"):
+        source.remove(part)
     driver = disk.find("driver")
     if driver is None:
         driver = ET.SubElement(disk, "driver", {"name": "qemu"})

@@ -1,0 +1,119 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What an operator may call snapshots and VMs: what is accepted is safe, all else is refused."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import xml.etree.ElementTree as ET
+from urllib.parse import unquote
+
+import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.names import (
+    check_snapshot_name,
+    check_vm_name,
+    file_part,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import BadInput
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+PLAIN = "abzAZ059_"
+INNER = PLAIN + ".:@+-"
+anything = st.text() | st.text(alphabet=INNER + "/\n %<&\x00é", max_size=140)
+
+
+def safe_in_a_file_name(part: str) -> bool:
+    """One component that no program takes for an option, a hidden file or a way out."""
+    return (
+        posixpath.basename(f"/folder/{part}") == part
+        and part not in ("", ".", "..")
+        and part[0] not in "-."
+        and re.fullmatch(r"[!-~]+", part) is not None
+    )
+
+
+def survives_xml(text: str) -> bool:
+    node = ET.Element("name")
+    node.text = text
+    return ET.fromstring(ET.tostring(node, encoding="unicode")).text == text
+
+
+def accepted(check, name: str) -> bool:
+    try:
+        assert check(name) == name
+    except BadInput:
+        return False
+    return True
+
+
+@given(anything)
+@example("a" * 127)
+@example("a\n")
+@example("ä")
+@example("٣")  # a digit, but not one of ours
+def test_an_accepted_snapshot_name_is_safe_and_no_other_is_accepted(name):
+    allowed = re.fullmatch(r"[a-zA-Z0-9_][a-zA-Z0-9_.:@+-]{0,126}", name, re.ASCII) is not None
+    assert accepted(check_snapshot_name, name) == allowed
+    if allowed:
+        assert safe_in_a_file_name(name) and survives_xml(name)
+
+
+@pytest.mark.parametrize("name", ["before-update", "2026-01-31T12:00+01:00", "_", "a@b", "a" * 127])
+def test_usual_snapshot_names(name):
+    assert check_snapshot_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "-a", ".a", "+a", "a b", "a/b", "../a", "a\n", "a\x00", "<a>", "a&b", "ä", "a" * 128],
+)
+def test_what_a_snapshot_cannot_be_called(name):
+    with pytest.raises(BadInput) as error:
+        check_snapshot_name(name)
+    assert "1 to 127 letters" in str(error.value)
+    assert "choose another name" in error.value.todo
+
+
+def test_a_long_name_is_shortened_in_the_message():
+    with pytest.raises(BadInput) as error:
+        check_snapshot_name("x" * 300)
+    assert "(300 characters)" in error.value.found and len(error.value.found) < 130
+
+
+@given(anything)
+@example("a" * 255)
+@example("é" * 127)
+@example("\udcff")
+@example("a\u200bb")
+def test_an_accepted_vm_name_is_safe_as_a_part_of_a_file_name(name):
+    if not accepted(check_vm_name, name):
+        return
+    part = file_part(name)
+    assert safe_in_a_file_name(part)
+    assert unquote(part) == name
+    assert survives_xml(name)
+
+
+@pytest.mark.parametrize(
+    "name", ["db01", "web server", "Prüfstand", "a" * 255, "é" * 127, "5762cac2-e406-495a-b4e9"]
+)
+def test_usual_vm_names(name):
+    assert check_vm_name(name) == name
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " ", "-a", ".a", "a/b", "a\n", "a\x7f", "\udcff", "a" * 256, "é" * 128, "a\u202eb"],
+)
+def test_what_a_vm_cannot_be_called(name):
+    with pytest.raises(BadInput) as error:
+        check_vm_name(name)
+    assert "virsh list --all" in error.value.todo
+
+
+def test_plain_characters_stay_readable_in_file_names():
+    assert file_part("db_01.test:a@b+c=d,e-f") == "db_01.test:a@b+c=d,e-f"
+    assert file_part("a b%/ä") == "a%20b%25%2F%C3%A4"
