@@ -18,6 +18,8 @@ description:
     snapshots agree. Snapshots whose overlays were merged are removed from the record and listed.
   - A commit job of the same kind that an interrupted run left is taken up; any other job is left
     alone and the task fails.
+  - A snapshot that another tool took is left alone as well. The task fails where it would be lost,
+    unless O(base) or O(top) name the images.
 extends_documentation_fragment:
   - vmkeep.libvirt.attributes
   - vmkeep.libvirt.attributes.libvirt_group

@@ -60,7 +60,7 @@ class SnapshotSpec:
 
 @dataclass(frozen=True)
 class Snapshot:
-    """A snapshot that libvirt knows.
+    """A snapshot that libvirt knows; ``ours`` if this collection took it.
 
     ``before`` is the domain as it was at that point, ``named`` every image that its recorded
     definitions, live and inactive, name.
@@ -79,6 +79,7 @@ class Snapshot:
     before: Definition | None
     named: frozenset[str]
     xml: str
+    ours: bool = True
 
     @property
     def mode(self) -> str:
@@ -125,6 +126,7 @@ def parse_snapshot(xml: str, *, current: bool = False) -> Snapshot:
         before=before[0] if before else None,
         named=frozenset().union(*(definition.named for definition in (*before, *inactive))),
         xml=xml,
+        ours=bool(consistency),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from .._model.problem import BadInput, NotFound
+from .._model.problem import BadInput, Conflict, NotFound
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, Plan
 from .merge import check_points, consequences, merge
@@ -49,8 +49,25 @@ def plan_commit(wish: CommitWish, vm: VmState) -> Plan:
     if not merges:
         return Plan(vm.name, (), tuple(notes))
     check_points(vm, merges)
+    if not (wish.base or wish.top):
+        _check_foreign(vm, merges)
     after = consequences(vm, merges, delete=wish.delete_merged)
     return Plan(vm.name, (*merges, *after), tuple(notes))
+
+
+def _check_foreign(vm: VmState, merges: list[CommitDisk]) -> None:
+    """A snapshot that somebody else took goes only where its images are named."""
+    merged = {path for step in merges for path in step.merged}
+    for snapshot in vm.snapshots:
+        lost = sorted(path for path in snapshot.overlays.values() if path in merged)
+        if lost and not snapshot.ours:
+            raise Conflict(
+                f"snapshot {snapshot.name} of VM {vm.name} was taken by another tool, and merging"
+                f" its overlay {', '.join(lost)} would end it",
+                wanted="chains whose snapshots were taken by this collection",
+                todo=f"if nobody needs it, remove it by name (vm_snapshot with name"
+                f" {snapshot.name} and state absent), or name the images with 'top' and 'base'",
+            )
 
 
 def chosen(vm: VmState, targets: tuple[str, ...]) -> tuple[DiskState, ...]:

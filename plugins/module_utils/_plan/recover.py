@@ -31,8 +31,8 @@ from .._model.step import (
     TakeSnapshot,
     from_dict,
 )
-from .absent import AbsentWish, plan_absent
-from .merge import consequences, merge
+from .absent import removal
+from .merge import consequences, merge, moved_sources
 
 
 @dataclass(frozen=True)
@@ -96,20 +96,34 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     With ``finish`` False merges that are not done stay undone (their overlays remain in use)
     and only what follows from the others is brought in order.
     """
+    _check_readable(left, vm)
     _check_pivots(left, vm)
     taken = [step for step in left.steps if isinstance(step, TakeSnapshot)]
     if not taken and finish:
         note = f"{vm.name}: finished what an interrupted run had begun"
-        return Plan(vm.name, tuple(_finish(left, vm)), (note,))
+        return Plan(vm.name, tuple(_finish(left, vm)), (note, *_kept(left, vm)))
     if not taken:
         note = f"{vm.name}: left alone what could not be merged, and brought the rest in order"
-        return Plan(vm.name, tuple(_close_up(left, vm)), (note,))
+        return Plan(vm.name, tuple(_close_up(left, vm)), (note, *_kept(left, vm)))
     if _complete(taken[0], vm) and left.group_complete and left.proven:
         note = f"{vm.name}: snapshot {taken[0].spec.name} of an interrupted run is complete"
         return Plan(vm.name, (), (note,))
     steps = (*_resume(left, vm), *_undo(left, taken[0], vm))
     note = f"{vm.name}: undid snapshot {taken[0].spec.name} of an interrupted run"
-    return Plan(vm.name, steps, (note,))
+    return Plan(vm.name, steps, (note, *_kept(left, vm)))
+
+
+def _check_readable(left: Left, vm: VmState) -> None:
+    """Where a chain cannot be read, nobody knows which of its images are in use."""
+    for step, done in zip(left.steps, left.done):
+        disk = vm.disk(step.target) if isinstance(step, (CommitDisk, CreateOverlay)) else None
+        undecided = isinstance(step, CreateOverlay) or not done
+        if disk is not None and undecided and not disk.chain:
+            raise Unsupported(
+                f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {disk.trouble}",
+                wanted="to know what an interrupted run has done to it",
+                todo="repair the image",
+            )
 
 
 def _check_pivots(left: Left, vm: VmState) -> None:
@@ -142,22 +156,17 @@ def _resume(left: Left, vm: VmState) -> tuple[Step, ...]:
 def _undo(left: Left, taken: TakeSnapshot, vm: VmState) -> tuple[Step, ...]:
     """Merge overlays that are in use back, remove those that are not."""
     if vm.snapshot(taken.spec.name) is not None:
-        return plan_absent(AbsentWish(taken.spec.name), vm).steps
-    overlays = [step for step in left.steps if isinstance(step, CreateOverlay)]
+        return removal(vm, (taken.spec.name,))
     merges: list[CommitDisk] = []
     loose: list[Step] = []
-    for step in overlays:
-        disk = vm.disk(step.target)
-        depth = disk.depth_of(step.file) if disk else None
-        if disk is not None and not disk.chain:
-            raise Unsupported(
-                f"the chain of disk {step.target} of VM {vm.name} cannot be read: {disk.trouble}",
-                wanted="to know whether the overlay of an interrupted run is in use",
-                todo="repair the image",
-            )
-        if disk is not None and depth is not None:
+    for step in left.steps:
+        disk = vm.disk(step.target) if isinstance(step, CreateOverlay) else None
+        if disk is None or not isinstance(step, CreateOverlay):
+            continue
+        depth = disk.depth_of(step.file)
+        if depth is not None:
             merges.append(merge(vm, disk, depth, depth + 1))
-        elif step.file in left.existing:
+        elif step.file in left.existing and _was_unused(step, vm):
             loose.append(RemoveFile(step.file, "unused overlay of an interrupted run"))
     memory = taken.spec.memory_file
     if memory in left.existing:
@@ -168,24 +177,73 @@ def _undo(left: Left, taken: TakeSnapshot, vm: VmState) -> tuple[Step, ...]:
 def _finish(left: Left, vm: VmState) -> Iterator[Step]:
     """The steps of the dead run that are still to be done, merges as they have to be done now."""
     merging: set[str] = set()
+    unknown = _unknown(left, vm)
     for step in left.steps:
         if isinstance(step, CommitDisk):
             again = _merge_again(step, vm)
             if again is not None:
                 merging.update((step.target, *again.merged))
                 yield again
-                yield from _moved_source(again, vm)
-        elif _still_needed(step, vm, left.existing, merging):
+                yield from moved_sources(vm, [again])
+        elif isinstance(step, RewriteSnapshot):
+            known = tuple(source for source in step.sources if source[0] not in unknown)
+            if _rewrite_needed(replace(step, sources=known), vm):
+                yield replace(step, sources=known)
+        elif _still_needed(step, vm, left.existing - unknown, merging):
             yield step
 
 
 def _close_up(left: Left, vm: VmState) -> Iterator[Step]:
     """What follows from the merges that were done, as if only they had been asked for."""
-    commits = [step for step in left.steps if isinstance(step, CommitDisk)]
-    finished = [step for step in commits if _merge_again(step, vm) is None]
+    finished = [
+        step
+        for step, done in zip(left.steps, left.done)
+        if isinstance(step, CommitDisk) and _was_merged(step, vm, left, done=done)
+    ]
     for step in consequences(vm, finished):
         if not isinstance(step, RemoveFile) or step.file in left.existing:
             yield step
+
+
+def _was_merged(step: CommitDisk, vm: VmState, left: Left, *, done: bool) -> bool:
+    """Whether the dead run is known to have merged these images.
+
+    That a disk does not stand on them any more can have other reasons: it was detached, or
+    somebody has put another image in.
+    """
+    disk = vm.disk(step.target)
+    if done or disk is None:
+        return done
+    gone = all(disk.depth_of(path) is None for path in step.merged)
+    switched = step.how != "active" or step.pivot_mark in left.marks
+    return gone and switched and disk.depth_of(step.base) is not None
+
+
+def _unknown(left: Left, vm: VmState) -> frozenset[str]:
+    """Images in no chain that may hold the only copy of what the guest wrote."""
+    images: set[str] = set()
+    for step, done in zip(left.steps, left.done):
+        if isinstance(step, CommitDisk) and not _was_merged(step, vm, left, done=done):
+            images.update(step.merged if _merge_again(step, vm) is None else ())
+        elif isinstance(step, CreateOverlay) and not _was_unused(step, vm):
+            images.add(step.file)
+    return frozenset(path for path in images if not _in_a_chain(path, vm))
+
+
+def _was_unused(step: CreateOverlay, vm: VmState) -> bool:
+    disk = vm.disk(step.target)
+    return disk is not None and disk.depth_of(step.backing) is not None
+
+
+def _in_a_chain(path: str, vm: VmState) -> bool:
+    return any(disk.depth_of(path) is not None for disk in vm.disks)
+
+
+def _kept(left: Left, vm: VmState) -> tuple[str, ...]:
+    return tuple(
+        f"{vm.name}: {path} was left alone, since it may hold what the guest wrote"
+        for path in sorted(_unknown(left, vm) & left.existing)
+    )
 
 
 def _merge_again(step: CommitDisk, vm: VmState) -> CommitDisk | None:
@@ -197,10 +255,6 @@ def _merge_again(step: CommitDisk, vm: VmState) -> CommitDisk | None:
     return replace(merge(vm, disk, top, base, step.bandwidth), resume=True)
 
 
-def _moved_source(step: CommitDisk, vm: VmState) -> Iterator[Step]:
-    yield from (follow for follow in consequences(vm, [step]) if isinstance(follow, SetSource))
-
-
 def _still_needed(step: Step, vm: VmState, existing: frozenset[str], merging: set[str]) -> bool:
     if isinstance(step, SetSource):
         disk = vm.disk(step.target)
@@ -209,11 +263,8 @@ def _still_needed(step: Step, vm: VmState, existing: frozenset[str], merging: se
         return step.old != step.new or any(path in step.gone for path in disk.recorded)
     if isinstance(step, (ForgetSnapshot, DeleteInternal)):
         return vm.snapshot(step.name) is not None
-    if isinstance(step, RewriteSnapshot):
-        return _rewrite_needed(step, vm)
     if isinstance(step, RemoveFile):
-        in_use = any(disk.depth_of(step.file) is not None for disk in vm.disks)
-        return step.file in existing and (step.file in merging or not in_use)
+        return step.file in existing and (step.file in merging or not _in_a_chain(step.file, vm))
     return False
 
 

@@ -162,13 +162,12 @@ def _refuse_job(job: Job | None, vm: VmState) -> None:
 
 
 def _resumed(step: CommitDisk, job: Job | None, vm: VmState) -> CommitDisk:
-    """A commit job of the same disk, direction and base is taken up; any other is refused."""
-    if job is None:
-        return step
-    same = step.how == "active" and job.kind == "active-commit" and job.base == step.base
-    if not same and not (step.resume and step.how == "middle" and job.kind == "commit"):
+    """The job of an interrupted run of ours goes on; any other is refused, even one like it."""
+    active = job is not None and job.kind == "active-commit" and job.base == step.base
+    middle = job is not None and job.kind == "commit"
+    if not (step.resume and {"active": active, "middle": middle}.get(step.how)):
         _refuse_job(job, vm)
-    return replace(step, resume=True)
+    return step
 
 
 def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
