@@ -97,7 +97,9 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     and only what follows from the others is brought in order.
     """
     _check_readable(left, vm)
-    _check_pivots(left, vm)
+    for step, done in zip(left.steps, left.done):
+        if isinstance(step, CommitDisk) and not done:
+            _check_pivot(step, left, vm)
     taken = [step for step in left.steps if isinstance(step, TakeSnapshot)]
     if not taken and finish:
         note = f"{vm.name}: finished what an interrupted run had begun"
@@ -108,7 +110,8 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     if _complete(taken[0], vm) and left.group_complete and left.proven:
         note = f"{vm.name}: snapshot {taken[0].spec.name} of an interrupted run is complete"
         return Plan(vm.name, (), (note,))
-    steps = (*_resume(left, vm), *_undo(left, taken[0], vm))
+    undoing = tuple(_once_more(step, left, vm) for step in _undo(left, taken[0], vm))
+    steps = (*_resume(left, vm), *undoing)
     note = f"{vm.name}: undid snapshot {taken[0].spec.name} of an interrupted run"
     return Plan(vm.name, steps, (note, *_kept(left, vm)))
 
@@ -126,20 +129,26 @@ def _check_readable(left: Left, vm: VmState) -> None:
             )
 
 
-def _check_pivots(left: Left, vm: VmState) -> None:
+def _once_more(step: Step, left: Left, vm: VmState) -> Step:
+    """A step that undoes: an earlier attempt at it may have died, too, and left its job."""
+    if not isinstance(step, CommitDisk):
+        return step
+    _check_pivot(step, left, vm)
+    return replace(step, resume=True)
+
+
+def _check_pivot(step: CommitDisk, left: Left, vm: VmState) -> None:
     """Stop where QEMU died while it switched a disk: the overlay may be older than its base."""
-    for step, done in zip(left.steps, left.done):
-        if not isinstance(step, CommitDisk) or done or step.pivot_mark not in left.marks:
-            continue
-        disk = vm.disk(step.target)
-        if vm.off and disk is not None and disk.depth_of(step.top) == 0:
-            raise Conflict(
-                f"VM {vm.name} stopped while disk {step.target} was being switched from {step.top}"
-                f" to {step.base}: either may hold the newer data",
-                wanted="to know which image the guest wrote last",
-                todo="do not start it; compare both images (modification time, qemu-img compare),"
-                " let the definition name the newer one, then remove the journal",
-            )
+    disk = vm.disk(step.target)
+    top = disk.depth_of(step.top) if disk else None
+    if vm.off and top == 0 and step.pivot_mark in left.marks:
+        raise Conflict(
+            f"VM {vm.name} stopped while disk {step.target} was being switched from {step.top}"
+            f" to {step.base}: either may hold the newer data",
+            wanted="to know which image the guest wrote last",
+            todo="do not start it; compare both images (modification time, qemu-img compare),"
+            " let the definition name the newer one, then remove the journal",
+        )
 
 
 def _complete(taken: TakeSnapshot, vm: VmState) -> bool:
@@ -209,14 +218,15 @@ def _was_merged(step: CommitDisk, vm: VmState, left: Left, *, done: bool) -> boo
     """Whether the dead run is known to have merged these images.
 
     That a disk does not stand on them any more can have other reasons: it was detached, or
-    somebody has put another image in.
+    somebody has gone back to a snapshot. After a merge the base is where the images were.
     """
     disk = vm.disk(step.target)
     if done or disk is None:
         return done
-    gone = all(disk.depth_of(path) is None for path in step.merged)
+    depth = disk.depth_of(step.base)
+    above = disk.depth_of(step.overlay) if step.overlay else -1
     switched = step.how != "active" or step.pivot_mark in left.marks
-    return gone and switched and disk.depth_of(step.base) is not None
+    return switched and depth is not None and above is not None and above + 1 == depth
 
 
 def _unknown(left: Left, vm: VmState) -> frozenset[str]:
