@@ -14,8 +14,8 @@ from typing import Any
 
 from ._model.problem import BadInput
 from ._model.state import VmState
+from ._operation import Operation
 from ._plan.commit import CommitWish, chosen, plan_commit
-from ._run import Operation
 
 
 def commit_operation(params: Mapping[str, Any]) -> Operation:

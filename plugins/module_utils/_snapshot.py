@@ -18,10 +18,10 @@ from ._model.problem import BadInput
 from ._model.snapshot import Snapshot, tree_text
 from ._model.state import VmState
 from ._model.step import Plan
+from ._operation import Operation
 from ._plan.absent import AbsentWish, plan_absent
 from ._plan.agree import disagreements
 from ._plan.snapshot import SnapshotWish, plan_present
-from ._run import Operation
 
 
 def snapshot_operation(params: Mapping[str, Any]) -> Operation:

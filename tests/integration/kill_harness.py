@@ -253,7 +253,7 @@ def main() -> None:
     basic._ANSIBLE_PROFILE = "legacy"
     name = f"ansible_collections.vmkeep.libvirt.plugins.modules.{sys.argv[1]}"
     sys.argv = [name]
-    import ansible_collections.vmkeep.libvirt.plugins.module_utils._run  # noqa: F401 - loads all
+    import ansible_collections.vmkeep.libvirt.plugins.module_utils._operation  # noqa: F401
 
     wrap_libvirt()
     wrap_system()

@@ -54,7 +54,7 @@ def answer(name: str, arguments: dict) -> str:
 
 def main() -> None:
     # Everything that a module needs, before the first fork; no thread and no connection yet.
-    import ansible_collections.vmkeep.libvirt.plugins.module_utils._run  # noqa: F401
+    import ansible_collections.vmkeep.libvirt.plugins.module_utils._operation  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)

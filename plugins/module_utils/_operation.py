@@ -1,0 +1,172 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a module does to VMs: observe, plan, show or apply, observe again.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable
+
+from ._argspec import state_dir_for
+from ._flow.change import change_one, foresee, nothing_to_do, observe_only
+from ._flow.group import agreed, change_group
+from ._flow.outcome import Outcome, PlanFor
+from ._host.connection import connect
+from ._host.observe import Host, call_roll, look_up
+from ._model.problem import BadInput, Problem
+from ._model.state import VmState
+from ._model.step import shown
+from ._plan.predict import picture
+
+if TYPE_CHECKING:
+    from ._host.libvirt_dep import Domain
+
+_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class Operation:
+    """What a module does: a pure plan for one VM, and what to return of it.
+
+    ``result`` gets the VM before and after and the report of the run (empty in check mode).
+    ``group`` makes all VMs change at one point in time, or none of them; ``read_only`` leaves
+    even the journals of dead runs alone.
+    """
+
+    plan: PlanFor
+    result: Callable[[VmState, VmState, dict[str, Any]], dict[str, Any]]
+    group: bool = False
+    read_only: bool = False
+
+    def carry_out(self, params: Mapping[str, Any], module: str, *, check: bool) -> Answer:
+        """Do it to the VMs of the option ``vm``; with ``check`` only say what would be done.
+
+        A problem of one VM stands in the answer; Problem is raised for those that concern all.
+        """
+        host = _host(params, module)
+        return _answer(self, _outcomes(host, self, params["vm"], check))
+
+
+@dataclass
+class Answer:
+    """What the module will return."""
+
+    vms: dict[str, Any] = field(default_factory=dict)
+    plan: list[dict[str, Any]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    before: list[str] = field(default_factory=list)
+    after: list[str] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def failure(self) -> str:
+        """Why the task fails, '' if it does not."""
+        listed = "; ".join(self.problems.values())
+        several = self.problems and len(self.vms) > 1
+        count = f"{len(self.problems)} of {len(self.vms)} VMs failed: " if several else ""
+        return count + listed
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "changed": bool(self.plan),
+            "vms": self.vms,
+            "plan": self.plan,
+            "notes": self.notes,
+            "diff": {"before": "\n".join(self.before), "after": "\n".join(self.after)},
+        }
+
+
+def _host(params: Mapping[str, Any], module_name: str) -> Host:
+    for option in ("timeout", "lock_timeout", "freeze_timeout"):
+        least = 0 if option == "lock_timeout" else 1
+        if params.get(option) is not None and params[option] < least:
+            raise BadInput(
+                f"{option} is {params[option]}",
+                wanted=f"seconds, at least {least}",
+                todo="correct it",
+            )
+    if not params["vm"]:
+        raise BadInput(
+            "the option 'vm' is an empty list", wanted="at least one VM", todo="name one"
+        )
+    return Host(
+        conn=connect(params["uri"]),
+        uri=params["uri"],
+        state_dir=state_dir_for(params["state_dir"], params["uri"]),
+        timeout=float(params["timeout"]),
+        lock_timeout=float(params["lock_timeout"]),
+        run=f"{module_name} {time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}",
+    )
+
+
+def _outcomes(
+    host: Host, operation: Operation, names: Iterable[str], check_mode: bool
+) -> dict[str, Outcome]:
+    """name -> outcome, in the order of the option, each VM once."""
+    found = look_up(host, list(dict.fromkeys(names)))
+    outcomes: dict[str, Outcome] = {}
+    doms: dict[str, Domain] = {}
+    for given, dom in found.items():
+        if isinstance(dom, Problem):
+            outcomes[given] = Outcome(problem=dom)
+        else:
+            doms.setdefault(dom.name(), dom)
+    if operation.read_only:
+        return {**outcomes, **_each(doms, lambda dom: observe_only(host, dom, operation.plan))}
+    settled = _settled(host, doms, operation)
+    rest = {name: dom for name, dom in doms.items() if name not in settled}
+    foreseen = {**settled, **_each(rest, lambda dom: foresee(host, dom, operation.plan))}
+    outcomes.update({name: foreseen[name] for name in doms})
+    if operation.group:
+        all_found = len(doms) == len(outcomes)
+        under_way = all_found and any(outcome.journaled for outcome in outcomes.values())
+        outcomes = agreed(outcomes)
+        goes = under_way or any(outcome.steps for outcome in outcomes.values())
+        return change_group(host, doms, operation.plan) if goes and not check_mode else outcomes
+    todo = {name: doms[name] for name in doms if outcomes[name].to_do}
+    if check_mode or not todo:
+        return outcomes
+    outcomes.update(_each(todo, lambda dom: change_one(host, dom, operation.plan)))
+    return outcomes
+
+
+def _settled(host: Host, doms: Mapping[str, Domain], operation: Operation) -> dict[str, Outcome]:
+    """The VMs that are as wanted. One after the other: threads would only wait for each other."""
+    states = call_roll(host)
+    looked = {
+        name: nothing_to_do(host, dom, states.get(dom.UUIDString(), ""), operation.plan)
+        for name, dom in doms.items()
+    }
+    return {name: outcome for name, outcome in looked.items() if outcome}
+
+
+def _each(doms: dict[str, Domain], do: Callable[[Domain], Outcome]) -> dict[str, Outcome]:
+    """Independent VMs side by side."""
+    if len(doms) < 2:
+        return {name: do(dom) for name, dom in doms.items()}
+    with ThreadPoolExecutor(max_workers=min(_WORKERS, len(doms))) as pool:
+        return dict(zip(doms, pool.map(do, doms.values())))
+
+
+def _answer(operation: Operation, outcomes: dict[str, Outcome]) -> Answer:
+    answer = Answer()
+    for name, outcome in outcomes.items():
+        answer.plan.extend(shown(name, step) for step in outcome.steps)
+        answer.notes.extend(outcome.notes)
+        if outcome.steps and outcome.before and outcome.after:
+            answer.before.append(picture(outcome.before))
+            answer.after.append(picture(outcome.after))
+        if outcome.problem:
+            answer.problems[name] = str(outcome.problem)
+            answer.vms[name] = {"failed": True, "msg": str(outcome.problem)}
+        elif outcome.before and outcome.after:
+            answer.vms[name] = operation.result(outcome.before, outcome.after, outcome.report)
+    return answer
