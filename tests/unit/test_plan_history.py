@@ -21,6 +21,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
     CommitDisk,
     Plan,
+    RemoveFile,
     Step,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.absent import (
@@ -43,6 +44,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot impo
     plan_present,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.vet import needs, settle
+from builders import of
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from world import World, half_done, halves
@@ -81,10 +83,12 @@ by_hand = st.one_of(
     st.just(("power",)),
     st.tuples(st.just("commit_by_hand"), st.sampled_from(TARGETS)),
     st.tuples(st.just("branch_off"), st.sampled_from(["s1", "s2", "s3"])),
-    st.tuples(st.just("edit"), st.sampled_from(TARGETS)),
 )
-BY_HAND = ("power", "commit_by_hand", "branch_off", "edit")
-histories = st.lists(st.one_of(wishes, wishes, by_hand), max_size=8)
+edits = st.tuples(st.just("edit"), st.sampled_from(TARGETS))
+detaching = st.tuples(st.just("detach"), st.sampled_from(TARGETS))
+BY_HAND = ("power", "commit_by_hand", "branch_off", "edit", "detach")
+plain_histories = st.lists(st.one_of(wishes, wishes, by_hand), max_size=8)
+histories = st.lists(st.one_of(wishes, wishes, by_hand, by_hand, edits, detaching), max_size=8)
 
 
 def plan_of(event: Event, vm: VmState) -> PlanFor:
@@ -95,7 +99,8 @@ def plan_of(event: Event, vm: VmState) -> PlanFor:
         return lambda vm: plan_commit(event[1], vm)
     if event[0] == "span":
         _kind, target, top, length = event
-        files = vm.disk(target).files
+        found = vm.disk(target)
+        files = found.files if found else ("/none", "/nowhere")
         base = min(top + length, len(files) - 1)
         wish = CommitWish((target,), files[base], files[min(top, base - 1)])
         return lambda vm: plan_commit(wish, vm)
@@ -272,3 +277,30 @@ def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish,
     carry_out(world, again)
 
     assert end(world) == end(whole)
+
+
+@given(
+    history=plain_histories,
+    wish=wishes,
+    moment=st.integers(0, 60),
+    then=st.lists(by_hand | detaching, max_size=3),
+)
+@settings(deadline=None, max_examples=150)
+def test_whatever_others_do_after_a_run_died_nothing_is_lost(history, wish, moment, then):
+    world = lived(history)
+    plan = planned(world, plan_of(wish, world.observe()))
+    assume(plan is not None and plan.steps)
+    journal = journal_of(world, plan)
+    die(world, plan.steps, journal, moment, own=True)
+    for event in then:
+        getattr(world, event[0])(*event[1:])
+        world.settle()
+        world.write()
+    try:
+        found = recovery(world, journal)
+    except Problem:
+        return
+    for step in of(RemoveFile, found):
+        merged = {path for commit in of(CommitDisk, found) for path in commit.merged}
+        assert step.file in merged or not world.only_copy(step.file)
+    carry_out(world, found)

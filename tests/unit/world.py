@@ -347,7 +347,7 @@ class World:
 
     def commit_by_hand(self, target: str) -> None:
         """virsh blockcommit --active --pivot --shallow: the snapshots are not told."""
-        chain = self.chain(self.live[target].path)
+        chain = self.chain(self.live[target].path) if target in self.live else []
         if len(chain) > 1 and not self.off:
             self.files[chain[1]].writes |= self.files[chain[0]].writes
             self._switch(target, chain[1])
@@ -360,7 +360,7 @@ class World:
         self.clock += 1
         for target in found.overlays:
             point = found.image_before(target)
-            if point not in self.files:
+            if point not in self.files or target not in self.live:
                 return
             path = at(target, f"branch{self.clock}")
             self.files[path] = Stored(point)
@@ -370,9 +370,22 @@ class World:
             replace(snapshot, current=snapshot.name == name) for snapshot in self.snapshots
         ]
 
+    def detach(self, target: str) -> None:
+        """The VM loses a disk; its images stay."""
+        if target in self.live and len(self.live) > 1:
+            self.live.pop(target)
+            self.persistent.pop(target, None)
+            self.written.pop(target)
+
+    def only_copy(self, path: str) -> Content:
+        """The writes that are in this file and in no other."""
+        others = (stored.writes for name, stored in self.files.items() if name != path)
+        kept = frozenset().union(*others)
+        return self.files[path].writes - kept if path in self.files else frozenset()
+
     def edit(self, target: str) -> None:
         """The persistent definition of a running VM is made to name the image below."""
-        chain = self.chain(self.live[target].path)
+        chain = self.chain(self.live[target].path) if target in self.live else []
         if len(chain) > 1 and not self.off and self.persistent:
             self.persistent[target] = _disk(target, chain[1], tuple(chain[2:]))
 

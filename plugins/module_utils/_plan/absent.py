@@ -37,7 +37,7 @@ def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
         return Plan(vm.name, tuple(ForgetSnapshot(name) for name in reversed(names)))
     steps = removal(vm, names, wish.bandwidth)
     check_points(vm, [step for step in steps if isinstance(step, CommitDisk)], names)
-    return Plan(vm.name, steps)
+    return Plan(vm.name, steps, _left_alone(vm, names))
 
 
 def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step, ...]:
@@ -111,7 +111,18 @@ def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> tuple[Step, ..
         RemoveFile(file, f"overlay of snapshot {snapshot.name}, in no chain")
         for snapshot in doomed
         for target, file in snapshot.overlays.items()
-        if file not in vm.missing and not _in_a_chain(vm, file)
+        if file not in vm.missing and not _in_a_chain(vm, file) and vm.disk(target) is not None
+    )
+
+
+def _left_alone(vm: VmState, names: Sequence[str]) -> tuple[str, ...]:
+    """A disk that was detached still needs its images, wherever it is."""
+    return tuple(
+        f"{vm.name}: {entry.file or snapshot.image_before(entry.target)} was left as it is, since"
+        f" the VM has no disk {entry.target} any more"
+        for snapshot in vm.snapshots
+        for entry in snapshot.taken
+        if snapshot.name in names and vm.disk(entry.target) is None and entry.file not in vm.missing
     )
 
 
@@ -123,7 +134,9 @@ def _delete_internal(vm: VmState, snapshot: Snapshot) -> Step:
     images = []
     for entry in snapshot.taken:
         disk, point = vm.disk(entry.target), snapshot.image_before(entry.target)
-        if disk is not None and disk.chain and disk.depth_of(point) != 0:
+        if disk is None:
+            continue
+        if disk.chain and disk.depth_of(point) != 0:
             raise Conflict(
                 f"the internal snapshot {snapshot.name} of VM {vm.name} lives in {point}, which is"
                 f" not the active image of disk {entry.target} ({disk.files[0]})",
