@@ -73,6 +73,9 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     link.symlink_to(empty(tmp_path / "empty"))
     with pytest.raises(Conflict):
         qemu_img.create_overlay(str(link), "/base", "raw", SIZE)
+    os.mkfifo(tmp_path / "fifo")
+    with pytest.raises(Conflict):
+        qemu_img.create_overlay(str(tmp_path / "fifo"), "/base", "raw", SIZE)
     assert path.read_bytes() == b"precious"
 
 
