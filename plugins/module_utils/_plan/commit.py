@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from .._model.problem import BadInput, Conflict, NotFound
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, Plan
-from .merge import check_points, consequences, merge
+from .merge import check_points, check_readable, consequences, merge
 
 
 @dataclass(frozen=True)
@@ -101,6 +101,7 @@ def _why_not_writable(disk: DiskState) -> str:
 
 def _span(wish: CommitWish, vm: VmState, disk: DiskState) -> tuple[tuple[int, int] | None, str]:
     """(depth of top, depth of base) to merge, None if nothing is to do, and a note."""
+    check_readable(vm, disk)
     if not (wish.base or wish.top):
         return _by_depth(wish.max_depth, len(disk.chain)), ""
     base = _depth(wish.base, vm, disk) if wish.base else len(disk.chain) - 1
@@ -132,7 +133,7 @@ def _depth(path: str, vm: VmState, disk: DiskState) -> int:
     if depth is None:
         raise NotFound(
             f"image {path} is not in the chain of disk {disk.target} of VM {vm.name}:"
-            f" {' <- '.join(reversed(disk.files)) or disk.trouble}",
+            f" {' <- '.join(reversed(disk.files))}",
             wanted="a base out of that chain",
             todo="correct the option 'base', or name the disk it belongs to in 'disks'",
         )

@@ -21,11 +21,7 @@ def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0)
 
     Raises Conflict where a merged image holds internal snapshots, which would be lost with it.
     """
-    if not disk.chain:
-        raise Unsupported(
-            f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {disk.trouble}",
-            wanted="a chain of local files or block devices",
-        )
+    check_readable(vm, disk)
     _check_own_disks(vm, disk, top, base)
     leaving = disk.chain[top:base]
     for image in leaving:
@@ -50,6 +46,16 @@ def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0)
         bandwidth=bandwidth,
         bytes=sum(image.actual_size or 0 for image in leaving),
     )
+
+
+def check_readable(vm: VmState, disk: DiskState) -> None:
+    """Raise Unsupported where it is not known what a disk stands on."""
+    if not disk.chain:
+        raise Unsupported(
+            f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {disk.trouble}",
+            wanted="a chain of local files or block devices",
+            todo="repair it, or leave the disk out with the option 'disks'",
+        )
 
 
 def _check_own_disks(vm: VmState, disk: DiskState, top: int, base: int) -> None:
