@@ -107,7 +107,7 @@ vms:
           description: What the merged images had allocated, in bytes.
           type: int
     snapshots_removed:
-      description: The snapshots whose record was removed since their overlays were merged.
+      description: The snapshots whose record was removed since their overlays were merged, oldest first.
       returned: success
       type: list
       elements: str

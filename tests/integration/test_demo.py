@@ -11,6 +11,7 @@ import re
 import shlex
 import signal
 import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -33,6 +34,7 @@ class Demo:
 
     def __init__(self, output: Path, *options: str) -> None:
         self.output = output
+        self.unpacked = unpacked()
         with output.open("wb") as file:
             self.process = subprocess.Popen(
                 ["bin/demo", *options],
@@ -68,10 +70,17 @@ class Demo:
         return Path(found.group())
 
 
-def assert_nothing_left(lab: Path) -> None:
-    """No file, no socket, and no process that has to do with the lab."""
+def assert_nothing_left(demo: Demo) -> None:
+    """No file, no socket, and no process that has to do with its lab."""
+    lab = demo.directory()
     assert not lab.exists()
     assert related(lab) == {}
+    assert unpacked() <= demo.unpacked
+
+
+def unpacked() -> set[Path]:
+    """Where modules that are running, or were killed, have their code."""
+    return set(Path(tempfile.gettempdir()).glob("ansible_vmkeep*"))
 
 
 def related(lab: Path) -> dict[int, str]:
@@ -116,7 +125,7 @@ def test_it_passes_within_the_time_and_leaves_nothing(tmp_path: Path) -> None:
     assert "All 13 checks passed." in text
     assert "FAILED" not in text and "\033" not in text
     assert max(len(line) for line in text.splitlines()) <= 100
-    assert_nothing_left(demo.directory())
+    assert_nothing_left(demo)
     assert sorted(STATE.rglob("*")) == state
 
 
@@ -140,7 +149,7 @@ def test_a_lab_that_is_kept_can_be_played_with_as_it_says(tmp_path: Path) -> Non
         )
         assert done.returncode == 0, done.stdout + done.stderr
         assert "running" in done.stdout and "snapshot mine" in done.stdout
-        assert_nothing_left(lab)
+        assert_nothing_left(demo)
     finally:
         down = shlex.split(commands[-1].partition("-m lab ")[2], comments=True)
         python = [REPOSITORY / ".venv/bin/python", "-m", "lab", *down]
@@ -161,7 +170,7 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, words: str, number: int) ->
     demo.interrupt(number)
     demo.ends_with(130)
     assert "Interrupted" in demo.text() and "Traceback" not in demo.text()
-    assert_nothing_left(demo.directory())
+    assert_nothing_left(demo)
 
 
 def test_lost_content_is_noticed(story: Story, vm: VM) -> None:

@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -155,6 +157,11 @@ def test_several_vms_at_one_point_in_time(controller: Controller, vm: VM, make_v
     assert [machine.domain.snapshotListNames() for machine in (vm, other)] == [[], []]
 
 
+def unpacked() -> set[Path]:
+    """Where modules that are running, or were killed, have their code."""
+    return set(Path(tempfile.gettempdir()).glob("ansible_vmkeep*"))
+
+
 def test_a_run_that_is_given_up_leaves_no_process_and_can_be_repeated(
     controller: Controller, modules: Modules, vm: VM
 ) -> None:
@@ -162,11 +169,12 @@ def test_a_run_that_is_given_up_leaves_no_process_and_can_be_repeated(
     modules.run("vm_snapshot", vm, name="one")
     vm.run("dd if=/dev/urandom of=/mnt/vda/big bs=1M count=30 conv=fsync", timeout=60)
     digest = vm.sha256("/mnt/vda/big")
-    began = time.monotonic()
+    before, began = unpacked(), time.monotonic()
     with pytest.raises(subprocess.TimeoutExpired):
         controller.play("commit", {"vmkeep_bandwidth": "1"}, timeout=8)
     assert time.monotonic() - began < 25, "it was waited for"
     assert controller.descendants() == []
+    assert unpacked() <= before
     assert vm.domain.blockJobInfo("vda"), "it was not in the middle"
 
     vm.domain.blockJobSetSpeed("vda", 0)

@@ -64,7 +64,7 @@ class Controller:
 
     def __init__(self, lab: Lab) -> None:
         self.folder = lab.directory / "ansible"
-        self.folder.mkdir(exist_ok=True)
+        (self.folder / "tmp").mkdir(parents=True, exist_ok=True)
         self.configuration = self.folder / "ansible.cfg"
         self.configuration.write_text(
             CONFIGURATION.format(folder=self.folder, collections=COLLECTIONS)
@@ -121,6 +121,7 @@ class Controller:
             "ANSIBLE_CALLBACK_PLUGINS": str(CALLBACKS),
             "ANSIBLE_CALLBACKS_ENABLED": "record",
             "ANSIBLE_NOCOLOR": "1",
+            "TMPDIR": str(self.folder / "tmp"),  # where a module that is killed leaves its code
             MARK: str(self.folder),
         }
 
