@@ -76,8 +76,8 @@ def _about_disk(vm: VmState, disk: DiskState) -> Iterator[dict[str, str]]:
             f" {disk.persistent}"
         )
         yield _entry("definition_differs", message, disk=disk.target, file=disk.persistent)
-    recorded = {snapshot.overlays.get(disk.target) for snapshot in vm.snapshots}
-    for image, below in zip(disk.files, disk.files[1:]):
-        if image not in recorded:
+    recorded = {disk.depth_of(found.overlays.get(disk.target, "")) for found in vm.snapshots}
+    for depth, (image, below) in enumerate(zip(disk.files, disk.files[1:])):
+        if depth not in recorded:
             message = f"{image} stands on {below} ({disk.target}), but no snapshot records it"
             yield _entry("overlay_without_snapshot", message, disk=disk.target, file=image)
