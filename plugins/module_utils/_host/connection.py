@@ -137,11 +137,14 @@ def code_of(error: BaseException | None) -> int:
     return -1
 
 
-def problem_of(error: Exception, doing: str) -> Problem:
-    """A libvirt error as one of ours, recognised by its code, with what was being done."""
+def problem_of(error: Exception, doing: str, *, lost: bool = False) -> Problem:
+    """A libvirt error as one of ours, recognised by its code, with what was being done.
+
+    ``lost``: the connection is gone, which libvirt tells by codes that can mean anything.
+    """
     if isinstance(error, Problem):
         return error
-    kind = _KINDS.get(code_of(error), Problem)
+    kind = Unreachable if lost else _KINDS.get(code_of(error), Problem)
     hint = "try again when the other operation has ended" if kind is Busy else ""
     return kind(f"{doing}: {error} (libvirt error {code_of(error)})", todo=hint)
 
@@ -153,7 +156,17 @@ def call(doing: str, function: Callable[..., T], *args: Any) -> T:
     except Exception as error:
         if code_of(error) < 0:
             raise
-        raise problem_of(error, doing) from error
+        raise problem_of(error, doing, lost=_lost(function, args)) from error
+
+
+def _lost(function: Callable[..., Any], args: tuple[Any, ...] = ()) -> bool:
+    """Whether the connection that a call to libvirt went over is gone."""
+    owner = getattr(function, "__self__", None) or next(iter(args), None)
+    connection = owner.connect() if hasattr(owner, "connect") else owner
+    try:
+        return isinstance(connection, libvirt.virConnect) and not connection.isAlive()
+    except libvirt.libvirtError:
+        return True
 
 
 def call_within(seconds: float, doing: str, function: Callable[..., T], *args: Any) -> T:
@@ -197,7 +210,8 @@ def wait_idle(dom: Domain, deadline: float) -> None:
             if code_of(error) == OPERATION_INVALID:
                 return
             if code_of(error) != OPERATION_TIMEOUT:
-                raise problem_of(error, f"VM {dom.name()}: waiting for other jobs") from error
+                doing = f"VM {dom.name()}: waiting for other jobs"
+                raise problem_of(error, doing, lost=_lost(dom.memoryStats)) from error
     raise TimedOut(
         f"another job still holds VM {dom.name()}",
         wanted="to begin",
