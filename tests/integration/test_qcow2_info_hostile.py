@@ -172,10 +172,11 @@ def test_a_symlink_that_is_swapped_in_at_the_last_moment(
     assert "cannot be opened: Too many levels of symbolic links" in entry["error"]
 
 
-def test_a_file_that_is_swapped_in_at_the_last_moment(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", ["file", "fifo", "directory"])
+def test_something_else_is_swapped_in_at_the_last_moment(
+    kind: str, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The file is checked, replaced by a hard link to the secret, and only then opened."""
+    """The file is checked, replaced, and only then opened: we neither wait nor believe it."""
     path = folder / "disk.qcow2"
     path.write_bytes(build.Bytes().build())
     real_open = os.open
@@ -183,8 +184,14 @@ def test_a_file_that_is_swapped_in_at_the_last_moment(
     def swap_then_open(name: str, flags: int, *rest: Any, **named: Any) -> int:
         if name == "disk.qcow2":
             path.unlink()
-            os.link(folder.parent / "outside" / "secret", path)
+            if kind == "file":
+                path.write_bytes(SECRET)
+            elif kind == "fifo":
+                os.mkfifo(path)
+            else:
+                path.mkdir()
         return real_open(name, flags, *rest, **named)
 
     monkeypatch.setattr(os, "open", swap_then_open)
-    assert "was replaced while it was being opened" in look(str(path), str(folder))["error"]
+    wanted = {"file": "magic", "fifo": "Illegal seek", "directory": "Is a directory"}
+    assert wanted[kind] in look(str(path), str(folder))["error"]

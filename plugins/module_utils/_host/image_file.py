@@ -144,11 +144,12 @@ def read(opener: ImageOpener, wish: Wish) -> Image:
 
 def _parse_settled(descriptor: int, facts: os.stat_result, wish: Wish) -> Image:
     """Parse, again if somebody writes to the image and a table may have moved meanwhile."""
-    deadline = time.monotonic() + _PATIENCE
+    deadline = None
     while True:
         try:
             return _parse(descriptor, facts, wish)
         except Damaged:
+            deadline = deadline or time.monotonic() + _PATIENCE
             if _rests(facts) or time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE)

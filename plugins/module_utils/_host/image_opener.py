@@ -6,7 +6,8 @@
 A name can be a symbolic link, and can become one between a check and its use. So the directory
 is opened first (only as a place: O_PATH), the kernel says where it really is, and the file is
 opened inside it without following a link. Its type is looked at before it is opened, since
-opening is enough to make a FIFO wait, a tape rewind or a watchdog reboot the host.
+opening is enough to wake who waits at a FIFO, to rewind a tape, or to let a watchdog reboot the
+host. Who swaps files in between can only make us read another file of the same directory.
 
 This util is PRIVATE to the collection.
 """
@@ -70,6 +71,7 @@ class ImageOpener:
     def open(self, path: str) -> tuple[int, os.stat_result]:
         """Open the file or block device ``path`` for reading; the caller closes the descriptor.
 
+        Also returns what was seen of it before it was opened.
         Raises BadInput for a path that is not absolute or not in an allowed place, NotFound,
         Unsupported for other kinds of files, and Problem where the kernel refuses.
         """
@@ -99,9 +101,9 @@ class ImageOpener:
             self._check(asked, f"{folder.real}/{name}")
         if not name:
             raise _wrong_kind(asked, stat.S_IFDIR)
-        facts = os.stat(name, dir_fd=folder.descriptor, follow_symlinks=False)
+        facts = os.lstat(name, dir_fd=folder.descriptor)
         if stat.S_ISREG(facts.st_mode) or stat.S_ISBLK(facts.st_mode):
-            return _open_same(asked, name, folder.descriptor, facts)
+            return os.open(name, _FILE, dir_fd=folder.descriptor), facts
         if stat.S_ISLNK(facts.st_mode) and path is asked:
             return self._open(os.path.realpath(path), asked)
         raise _wrong_kind(asked, facts.st_mode)
@@ -130,18 +132,6 @@ class ImageOpener:
                 wanted="a path under " + " or ".join(self._places),
                 todo="add its directory to the allowed roots if you trust the image that names it",
             )
-
-
-def _open_same(
-    path: str, name: str, folder: int, facts: os.stat_result
-) -> tuple[int, os.stat_result]:
-    """Open ``name`` in ``folder`` if it still is the file that ``facts`` describe."""
-    descriptor = os.open(name, _FILE, dir_fd=folder)
-    opened = os.fstat(descriptor)
-    if opened.st_ino == facts.st_ino and opened.st_dev == facts.st_dev:
-        return descriptor, opened
-    os.close(descriptor)
-    raise Problem(f"{shown(path)} was replaced while it was being opened", todo="try again")
 
 
 def _wrong_kind(path: str, mode: int) -> Unsupported:

@@ -20,53 +20,73 @@ def to_result(image: Image) -> dict[str, Any]:
     What stands under ``format-specific`` there is on the first level here, ``dirty-flag`` is
     ``dirty`` and ``backing-filename-format`` is ``backing_format``. Every key is always there.
     """
-    file, header = image.file, image.header
-    result = {
-        "filename": _shown(file.filename),
-        "format": image.format,
-        "format_source": image.format_source,
-        "virtual_size": image.virtual_size,
-        "actual_size": file.allocated,
-        "backing_filename": _shown(image.backing_filename),
-        "backing_format": _shown(image.backing_format),
-        "full_backing_filename": _shown(image.full_backing_filename),
-        "data_file": _shown(image.data_file),
-        "encrypted": image.encrypt is not None,
-        "encrypt": _encryption(image.encrypt),
-        "snapshots": [_entry(snapshot) for snapshot in image.snapshots],
-        "bitmaps": [_entry(bitmap) for bitmap in image.bitmaps],
-        "bitmaps_stale": image.bitmaps_stale,
-    }
-    result.update(_WITHOUT_HEADER if header is None else _features(header))
+    file = image.file
+    result = _template(image.header).copy()
+    result["filename"] = _shown(file.filename)
+    result["format"] = image.format
+    result["format_source"] = image.format_source
+    result["virtual_size"] = image.virtual_size
+    result["actual_size"] = file.allocated
+    if image.backing_filename:
+        result["backing_filename"] = _shown(image.backing_filename)
+        result["backing_format"] = _shown(image.backing_format)
+        result["full_backing_filename"] = _shown(image.full_backing_filename)
+    result["data_file"] = _shown(image.data_file)
+    if image.encrypt:
+        result["encrypted"] = True
+        result["encrypt"] = _encryption(image.encrypt)
+    result["snapshots"] = [_entry(snapshot) for snapshot in image.snapshots]
+    result["bitmaps"] = [_entry(bitmap) for bitmap in image.bitmaps]
+    result["bitmaps_stale"] = image.bitmaps_stale
     return result
-
-
-_WITHOUT_HEADER: dict[str, Any] = {
-    "cluster_size": None,
-    "compat": None,
-    "compression_type": None,
-    "refcount_bits": None,
-    "lazy_refcounts": None,
-    "extended_l2": None,
-    "dirty": False,
-    "corrupt": False,
-    "data_file_raw": None,
-}
 
 
 # As with headers: a chain's images differ in their names far more than in their features.
 @lru_cache(maxsize=64)
-def _features(header: Header) -> dict[str, Any]:
-    return {name: getattr(header, name) for name in _WITHOUT_HEADER}
+def _template(header: Header | None) -> dict[str, Any]:
+    """All keys, with what the header alone decides."""
+    result = dict.fromkeys(_KEYS)
+    result.update(encrypted=False, dirty=False, corrupt=False)
+    if header is not None:
+        result.update({name: getattr(header, name) for name in _OF_THE_HEADER})
+    return result
+
+
+_OF_THE_HEADER = (
+    "cluster_size",
+    "compat",
+    "compression_type",
+    "refcount_bits",
+    "lazy_refcounts",
+    "extended_l2",
+    "dirty",
+    "corrupt",
+    "data_file_raw",
+)
+_KEYS = (
+    "filename",
+    "format",
+    "format_source",
+    "virtual_size",
+    "actual_size",
+    "backing_filename",
+    "backing_format",
+    "full_backing_filename",
+    "data_file",
+    "encrypted",
+    "encrypt",
+    "snapshots",
+    "bitmaps",
+    "bitmaps_stale",
+    *_OF_THE_HEADER,
+)
 
 
 def _entry(value: InternalSnapshot | Bitmap) -> dict[str, Any]:
     return {key: _shown(field) for key, field in vars(value).items()}
 
 
-def _encryption(encrypt: Encryption | None) -> dict[str, Any] | None:
-    if encrypt is None:
-        return None
+def _encryption(encrypt: Encryption) -> dict[str, Any]:
     return {**vars(encrypt), "slots": [dict(vars(slot)) for slot in encrypt.slots]}
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import NamedTuple
 
 from .image import (
     AUTOCLEAR_BITMAPS,
@@ -47,24 +48,43 @@ _ANY_LENGTH = 1 << 65
 _LUKS_POINTER = struct.Struct(">QQ")
 
 
+class _Front(NamedTuple):
+    """What the fixed fields say: what every image has and where, and where that ends."""
+
+    header: Header
+    regions: tuple[Region, ...]
+    end: int
+    end_of_names: int
+
+
+class _Named(NamedTuple):
+    """What the header extensions say; ``bitmaps`` points at bitmaps that count for something."""
+
+    extensions: Mapping[int, bytes]
+    backing_format: str | None
+    data_file: str | None
+    bitmaps: bytes | None
+    bitmaps_stale: bool
+
+
 def parse_qcow2(read: Read, file: File, format_source: str, *, tables: bool = True) -> Image:
     """Read the image in ``file``; ``tables`` False leaves snapshots and bitmaps out."""
     data = read(0, FIRST_READ)
-    header, fixed, fixed_end = _fixed(data[:FIXED])
-    end = end_of_names(header)
+    head = data[:FIXED]
+    header, fixed, fixed_end, end = _front(head)
     if file.length > FIRST_READ and not holds_names(data, header):
         data = read(0, end)
-    extensions = parse_extensions(data[header.header_length : header.backing_offset or end])
-    check_features(header, extensions)
-    regions: list[Region] = []
-    encrypt = _encryption(read, header, extensions, file.length, regions)
+    named = _named(head, data[header.header_length : header.backing_offset or end])
+    encrypt: Encryption | None = None
     snapshots: tuple[InternalSnapshot, ...] = ()
     bitmaps: tuple[Bitmap, ...] = ()
-    stale = BITMAPS in extensions and not header.autoclear & AUTOCLEAR_BITMAPS
+    regions: list[Region] = []
+    if header.crypt_method:
+        encrypt = _encryption(read, header, named.extensions, file.length, regions)
     if tables and header.snapshot_count:
         snapshots = snapshot_list(read, header, file.length, regions)
-    if tables and BITMAPS in extensions and not stale:
-        bitmaps = bitmap_list(read, extensions[BITMAPS], header, file.length, regions)
+    if tables and named.bitmaps is not None:
+        bitmaps = bitmap_list(read, named.bitmaps, header, file.length, regions)
     if regions or fixed_end > file.length:
         check_regions([*fixed, *regions], header, file.length)
     return Image(
@@ -74,20 +94,20 @@ def parse_qcow2(read: Read, file: File, format_source: str, *, tables: bool = Tr
         -(-header.size // 512) * 512,
         header,
         _backing_name(data, header),
-        _name(extensions, BACKING_FORMAT),
-        _name(extensions, DATA_FILE),
+        named.backing_format,
+        named.data_file,
         encrypt,
         snapshots,
         bitmaps,
-        stale,
+        named.bitmaps_stale,
     )
 
 
-# The images of one host were made by few programs: most headers have been seen before.
+# The images of one host were made by few programs: most headers and most lists of extensions
+# have been seen before. What does not differ is read and checked once.
 @lru_cache(maxsize=64)
-def _fixed(data: bytes) -> tuple[Header, tuple[Region, ...], int]:
-    """The header in its first bytes, what every image has and where, and where that ends."""
-    header = parse_header(data)
+def _front(head: bytes) -> _Front:
+    header = parse_header(head)
     bits = header.cluster_bits
     regions = [
         (0, 1 << bits, "header"),
@@ -96,7 +116,24 @@ def _fixed(data: bytes) -> tuple[Header, tuple[Region, ...], int]:
     if header.l1_size:
         regions.append((header.l1_offset, header.l1_size * 8, "L1 table"))
     check_regions(regions, header, _ANY_LENGTH)
-    return header, tuple(regions), max(offset + size for offset, size, owner in regions)
+    end = max(offset + size for offset, size, owner in regions)
+    return _Front(header, tuple(regions), end, end_of_names(header))
+
+
+@lru_cache(maxsize=16)
+def _named(head: bytes, area: bytes) -> _Named:
+    header = _front(head).header
+    extensions = parse_extensions(area)
+    check_features(header, extensions)
+    bitmaps = extensions.get(BITMAPS)
+    stale = bitmaps is not None and not header.autoclear & AUTOCLEAR_BITMAPS
+    return _Named(
+        extensions,
+        _name(extensions, BACKING_FORMAT),
+        _name(extensions, DATA_FILE),
+        None if stale else bitmaps,
+        stale,
+    )
 
 
 def _encryption(
@@ -105,10 +142,8 @@ def _encryption(
     extensions: Mapping[int, bytes],
     length: int,
     regions: list[Region],
-) -> Encryption | None:
+) -> Encryption:
     """How it is encrypted; the place of a LUKS header is added to ``regions``."""
-    if not header.crypt_method:
-        return None
     if header.crypt_method == CRYPT_AES:
         return Encryption("aes")
     pointer = extensions.get(LUKS, b"")

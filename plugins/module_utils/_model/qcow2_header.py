@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Mapping
-from functools import lru_cache
 
 from . import image as im
 from .image import Header, damaged
@@ -128,7 +127,6 @@ def holds_names(data: bytes, header: Header) -> bool:
     return False
 
 
-@lru_cache(maxsize=16)
 def parse_extensions(area: bytes) -> Mapping[int, bytes]:
     """The header extensions by type, those that nobody here knows included. Raises Damaged.
 
