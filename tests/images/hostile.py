@@ -460,7 +460,7 @@ image(
     "most_snapshots",
     CUT,
     lambda: build.with_snapshot(
-        build.snapshot(b"n" * 400, l1_size=0) * 2047, 2048, l1_offset=place("l1")
+        build.snapshot(b"n" * 400, l1_size=0) * 1023, 1024, l1_offset=place("l1")
     ),
 )
 image(

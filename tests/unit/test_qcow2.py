@@ -374,6 +374,6 @@ def test_a_file_that_ends_with_its_last_snapshot() -> None:
 
 def test_so_many_snapshots_and_no_more() -> None:
     entry = build.snapshot(b"x", l1_size=0)
-    assert len(parse(build.with_snapshot(entry * 2048, count=2048)).snapshots) == 2048
-    with pytest.raises(Unsupported, match="2049 internal snapshots"):
-        parse(build.with_snapshot(entry * 2049, count=2049))
+    assert len(parse(build.with_snapshot(entry * 1024, count=1024)).snapshots) == 1024
+    with pytest.raises(Unsupported, match="1025 internal snapshots"):
+        parse(build.with_snapshot(entry * 1025, count=1025))

@@ -21,7 +21,7 @@ from .reference import shown
 
 # QEMU takes 65,536 snapshots and 65,535 bitmaps in 64 MiB; nobody has that many, and reading
 # them would let one image hold up a whole run.
-MAX_ENTRIES = 2048
+MAX_ENTRIES = 1024
 MAX_TABLE = 1 << 20
 MAX_SNAPSHOT_EXTRA = 1024
 MAX_NAME = 1023
