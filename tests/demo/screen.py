@@ -31,7 +31,7 @@ class Screen:
     failures: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        self.width = min(100, max(72, shutil.get_terminal_size((88, 24)).columns))
+        self.width = min(100, max(72, shutil.get_terminal_size((80, 24)).columns))
         dumb = os.environ.get("TERM") == "dumb"
         self._coloured = self.output.isatty() and not dumb and not os.environ.get("NO_COLOR")
 

@@ -24,11 +24,11 @@ from .screen import Screen
 
 NAME = "db01"
 TARGETS = ("vda", "vdb")
-FIRST, SECOND = "before-upgrade", "upgraded"
+FIRST, SECOND = "stable", "upgraded"
 MIB = 1024 * 1024
 PAUSE = 0.01
 PHASES = 9
-HEAD = ("", "images in a chain", "consistency", "guest frozen", "playbook took")
+HEAD = ("", "each chain", "consistency", "guest frozen", "playbook took")
 
 
 class PlaybookFailed(Exception):
@@ -68,7 +68,7 @@ class Story:
         with self.screen.phase(f"Boot {NAME}, a guest with two disks"):
             self.vm = self.lab.vm(NAME, disks=len(TARGETS))
             self.controller = Controller(self.lab)
-            kind = {"kvm": "KVM", "qemu": "emulation, since KVM does not work here"}
+            kind = {"kvm": "KVM", "qemu": "emulated (no working KVM here)"}
             accelerator = kind[self.vm.xml().get("type", "")]
             connection = self.lab.connection
             libvirt, qemu = (
@@ -128,7 +128,9 @@ class Story:
                 self._write(f"/mnt/{target}/after")
             self._snapshot(SECOND)
             same = all(_digest(image) == digest for image, digest in frozen.items())
-            self.screen.check(same, f"the images that hold {FIRST} have not changed by a byte")
+            self.screen.check(
+                same, f"the images that hold snapshot {FIRST} have not changed by a byte"
+            )
 
     def _inspect(self) -> None:
         with self.screen.phase("Inspect"):
@@ -149,7 +151,7 @@ class Story:
             before, files = self._chains(), self._files()
             run = self._play("commit")
             done = run.result("vm_blockcommit")
-            self.points.append(("merged", self._depth(), "", "", f"{run.seconds:.1f} s"))
+            self.points.append(("merged", self._images(), "", "", f"{run.seconds:.1f} s"))
             self.merged = sum(disk["bytes"] for disk in done["vms"][NAME]["disks"].values())
             self._show_chains(before, self._chains())
             same = [words.shape(step) for step in done["plan"]] == [
@@ -179,7 +181,7 @@ class Story:
     def _summary(self) -> None:
         screen = self.screen
         screen.heading(f"Summary, after {screen.seconds():.0f} s")
-        screen.lines(words.row(*row) for row in [HEAD, ("at the start", 1), *self.points])
+        screen.lines(words.row(*row) for row in [HEAD, ("at the start", "1 image"), *self.points])
         screen.lines([""])
         lost = "none lost" if not screen.failures else "see above"
         screen.table(
@@ -222,7 +224,7 @@ class Story:
         entry = result["vms"][NAME]
         consistency, frozen = entry["snapshot"]["consistency"], f"{entry['frozen_ms']} ms"
         seconds = f"{run.seconds:.1f} s"
-        self.points.append((f"snapshot {name}", self._depth(), consistency, frozen, seconds))
+        self.points.append((f"snapshot {name}", self._images(), consistency, frozen, seconds))
         self.screen.table([("consistency", consistency), ("guest frozen", f"for {frozen}")])
         return result
 
@@ -253,8 +255,9 @@ class Story:
         command = ("qemu-img", "info", "-U", "--backing-chain", "--output=json", image)
         return [entry["filename"] for entry in json.loads(self.lab.programs.run(*command))]
 
-    def _depth(self) -> int:
-        return max(len(chain) for chain in self._chains().values())
+    def _images(self) -> str:
+        longest = max(len(chain) for chain in self._chains().values())
+        return "1 image" if longest == 1 else f"{longest} images"
 
     def _show_chains(self, before: dict[str, list[str]], after: dict[str, list[str]]) -> None:
         for target in TARGETS:

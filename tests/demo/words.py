@@ -20,7 +20,7 @@ def shown(path: Path) -> str:
 
 
 def row(*cells: object) -> str:
-    widths = (25, 19, 13, 14)
+    widths = (20, 12, 13, 14)
     return "".join(f"{cell!s:<{width}}" for cell, width in zip(cells, (*widths, 0)))
 
 
@@ -34,8 +34,8 @@ def arrows(chain: list[str]) -> str:
 
 
 def image(image: dict[str, Any]) -> str:
-    size = f"{image['actual_size'] / MIB:.1f} MiB of {image['virtual_size'] / MIB:.0f}"
-    return f"  {Path(image['filename']).name:<34} {image['format']:<6} {size}"
+    size = f"{image['actual_size'] / MIB:.1f} MiB of {image['virtual_size'] / MIB:.0f} MiB"
+    return f"  {Path(image['filename']).name:<30} {image['format']:<6} {size}"
 
 
 def shape(step: dict[str, Any]) -> dict[str, Any]:
