@@ -13,7 +13,7 @@ from typing import Any
 
 from ._flow.outcome import PlanFor
 from ._model.image_result import to_result as image_to_result
-from ._model.names import check_snapshot_name
+from ._model.names import check_description, check_snapshot_name
 from ._model.problem import BadInput
 from ._model.snapshot import Snapshot, tree_text
 from ._model.state import VmState
@@ -66,10 +66,14 @@ def _wish(name: str, params: Mapping[str, Any]) -> SnapshotWish:
         disks=tuple(dict.fromkeys(target for target, _file in entries)),
         files=tuple((target, file) for target, file in entries if file),
         directory=(params["directory"] or "").rstrip("/") or ("/" if params["directory"] else ""),
-        description=params["description"],
+        description=_described(params["description"]),
         quiesce=params["quiesce"],
         freeze_timeout=params["freeze_timeout"],
     )
+
+
+def _described(text: str | None) -> str | None:
+    return None if text is None else check_description(text)
 
 
 def _disk_entry(entry: object) -> tuple[str, str]:

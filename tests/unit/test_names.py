@@ -12,6 +12,8 @@ from urllib.parse import unquote
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.names import (
+    check_description,
+    check_path,
     check_snapshot_name,
     check_vm_name,
     file_part,
@@ -38,7 +40,10 @@ def safe_in_a_file_name(part: str) -> bool:
 def survives_xml(text: str) -> bool:
     node = ET.Element("name")
     node.text = text
-    return ET.fromstring(ET.tostring(node, encoding="unicode")).text == text
+    try:
+        return (ET.fromstring(ET.tostring(node, encoding="unicode")).text or "") == text
+    except (ET.ParseError, UnicodeEncodeError):
+        return False
 
 
 def accepted(check, name: str) -> bool:
@@ -117,3 +122,39 @@ def test_what_a_vm_cannot_be_called(name):
 def test_plain_characters_stay_readable_in_file_names():
     assert file_part("db_01.test:a@b+c=d,e-f") == "db_01.test:a@b+c=d,e-f"
     assert file_part("a b%/ä") == "a%20b%25%2F%C3%A4"
+
+
+@given(anything | st.text(alphabet="a\r\n\t \x00\x1b\ufffe\ud800"))
+def test_a_description_that_is_accepted_comes_back_out_of_xml(text):
+    try:
+        kept = check_description(text)
+    except BadInput:
+        assert not survives_xml(text.replace("\r", ""))
+        return
+    assert survives_xml(kept)
+    assert kept.split("\n") == re.split("\r\n|\r|\n", text)
+
+
+@pytest.mark.parametrize("text", ["a\x00", "\x1b[1m", "a\ud800", "\ufffe"])
+def test_what_a_description_cannot_hold(text):
+    with pytest.raises(BadInput, match="control character"):
+        check_description(text)
+
+
+@given(anything.map(lambda text: f"/{text}"))
+def test_a_path_that_is_accepted_is_one_line_and_comes_back_out_of_xml(path):
+    node = ET.Element("source", file=path)
+    try:
+        assert check_path(path, "the file") == path
+    except BadInput:
+        assert not path.isprintable() or not path.isascii()
+        return
+    assert "\n" not in path and "\x00" not in path
+    assert ET.fromstring(ET.tostring(node, encoding="unicode")).get("file") == path
+
+
+@pytest.mark.parametrize("path", ["", "a", "./a", "/a\n", "/a\x00", "/\udcff", "/a\x85"])
+def test_what_is_no_path_for_a_new_file(path):
+    with pytest.raises(BadInput) as error:
+        check_path(path, "the overlay of disk vda")
+    assert error.value.found.startswith("the overlay of disk vda is ")

@@ -11,6 +11,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import posixpath
 import re
 import unicodedata
 from urllib.parse import quote
@@ -19,6 +20,9 @@ from .problem import BadInput
 
 SNAPSHOT_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.:@+-]{0,126}\Z")
 _UNIT_LIMIT = 255
+# What XML 1.0 has no place for (https://www.w3.org/TR/xml/#charsets).
+_NOT_TEXT = re.compile(r"[^\t\n\r -\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
+_NOT_IN_A_PATH = re.compile(r"[^ -~\u00A0-\uD7FF\uE000-\uFFFD\U00010000-\U0010FFFF]")
 
 
 def check_snapshot_name(name: str) -> str:
@@ -53,6 +57,29 @@ def check_vm_name(name: str) -> str:
             todo="correct the option 'vm' ('virsh list --all' shows the names)",
         )
     return name
+
+
+def check_description(text: str) -> str:
+    """``text`` with plain line ends, as XML stores it; BadInput for what XML cannot hold."""
+    text = text.replace("\r\n", "\n").replace("\r", "\n")
+    if _NOT_TEXT.search(text):
+        raise BadInput(
+            f"the description {_shown(text)} holds a control character",
+            wanted="text; tabs and line ends are allowed",
+            todo="remove it",
+        )
+    return text
+
+
+def check_path(path: str, what: str) -> str:
+    """``path`` if it is absolute and can be written in XML and on one line, else BadInput."""
+    if posixpath.isabs(path) and not _NOT_IN_A_PATH.search(path):
+        return path
+    raise BadInput(
+        f"{what} is {_shown(path)}",
+        wanted="an absolute path without control characters",
+        todo="correct 'file' or 'directory'",
+    )
 
 
 def file_part(name: str) -> str:

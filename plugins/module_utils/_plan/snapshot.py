@@ -9,10 +9,10 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import posixpath
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from .._model.names import file_part
+from .._model.names import check_path, file_part
 from .._model.problem import BadInput, Conflict, Unsupported
 from .._model.snapshot import CRASH, Snapshot, SnapshotDisk, SnapshotSpec
 from .._model.state import DiskState, VmState
@@ -148,6 +148,7 @@ def _internal(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> 
                 wanted="an internal snapshot, which only qcow2 images can hold",
                 todo="use 'mode: external', or convert the disk to qcow2",
             )
+        _check_not_held(wish, vm, disk)
     left_out = [disk.target for disk in vm.writable if disk not in disks]
     if left_out:
         raise Unsupported(
@@ -162,9 +163,22 @@ def _internal(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> 
     return Plan(vm.name, (TakeSnapshot(spec, (), "never", wish.freeze_timeout),))
 
 
+def _check_not_held(wish: SnapshotWish, vm: VmState, disk: DiskState) -> None:
+    """QEMU would write over it, or make a second one that cannot be told from the first."""
+    held = [found.name for image in disk.chain[:1] for found in image.snapshots]
+    if wish.name in held:
+        raise Conflict(
+            f"image {disk.disk.path} of VM {vm.name}, disk {disk.target}, holds an internal"
+            f" snapshot {wish.name} that libvirt does not know",
+            wanted="to take one of that name",
+            todo="choose another name, or delete it if nobody needs it (qemu-img snapshot -d)",
+        )
+
+
 def _external(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> Plan:
     files = {disk.target: _overlay_file(wish, vm, disk) for disk in disks}
-    _check_files(vm, files)
+    memory = _memory_file(wish, vm, disks) if wish.memory else ""
+    _check_files(vm, files, memory)
     overlays = tuple(_overlay(vm, disk, files[disk.target]) for disk in disks)
     entries = tuple(
         SnapshotDisk(disk.target, "external", files[disk.target], "qcow2")
@@ -172,7 +186,6 @@ def _external(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> 
         else SnapshotDisk(disk.target, "no")
         for disk in vm.disks
     )
-    memory = _memory_file(wish, vm, disks) if wish.memory else ""
     spec = SnapshotSpec(wish.name, wish.description or "", "external", entries, memory)
     flags = ("atomic", "reuse_ext") + (("live",) if memory else ("disk_only",))
     quiesce, note = ("never", "") if memory or vm.off else _quiesce(wish, vm)
@@ -202,11 +215,10 @@ def _quiesce(wish: SnapshotWish, vm: VmState) -> tuple[str, str]:
 
 
 def _overlay(vm: VmState, disk: DiskState, file: str) -> CreateOverlay:
-    source = disk.disk.source
-    if disk.disk.shareable or disk.disk.device == "lun" or source is None or not source.local:
-        kind = "shareable" if disk.disk.shareable else "LUN" if disk.disk.device == "lun" else None
+    kind = _kind_without_overlay(disk)
+    if kind:
         raise Unsupported(
-            f"disk {disk.target} of VM {vm.name} is a {kind or f'{source} disk'}",
+            f"disk {disk.target} of VM {vm.name} is a {kind}",
             wanted="a file or block device to put an overlay on",
             todo="leave it out with the option 'disks'",
         )
@@ -226,6 +238,18 @@ def _overlay(vm: VmState, disk: DiskState, file: str) -> CreateOverlay:
     return CreateOverlay(
         disk.target, file, disk.disk.path, disk.disk.format, top.virtual_size, keep
     )
+
+
+def _kind_without_overlay(disk: DiskState) -> str:
+    """What kind of disk it is if no overlay can be put on it, else ''."""
+    source = disk.disk.source
+    if disk.disk.shareable:
+        return "shareable disk"
+    if disk.disk.device == "lun":
+        return "LUN"
+    if source is not None and source.sliced:
+        return f"slice of {source}"
+    return "" if source is not None and source.local else f"{source} disk"
 
 
 def _overlay_file(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
@@ -253,24 +277,22 @@ def _directory(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
     return posixpath.dirname(disk.disk.path)
 
 
-def _check_files(vm: VmState, files: dict[str, str]) -> None:
-    for target, file in files.items():
-        if not posixpath.isabs(file):
+def _check_files(vm: VmState, files: Mapping[str, str], memory: str) -> None:
+    overlays = {f"the overlay of disk {target}": file for target, file in files.items()}
+    new = {**overlays, **({"the memory file": memory} if memory else {})}
+    for what, file in new.items():
+        name = posixpath.basename(check_path(file, f"{what} of VM {vm.name}"))
+        if len(name.encode()) > _LONGEST_FILE_NAME:
             raise BadInput(
-                f"the overlay {file} of disk {target} of VM {vm.name} is not an absolute path",
-                wanted="an absolute path",
-                todo="correct 'file' or 'directory'",
-            )
-        if len(posixpath.basename(file).encode()) > _LONGEST_FILE_NAME:
-            raise BadInput(
-                f"the overlay name {posixpath.basename(file)[:60]}... of disk {target} of VM"
-                f" {vm.name} is {len(posixpath.basename(file).encode())} bytes long",
+                f"the name {name[:60]}... for {what} of VM {vm.name} is {len(name.encode())} bytes"
+                " long",
                 wanted=f"at most {_LONGEST_FILE_NAME} bytes",
                 todo="choose a shorter snapshot name, or set 'file'",
             )
-    if len(set(files.values())) < len(files):
+    if len(set(new.values())) < len(new):
         raise BadInput(
-            f"two disks of VM {vm.name} have the same overlay file: {', '.join(files.values())}",
+            f"VM {vm.name} would have the same overlay file twice, or as its memory file:"
+            f" {', '.join(new.values())}",
             wanted="one file for each disk",
             todo="correct the 'file' entries",
         )
