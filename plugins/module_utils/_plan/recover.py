@@ -147,7 +147,8 @@ def _check_pivot(step: CommitDisk, left: Left, vm: VmState) -> None:
             f" to {step.base}: either may hold the newer data",
             wanted="to know which image the guest wrote last",
             todo="do not start it; compare both images (modification time, qemu-img compare),"
-            " let the definition name the newer one, then remove the journal",
+            " let the definition name the newer one (without <backingStore>), then remove the"
+            " journal",
         )
 
 
