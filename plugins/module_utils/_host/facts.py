@@ -36,7 +36,8 @@ def file_fact(path: str) -> FileFact:
     except (FileNotFoundError, NotADirectoryError):
         return FileFact(path, "")
     kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link"}
-    return FileFact(path, kinds.get(stat.S_IFMT(status.st_mode), "other"), status.st_size)
+    kind = kinds.get(stat.S_IFMT(status.st_mode), "other")
+    return FileFact(path, kind, status.st_size, identity_of(status))
 
 
 def directory_fact(path: str) -> DirectoryFact:

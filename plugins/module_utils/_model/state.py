@@ -87,11 +87,15 @@ class VmState:
 
 @dataclass(frozen=True)
 class FileFact:
-    """What stands at a path: ``kind`` is file, directory, other or '' for nothing."""
+    """What stands at a path: ``kind`` is file, directory, other or '' for nothing.
+
+    ``identity`` is that of an image (see ``identity_of``), None for nothing.
+    """
 
     path: str
     kind: str
     size: int = 0
+    identity: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)

@@ -36,7 +36,10 @@ def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
     if wish.metadata_only:
         return Plan(vm.name, tuple(ForgetSnapshot(name) for name in reversed(names)))
     steps = removal(vm, names, wish.bandwidth)
-    check_points(vm, [step for step in steps if isinstance(step, CommitDisk)], names)
+    merges = [step for step in steps if isinstance(step, CommitDisk)]
+    merged = [path for step in merges for path in step.merged]
+    files = [step.file for step in steps if isinstance(step, RemoveFile)]
+    check_points(vm, merges, names, [file for file in files if file not in merged])
     return Plan(vm.name, steps, _left_alone(vm, names))
 
 

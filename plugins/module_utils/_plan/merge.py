@@ -85,28 +85,34 @@ def _carried_bitmaps(disk: DiskState, top: int, base: int) -> tuple[tuple[str, s
     )
 
 
-def check_points(vm: VmState, merges: Sequence[CommitDisk], doomed: Sequence[str] = ()) -> None:
+def check_points(
+    vm: VmState,
+    merges: Sequence[CommitDisk],
+    doomed: Sequence[str] = (),
+    removed: Sequence[str] = (),
+) -> None:
     """Raise Conflict where a merge would change what a surviving external snapshot goes back to.
 
-    That is an image that receives newer data, or one that is merged together with newer ones.
-    What an internal snapshot holds stays as it is whatever is written to its image.
+    That is an image that receives newer data, one that is merged together with newer ones, or
+    one that is ``removed`` without being merged. What an internal snapshot holds stays as it is
+    whatever is written to its image.
     """
     dying = _dying(vm, _merged(merges), doomed)
     for snapshot in vm.snapshots:
         overlays = {} if snapshot in dying else snapshot.overlays
         for target, overlay in overlays.items():
             point = snapshot.image_before(target)
-            for step in merges:
-                changed = point == step.base or point in step.merged[1:]
-                if changed and overlay not in step.merged:
-                    raise _destroyed(vm, snapshot, target, point)
+            lost = any(overlay in step.merged for step in merges)
+            changed = any(point == step.base or point in step.merged[1:] for step in merges)
+            if not lost and (changed or point in removed):
+                raise _destroyed(vm, snapshot, target, point)
 
 
 def _destroyed(vm: VmState, snapshot: Snapshot, target: str, point: str) -> Conflict:
     return Conflict(
         f"image {point} of VM {vm.name}, disk {target}, is what snapshot {snapshot.name} goes"
         " back to",
-        wanted="to merge newer data into it, which would destroy that snapshot",
+        wanted="to write to it or to remove it, which would destroy that snapshot",
         todo=f"remove snapshot {snapshot.name} first, or choose another base",
     )
 

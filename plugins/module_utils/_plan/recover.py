@@ -195,12 +195,19 @@ def _finish(left: Left, vm: VmState) -> Iterator[Step]:
                 merging.update((step.target, *again.merged))
                 yield again
                 yield from moved_sources(vm, [again])
-        elif isinstance(step, RewriteSnapshot):
-            known = tuple(source for source in step.sources if source[0] not in unknown)
-            if _rewrite_needed(replace(step, sources=known), vm):
-                yield replace(step, sources=known)
-        elif _still_needed(step, vm, left.existing - unknown, merging):
+            continue
+        step = _as_of_now(step, vm, unknown)
+        if _still_needed(step, vm, left.existing - unknown, merging):
             yield step
+
+
+def _as_of_now(step: Step, vm: VmState, unknown: frozenset[str]) -> Step:
+    """A step without what has lost its ground: disks may have gone since it was planned."""
+    if isinstance(step, RewriteSnapshot):
+        return replace(step, sources=tuple(s for s in step.sources if s[0] not in unknown))
+    if isinstance(step, DeleteInternal):
+        return replace(step, images=tuple(path for path in step.images if _in_a_chain(path, vm)))
+    return step
 
 
 def _close_up(left: Left, vm: VmState) -> Iterator[Step]:
@@ -274,6 +281,8 @@ def _still_needed(step: Step, vm: VmState, existing: frozenset[str], merging: se
         return step.old != step.new or any(path in step.gone for path in disk.recorded)
     if isinstance(step, (ForgetSnapshot, DeleteInternal)):
         return vm.snapshot(step.name) is not None
+    if isinstance(step, RewriteSnapshot):
+        return _rewrite_needed(step, vm)
     if isinstance(step, RemoveFile):
         return step.file in existing and (step.file in merging or not _in_a_chain(step.file, vm))
     return False

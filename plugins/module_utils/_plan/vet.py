@@ -13,13 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .._model.problem import Conflict, NotFound, Unsupported
-from .._model.state import DiskState, Facts, Job, VmState
+from .._model.state import DiskState, Facts, FileFact, Job, VmState
 from .._model.step import (
     CommitDisk,
     CreateOverlay,
     Plan,
     RemoveFile,
     ResumeVm,
+    SetSource,
     Step,
     TakeSnapshot,
 )
@@ -82,15 +83,24 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
     """
     if not plan.steps or all(isinstance(step, ResumeVm) for step in plan.steps):
         return plan
-    merged = {path for s in plan.steps if isinstance(s, CommitDisk) for path in s.merged}
-    steps = tuple(_settle_step(step, vm, facts, frozenset(ours), merged) for step in plan.steps)
+    free = frozenset(path for step in plan.steps for path in _released(step))
+    steps = tuple(_settle_step(step, vm, facts, frozenset(ours), free) for step in plan.steps)
     _check_managed_save(plan, vm, facts)
     _check_room(plan, vm, facts)
     return _quiesced_if_possible(replace(plan, steps=steps), vm, facts)
 
 
+def _released(step: Step) -> tuple[str, ...]:
+    """Images that nothing of the VM names any more after this step."""
+    if isinstance(step, CommitDisk):
+        return step.merged
+    if isinstance(step, SetSource):
+        return (*step.gone, *((step.old,) if step.old != step.new else ()))
+    return ()
+
+
 def _settle_step(
-    step: Step, vm: VmState, facts: Facts, ours: frozenset[str], merged: set[str]
+    step: Step, vm: VmState, facts: Facts, ours: frozenset[str], free: frozenset[str]
 ) -> Step:
     if isinstance(step, CreateOverlay):
         _check_new_file(step.file, f"the overlay of disk {step.target}", vm, facts, ours)
@@ -106,7 +116,7 @@ def _settle_step(
         return _resumed(step, facts.job(step.target), vm)
     elif isinstance(step, RemoveFile):
         _check_users(step.file, "is to be removed", vm, facts)
-        _check_unnamed(step.file, vm, merged)
+        _check_unneeded(facts.files[step.file], vm, free)
     return step
 
 
@@ -136,20 +146,23 @@ def _check_users(path: str, what: str, vm: VmState, facts: Facts) -> None:
         )
 
 
-def _check_unnamed(path: str, vm: VmState, merged: set[str]) -> None:
-    """No file is removed that a definition of the VM names, but by merging it first."""
-    named = {file for disk in vm.disks for file in (disk.disk.path, disk.persistent, *_below(disk))}
-    if path in named and path not in merged:
+def _check_unneeded(file: FileFact, vm: VmState, free: frozenset[str]) -> None:
+    """No file is removed that the VM needs, whatever name it has, but by merging it first."""
+    named = {path for disk in vm.disks for path in _named(disk)}
+    images = [image for disk in vm.disks for image in disk.chain if image.filename not in free]
+    in_use = [image.filename for image in images if image.identity == file.identity]
+    if file.path not in free and (file.path in named or in_use):
         raise Conflict(
-            f"image {path} is to be removed, but the definition of VM {vm.name} still names it",
+            f"image {file.path} is to be removed, but the definition of VM {vm.name} still names it"
+            + "".join(f" (as {path})" for path in in_use if path != file.path),
             wanted="a file that nothing needs",
             todo="look at the chains (vm_snapshot_info) and mend what it reports first",
         )
 
 
-def _below(disk: DiskState) -> tuple[str, ...]:
-    """The images of a disk, by its chain or, where that cannot be read, by the definition."""
-    return disk.files or (*disk.disk.recorded, *disk.recorded)
+def _named(disk: DiskState) -> tuple[str, ...]:
+    """All that its chain and its definitions name; libvirt believes what they record."""
+    return (disk.disk.path, disk.persistent, *disk.files, *disk.disk.recorded, *disk.recorded)
 
 
 def _refuse_job(job: Job | None, vm: VmState) -> None:
@@ -187,10 +200,7 @@ def _check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
         if isinstance(step, CreateOverlay):
             folder, size = posixpath.dirname(step.file), OVERLAY_ROOM
         elif isinstance(step, CommitDisk):
-            disk = vm.disk(step.target)
-            depth = disk.depth_of(step.base) if disk else None
-            held = disk.chain[depth].actual_size or 0 if disk and depth is not None else 0
-            folder, size = posixpath.dirname(step.base), max(0, step.bytes - held)
+            folder, size = posixpath.dirname(step.base), _growth(step, vm)
         else:
             continue
         wanted[folder] = wanted.get(folder, 0) + size
@@ -202,6 +212,14 @@ def _check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
                 wanted=f"at least {size} bytes for VM {vm.name}",
                 todo="free space there, or choose another 'directory'",
             )
+
+
+def _growth(step: CommitDisk, vm: VmState) -> int:
+    """How much the base has to grow at least: what each merged image has may be the same."""
+    disk = vm.disk(step.target)
+    held = {image.filename: image.actual_size for image in disk.chain} if disk else {}
+    most = max((held.get(path, 0) for path in step.merged), default=0)
+    return max(0, most - held.get(step.base, 0))
 
 
 def _quiesced_if_possible(plan: Plan, vm: VmState, facts: Facts) -> Plan:
