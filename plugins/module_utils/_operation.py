@@ -11,13 +11,11 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._argspec import state_dir_for
-from ._flow.change import change_one, foresee, nothing_to_do, observe_only
-from ._flow.group import agreed, change_group
+from ._flow.look import each, nothing_to_do, observe_only
 from ._flow.outcome import Outcome, PlanFor
 from ._host.connection import connect
 from ._host.observe import Host, call_roll, look_up
@@ -28,8 +26,6 @@ from ._plan.predict import picture
 
 if TYPE_CHECKING:
     from ._host.libvirt_dep import Domain
-
-_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -120,22 +116,15 @@ def _outcomes(
         else:
             doms.setdefault(dom.name(), dom)
     if operation.read_only:
-        return {**outcomes, **_each(doms, lambda dom: observe_only(host, dom, operation.plan))}
+        return {**outcomes, **each(doms, lambda dom: observe_only(host, dom, operation.plan))}
     settled = _settled(host, doms, operation)
-    rest = {name: dom for name, dom in doms.items() if name not in settled}
-    foreseen = {**settled, **_each(rest, lambda dom: foresee(host, dom, operation.plan))}
-    outcomes.update({name: foreseen[name] for name in doms})
-    if operation.group:
-        all_found = len(doms) == len(outcomes)
-        under_way = all_found and any(outcome.journaled for outcome in outcomes.values())
-        outcomes = agreed(outcomes)
-        goes = under_way or any(outcome.steps for outcome in outcomes.values())
-        return change_group(host, doms, operation.plan) if goes and not check_mode else outcomes
-    todo = {name: doms[name] for name in doms if outcomes[name].to_do}
-    if check_mode or not todo:
-        return outcomes
-    outcomes.update(_each(todo, lambda dom: change_one(host, dom, operation.plan)))
-    return outcomes
+    if len(settled) == len(outcomes) + len(doms):
+        return settled
+    # What changes VMs is loaded by the first that is not as wanted: most runs change nothing.
+    from ._flow.all_vms import act
+
+    known = {**outcomes, **settled}
+    return act(host, doms, known, operation.plan, group=operation.group, check_mode=check_mode)
 
 
 def _settled(host: Host, doms: Mapping[str, Domain], operation: Operation) -> dict[str, Outcome]:
@@ -146,14 +135,6 @@ def _settled(host: Host, doms: Mapping[str, Domain], operation: Operation) -> di
         for name, dom in doms.items()
     }
     return {name: outcome for name, outcome in looked.items() if outcome}
-
-
-def _each(doms: dict[str, Domain], do: Callable[[Domain], Outcome]) -> dict[str, Outcome]:
-    """Independent VMs side by side."""
-    if len(doms) < 2:
-        return {name: do(dom) for name, dom in doms.items()}
-    with ThreadPoolExecutor(max_workers=min(_WORKERS, len(doms))) as pool:
-        return dict(zip(doms, pool.map(do, doms.values())))
 
 
 def _answer(operation: Operation, outcomes: dict[str, Outcome]) -> Answer:

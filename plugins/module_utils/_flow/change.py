@@ -19,43 +19,21 @@ from .._host.connection import call, connect
 from .._host.freeze import Guard
 from .._host.journal import Journal, new_content
 from .._host.lock import guard_lock, locked
-from .._host.observe import Host, glance, observe
+from .._host.observe import Host, observe
 from .._model.problem import Problem, Unreachable
 from .._model.state import Facts, VmState
 from .._model.step import CommitDisk, Plan, Step, TakeSnapshot
 from .._plan.predict import predict
 from .._plan.recover import files_of
 from .._plan.vet import settle
-from .outcome import Outcome, PlanFor, gather, settled
+from .facts import gather, settled
+from .outcome import Outcome, PlanFor
 from .recovery import brought_in_order, froze, recovered, recovery_plan
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
 
 _RECONNECT_SECONDS = 60.0
-
-
-def nothing_to_do(host: Host, dom: Domain, status: str, plan_for: PlanFor) -> Outcome | None:
-    """The outcome where a glance shows that all is as wanted, else None."""
-    try:
-        vm = glance(host, dom, status)
-        plan = None if vm.journal else plan_for(vm)
-    except Problem:
-        return None
-    return Outcome(vm, vm, (), plan.notes) if plan and not plan.steps else None
-
-
-def observe_only(host: Host, dom: Domain, _plan_for: PlanFor) -> Outcome:
-    """The VM as it is, with a note if a run is under way or died: a journal tells no more."""
-    try:
-        vm = observe(host, dom)
-    except Problem as problem:
-        return Outcome(problem=problem)
-    note = (
-        f"{vm.name}: there is a journal, so a run is under way or was interrupted; the next change"
-        " waits for it, or finishes or undoes it"
-    )
-    return Outcome(vm, vm, (), (note,) if vm.journal else ())
 
 
 def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:

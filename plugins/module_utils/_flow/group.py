@@ -21,7 +21,8 @@ from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan, Step, TakeSnapshot
 from .change import begun, converged, guarding
-from .outcome import Outcome, PlanFor, settled
+from .facts import settled
+from .outcome import Outcome, PlanFor
 from .recovery import brought_in_order, recovered
 
 if TYPE_CHECKING:

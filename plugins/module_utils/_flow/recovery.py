@@ -22,7 +22,8 @@ from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan
 from .._plan.recover import files_of, left_by, plan_recovery, point_of
-from .outcome import Outcome, settled
+from .facts import settled
+from .outcome import Outcome
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain

@@ -1,0 +1,55 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking at one VM without any thought of changing it.
+
+Most runs find everything as wanted, so nothing that changes a VM is imported here.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Callable
+
+from .._host.observe import Host, glance, observe
+from .._model.problem import Problem
+from .outcome import Outcome, PlanFor
+
+if TYPE_CHECKING:
+    from .._host.libvirt_dep import Domain
+
+_WORKERS = 8
+
+
+def each(doms: Mapping[str, Domain], do: Callable[[Domain], Outcome]) -> dict[str, Outcome]:
+    """Independent VMs side by side."""
+    if len(doms) < 2:
+        return {name: do(dom) for name, dom in doms.items()}
+    with ThreadPoolExecutor(max_workers=min(_WORKERS, len(doms))) as pool:
+        return dict(zip(doms, pool.map(do, doms.values())))
+
+
+def nothing_to_do(host: Host, dom: Domain, status: str, plan_for: PlanFor) -> Outcome | None:
+    """The outcome where a glance shows that all is as wanted, else None."""
+    try:
+        vm = glance(host, dom, status)
+        plan = None if vm.journal else plan_for(vm)
+    except Problem:
+        return None
+    return Outcome(vm, vm, (), plan.notes) if plan and not plan.steps else None
+
+
+def observe_only(host: Host, dom: Domain, _plan_for: PlanFor) -> Outcome:
+    """The VM as it is, with a note if a run is under way or died: a journal tells no more."""
+    try:
+        vm = observe(host, dom)
+    except Problem as problem:
+        return Outcome(problem=problem)
+    note = (
+        f"{vm.name}: there is a journal, so a run is under way or was interrupted; the next change"
+        " waits for it, or finishes or undoes it"
+    )
+    return Outcome(vm, vm, (), (note,) if vm.journal else ())
