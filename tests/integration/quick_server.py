@@ -54,6 +54,7 @@ def answer(name: str, arguments: dict) -> str:
 
 def main() -> None:
     # Everything that a module needs, before the first fork; no thread and no connection yet.
+    import ansible_collections.vmkeep.libvirt.plugins.module_utils._flow.all_vms
     import ansible_collections.vmkeep.libvirt.plugins.module_utils._operation  # noqa: F401
 
     for line in sys.stdin:
