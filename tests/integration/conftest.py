@@ -8,11 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from kill_fixtures import killer, stage
 from lab import Lab
 from lab.fixtures import lab_session, make_vm, vm
 from story import Modules
 
-__all__ = ["lab_session", "make_vm", "modules", "vm"]
+__all__ = ["killer", "lab_session", "make_vm", "modules", "stage", "vm"]
 
 
 @pytest.fixture

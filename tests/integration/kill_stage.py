@@ -40,7 +40,9 @@ class Stage:
     def running(self, name: str, *snapshots: str) -> VM:
         """A running machine with its writer and just these snapshots, oldest first."""
         vm = self._machine(name)
-        if not vm.active() or vm.domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING:
+        if vm.active() and _disturbed(vm):
+            vm.destroy()
+        if not vm.active():
             self._templates[name].restore()
             vm.start()
         if not vm.writing():
@@ -60,6 +62,14 @@ class Stage:
     def close(self) -> None:
         for template in self._templates.values():
             self.lab.remove(template.vm)
+
+
+def _disturbed(vm: VM) -> bool:
+    """Whether a test that failed has left the machine paused, frozen, or with a block job."""
+    domain = vm.domain
+    if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING or vm.frozen():
+        return True
+    return any(domain.blockJobInfo(target, 0) for target in vm.disks)
 
 
 def _fill(vm: VM) -> None:

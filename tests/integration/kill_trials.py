@@ -25,6 +25,7 @@ import libvirt
 from kill_stage import contents, needs_recovery
 from lab import VM, Lab
 from lab.modules import COLLECTIONS, ModuleRun, start_module
+from lab.vm import wait_until
 from story import Modules, folder
 
 HARNESS = Path(__file__).with_name("kill_harness.py")
@@ -94,7 +95,11 @@ class Quick(Modules):
     def attempt(
         self, module: str, vms: VM | list[VM], *, check: bool = False, **params: Any
     ) -> dict:
-        told = {"_ansible_check_mode": check, "_ansible_diff": True}
+        told = {
+            "_ansible_check_mode": check,
+            "_ansible_diff": True,
+            "_ansible_module_name": f"vmkeep.libvirt.{module}",
+        }
         arguments = {"ANSIBLE_MODULE_ARGS": {**self.params(vms, **params), **told}}
         self._server.stdin.write(json.dumps({"name": module, "arguments": arguments}) + "\n")
         self._server.stdin.flush()
@@ -134,12 +139,20 @@ class Killer:
 
     def points(self) -> list[Point]:
         """The points that the last run passed, in order."""
-        lines = [json.loads(line) for line in self.log.read_text().splitlines()]
+        complete = self.log.read_text().rpartition("\n")[0]
+        lines = [json.loads(line) for line in complete.splitlines()]
         return [
             Point(line["point"], line["seconds"], line["effect"])
             for line in lines
             if "point" in line
         ]
+
+    def reaches(self, point: str, timeout: float = 60) -> None:
+        """Return when the run under way has passed a point."""
+        wait_until(lambda: point in self._passed(), timeout, f"the run passes {point}")
+
+    def _passed(self) -> set[str]:
+        return {point.name for point in self.points()} if self.log.exists() else set()
 
     def left(self) -> list[Path]:
         """The journals that a dead run left."""

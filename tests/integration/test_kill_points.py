@@ -10,16 +10,14 @@ to an operation are covered by that.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import pytest
 from kill_stage import LAYERS, Stage
 from kill_trials import (
     Broken,
     Killer,
-    Quick,
     Task,
     difference,
     every_point,
@@ -28,7 +26,7 @@ from kill_trials import (
     portrait,
     trial,
 )
-from lab import VM, Lab
+from lab import VM
 from lab.programs import LabError
 
 
@@ -93,20 +91,6 @@ GROUP = replace(
 SCENES = [*OFF, *RUNNING, GROUP]
 # Different enough to pass through every kind of step; the others come with all kills.
 USUAL = ("present", "absent-middle", "commit-active", "off-present", "off-absent-middle", "group")
-
-
-@pytest.fixture(scope="module")
-def stage(lab_session: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    stage = Stage(lab_session, tmp_path_factory.mktemp("stage"))
-    yield stage
-    stage.close()
-
-
-@pytest.fixture
-def killer(lab_session: Lab, tmp_path: Path) -> Iterator[Killer]:
-    modules = Quick(lab_session, tmp_path / "state")
-    yield Killer(modules, tmp_path)
-    modules.close()
 
 
 def kill_everywhere(stage: Stage, killer: Killer, scene: Scene, choose: Callable) -> None:

@@ -123,7 +123,11 @@ def start_module(
     `runner` may be a program that does what `module_runner.py` does and something besides.
     """
     link_collection()
-    internal = {"_ansible_check_mode": check, "_ansible_diff": diff}
+    internal = {
+        "_ansible_check_mode": check,
+        "_ansible_diff": diff,
+        "_ansible_module_name": f"vmkeep.libvirt.{name}",
+    }
     arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**params, **internal}}).encode()
     process = subprocess.Popen(
         [sys.executable, str(runner), name],

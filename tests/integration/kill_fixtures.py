@@ -1,0 +1,30 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Fixtures of the tests that kill and disturb runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from kill_stage import Stage
+from kill_trials import Killer, Quick
+from lab import Lab
+
+
+@pytest.fixture(scope="module")
+def stage(lab_session: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
+    """Machines that the tests of a module share."""
+    stage = Stage(lab_session, tmp_path_factory.mktemp("stage"))
+    yield stage
+    stage.close()
+
+
+@pytest.fixture
+def killer(lab_session: Lab, tmp_path: Path) -> Iterator[Killer]:
+    """Runs tasks, with a state directory of its own."""
+    modules = Quick(lab_session, tmp_path / "state")
+    yield Killer(modules, tmp_path)
+    modules.close()
