@@ -148,7 +148,7 @@ def measure(pairs: int, *, quick: bool) -> Part:
         guest.ours()  # the first of everything is slower
         guest.peer()
         ours, peer = in_turns(pairs, guest.ours, guest.peer)
-        quiet = [guest.quiet() for _ in range(pairs)]
+        quiet = [guest.quiet() for dummy in range(pairs)]
     whats = {
         "gap": f"longest gap of a writer in the guest, {disks} disks",
         "host": "of that on the host: freeze answered to thaw sent",

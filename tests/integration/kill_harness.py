@@ -129,6 +129,10 @@ def short(path: Any) -> str:
     return os.path.basename(str(path))
 
 
+def take_label(works: Any, *_rest: Any) -> str:
+    return f"take {' '.join(work.vm.name for work in works)}"
+
+
 def step_label(step: Any, *_rest: Any) -> str:
     what = getattr(step, "target", "") or getattr(step, "name", "")
     return " ".join(filter(None, ("step", step.step, what, short(getattr(step, "file", "")))))
@@ -200,9 +204,8 @@ def wrap_collection() -> None:
         for name in ("apply", "blockjob", "freeze", "journal", "qemu_img", "snapshots")
     }
     wrap(host["apply"], "_do", step_label)
-    take = lambda works, *_rest: f"take {' '.join(work.vm.name for work in works)}"  # noqa: E731
-    wrap(host["apply"], "take", take)
-    wrap(import_module(f"{FLOW}._flow.group"), "take", take)
+    wrap(host["apply"], "take", take_label)
+    wrap(import_module(f"{FLOW}._flow.group"), "take", take_label)
     wrap(host["snapshots"], "_create", lambda taking, *_rest: f"snapshot of {taking.vm.name}")
     for name in ("_start", "_pivot", "_prove"):
         wrap(host["blockjob"], name, lambda _dom, step, n=name: f"job {n[1:]} {step.target}")
