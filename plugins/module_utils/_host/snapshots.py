@@ -15,8 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from .._model.domain import parse_domain
 from .._model.problem import Problem, TimedOut
-from .._model.snapshot import CRASH, FILESYSTEM, MEMORY, OFFLINE, rewritten
+from .._model.snapshot import CRASH, FILESYSTEM, MEMORY, OFFLINE, SnapshotSpec, rewritten
 from .._model.state import VmState
 from .._model.step import TakeSnapshot
 from .connection import call, call_within
@@ -113,6 +114,23 @@ def _create(taking: Taking, freeze: Freeze | None, timeout: float) -> None:
     except TimedOut:
         _abort(taking.dom)
         raise
+    except Problem as problem:
+        if not _taken(taking.dom, step.spec):
+            raise
+        taking.notes.append(f"it is taken although libvirt reported an error: {problem.found}")
+
+
+def _taken(dom: Domain, spec: SnapshotSpec) -> bool:
+    """Whether an external snapshot is there in spite of an error: on record, overlays in use."""
+    overlays = {disk.target: disk.file for disk in spec.disks if disk.file}
+    doing = f"VM {dom.name()}: looking what came of snapshot {spec.name}"
+    try:
+        recorded = spec.name in call(doing, dom.snapshotListNames, 0)
+        live = parse_domain(call(doing, dom.XMLDesc, 0))
+    except Problem:
+        return False
+    in_use = {disk.target: disk.path for disk in live.disks}
+    return recorded and bool(overlays) and overlays.items() <= in_use.items()
 
 
 def _abort(dom: Domain) -> None:
