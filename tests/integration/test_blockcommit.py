@@ -143,7 +143,7 @@ def test_other_block_jobs_are_left_alone(vm, modules):
         lambda: modules.attempt("vm_snapshot", vm, name="s2"),
     ):
         result = task()
-        assert result["failed"] and "copy job" in result["msg"] and "vda" in result["msg"]
+        assert result["failed"] and "block job (copy)" in result["msg"] and "vda" in result["msg"]
     assert vm.domain.blockJobInfo("vda", 0)["type"] == 2, "the copy is still there"
     subprocess.run([*virsh, "blockjob", "db01", "vda", "--abort"], check=True)
     modules.change("vm_blockcommit", vm)

@@ -103,7 +103,8 @@ def test_an_accepted_vm_name_is_safe_as_a_part_of_a_file_name(name):
 
 
 @pytest.mark.parametrize(
-    "name", ["db01", "web server", "Prüfstand", "a" * 255, "é" * 127, "5762cac2-e406-495a-b4e9"]
+    "name",
+    ["db01", "x", "web server", "Prüfstand", "a" * 255, "é" * 127, "5762cac2-e406-495a-b4e9"],
 )
 def test_usual_vm_names(name):
     assert check_vm_name(name) == name
@@ -133,6 +134,10 @@ def test_a_description_that_is_accepted_comes_back_out_of_xml(text):
         return
     assert survives_xml(kept)
     assert kept.split("\n") == re.split("\r\n|\r|\n", text)
+
+
+def test_line_ends_are_made_alike():
+    assert check_description("a\r\nb\rc\nd\te") == "a\nb\nc\nd\te"
 
 
 @pytest.mark.parametrize("text", ["a\x00", "\x1b[1m", "a\ud800", "\ufffe"])
