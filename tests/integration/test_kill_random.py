@@ -1,166 +1,324 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs killed at random times, a control arm without kills, and faults that must be seen."""
+"""SIGKILL at random times, on a random walk through the operations.
+
+Machines go from state to state by tasks that are chosen at random. Before each one, check mode
+tells what the machines will be afterwards; that, every promise of `kill_trials.trial`, and the
+absence of any other file is what the trials are held against. Three controls go with them: the
+same walk without kills passes; and with the freeze guard or the recovery taken out of the code,
+the same checks have to fail.
+
+``KILL_SEED`` in the environment repeats a walk.
+"""
 
 from __future__ import annotations
 
 import os
 import random
 import time
-from collections.abc import Callable
+from collections import Counter
 from dataclasses import dataclass, field
 
 import pytest
 from kill_stage import Stage
-from kill_trials import Broken, Killer, Task, difference, must, portrait, trial
+from kill_trials import Broken, Killer, Task, Trial, files, must, thawed, trial
+from lab import VM
 from lab.modules import ModuleRun
-from test_kill_points import RUNNING, SCENES, Scene, _as_wanted, _clear
 
-SEED = int(os.environ.get("VMKEEP_SEED", "20261122"))
-WANTED = 100
+ALL = 120
 SAMPLE = 10
-QUICK = ("present", "absent-middle", "commit-active", "off-present")
+MOST_SNAPSHOTS = 4
+# Of the kills, how many come while the module still starts, and how many hit the recovery, too.
+EARLY, TWICE = 0.1, 0.2
+# Seconds that a task works, until the walk knows better.
+USUAL = 0.5
 
 
 @dataclass
-class Counts:
-    """What the trials of one test came to."""
+class Walk:
+    """A random walk over the states of two machines, and what became of its trials."""
 
-    trials: int = 0
-    died: int = 0
-    middle: int = 0
-    notes: dict[str, int] = field(default_factory=dict)
-    broken: list[str] = field(default_factory=list)
+    stage: Stage
+    killer: Killer
+    seed: int
+    kill: bool = True
+    counts: Counter = field(default_factory=Counter)
+    kinds: Counter = field(default_factory=Counter)
 
-    def __str__(self) -> str:
-        found = ", ".join(f"{count} x {note}" for note, count in sorted(self.notes.items()))
-        return (
-            f"{self.trials} trials, {self.died} killed, {self.middle} of these left a journal"
-            f" ({found or 'no notes'}), {len(self.broken)} broken promises"
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.seed)
+        self.vms = [self.stage.running(name) for name in ("db01", "app01")]
+        self.seconds: dict[str, float] = {}
+        self.number = 0
+
+    # -- what to do ------------------------------------------------------------------------
+
+    def step(self) -> None:
+        """One task, killed and repeated; now and then a machine is switched off or on."""
+        if self.random.random() < 0.08:
+            self._toggle(self.random.choice(self.vms))
+        kind, task = self._task()
+        wanted = self._foreseen(task)
+        self.kinds[kind] += 1
+        if self.kill:
+            found = self._killed(kind, task, wanted)
+            self._count(found)
+        else:
+            self._control(kind, task, wanted)
+
+    def _toggle(self, vm: VM) -> None:
+        if vm.active():
+            vm.destroy()
+        else:
+            vm.start()
+            must(vm.lost_records() == [], f"{vm.name} lost records over a power cut")
+            vm.start_writer(0.03)
+
+    def _task(self) -> tuple[str, Task]:
+        """A task that has something to do, and its kind."""
+        vms = self.random.choice([self.vms[:1], self.vms[1:], self.vms])
+        names = sorted({name for vm in vms for name in self._snapshots(vm)})
+        kinds = ["present"] if len(names) < MOST_SNAPSHOTS else []
+        kinds += ["absent", "commit"] if names else []
+        kind = self.random.choice([*kinds, *kinds[:1]])
+        if kind == "present":
+            return self._present(tuple(vms))
+        if kind == "absent":
+            params = {"name": self.random.choice(names), "state": "absent"}
+            return self._kind("absent", vms), Task("vm_snapshot", tuple(vms), params)
+        depth = max(len(self._snapshots(vm)) for vm in vms)
+        params = {"max_depth": self.random.randint(1, depth)}
+        return self._kind("commit", vms), Task("vm_blockcommit", tuple(vms), params)
+
+    def _present(self, vms: tuple[VM, ...]) -> tuple[str, Task]:
+        self.number += 1
+        params: dict = {"name": f"n{self.number:03}"}
+        running = all(vm.active() for vm in vms)
+        if running and self.random.random() < 0.2:
+            return "present memory", Task("vm_snapshot", vms[:1], {**params, "memory": True})
+        if running:
+            params["quiesce"] = "required"
+        if len(vms) > 1:
+            params["consistent_group"] = True
+            return self._kind("present group", vms), Task("vm_snapshot", vms, params)
+        return self._kind("present", vms), Task("vm_snapshot", vms, params)
+
+    @staticmethod
+    def _kind(kind: str, vms: list[VM] | tuple[VM, ...]) -> str:
+        return kind if all(vm.active() for vm in vms) else f"{kind} off"
+
+    @staticmethod
+    def _snapshots(vm: VM) -> list[str]:
+        return [snapshot.getName() for snapshot in vm.domain.listAllSnapshots()]
+
+    # -- what has to come of it ------------------------------------------------------------
+
+    def _foreseen(self, task: Task) -> dict[str, str]:
+        """Each machine after the task, as check mode draws it."""
+        names = [vm.name for vm in task.vms]
+        answer = self.killer.modules.run(task.module, list(task.vms), check=True, **task.params)
+        drawn = answer["diff"]["after"].split("VM ")[1:]
+        after = {text.partition("\n")[0]: f"VM {text}".strip() for text in drawn}
+        return {name: after.get(name) or self._drawn(name) for name in names}
+
+    def _drawn(self, name: str) -> str:
+        """A machine as it is, drawn in the same way."""
+        vm = next(vm for vm in self.vms if vm.name == name)
+        info = self.killer.modules.info(vm)
+        lines = [f"VM {name}"]
+        for target, disk in info["disks"].items():
+            chain = " <- ".join(image["filename"] for image in reversed(disk["chain"]))
+            lines.append(f"  {target}: {chain}")
+        lines.append("  snapshots:" if info["tree"] else "  snapshots: none")
+        lines += [f"    {line}" for line in info["tree"].splitlines()]
+        return "\n".join(line.rstrip() for line in lines)
+
+    def _compare(self, task: Task, wanted: dict[str, str]) -> None:
+        for vm in task.vms:
+            drawn = self._drawn(vm.name)
+            expected = "\n".join(line.rstrip() for line in wanted[vm.name].splitlines())
+            must(drawn == expected, f"is\n{drawn}\nnot\n{expected}")
+            info = self.killer.modules.info(vm)
+            must(not info["disagreements"], f"{vm.name} disagrees: {info['disagreements']}")
+            _no_other_files(vm, info)
+            _worth(vm, info, task)
+
+    # -- killing ---------------------------------------------------------------------------
+
+    def _killed(self, kind: str, task: Task, wanted: dict[str, str]) -> Trial:
+        again = self._again if self.random.random() < TWICE else None
+        return trial(
+            self.killer,
+            task,
+            lambda: self._compare(task, wanted),
+            {},
+            when=lambda run: self._moment(kind, run),
+            again=again,
         )
 
+    def _moment(self, kind: str, run: ModuleRun) -> None:
+        """Wait for a random time: while the module starts, or from its first effect on."""
+        early = self.random.random() < EARLY
+        share = self.random.random()
+        if early:
+            time.sleep(share * 0.3)
+            return
+        while not (self.killer.log.exists() and self.killer.points()) and run.poll() is None:
+            time.sleep(0.002)
+        time.sleep(share * self.seconds.get(kind, USUAL))
 
-class Known:
-    """How each scene ends and how long it takes without a kill: the control arm."""
+    def _again(self, task: Task) -> dict:
+        """The second run is killed as well, and a third one goes on from there."""
+        run = self.killer.start(task)
+        self._moment("recovery", run)
+        run.kill()
+        self.counts["killed twice"] += 1
+        gone = time.monotonic()
+        for vm in task.vms:
+            if task.freezes and vm.active():
+                thawed(vm, gone + 2)
+        answer = self.killer.plain(task)
+        # What the second run had finished, only it could have told.
+        return {**answer, "notes": [*answer["notes"], "db01: interrupted run, killed twice"]}
 
-    def __init__(self, stage: Stage, killer: Killer) -> None:
-        self._stage, self._killer = stage, killer
-        self._found: dict[str, tuple[dict, float, float]] = {}
+    def _count(self, found: Trial) -> None:
+        self.counts["trials"] += 1
+        self.counts["in the middle"] += found.middle
+        self.counts["after the end"] += not found.died
+        notes = " ".join(found.notes)
+        self.counts["finished"] += found.middle and "finished what" in notes
+        self.counts["undone"] += found.middle and "undid" in notes
+        self.counts["complete"] += found.middle and "is complete" in notes
 
-    def of(self, scene: Scene) -> tuple[dict, float, float]:
-        """(the portrait that has to come out, seconds to its first effect and to its end)"""
-        if scene.name not in self._found:
-            task = scene.prepare(self._stage)
-            result = self._killer.run(task)
-            assert not result["failed"] and result["changed"], result
-            points = self._killer.points()
-            first = next(point.seconds for point in points if point.effect)
-            ending = portrait(self._killer.modules, task.vms)
-            self._found[scene.name] = ending, first, points[-1].seconds
-            task = scene.prepare(self._stage)
-            control = trial(self._killer, task, _compare(self._killer, task, self.of(scene)[0]), {})
-            assert not control.died and not control.notes
-        return self._found[scene.name]
+    def _control(self, kind: str, task: Task, wanted: dict[str, str]) -> None:
+        """The same without a kill."""
+        result = self.killer.run(task)
+        must(not result["failed"], f"{task} failed: {result.get('msg')}")
+        points = self.killer.points()
+        if points:
+            self.seconds[kind] = points[-1].seconds - points[0].seconds
+        must(not self.killer.plain(task)["changed"], f"{task} changes twice")
+        must(not self.killer.journals(), "a journal was left")
+        self._compare(task, wanted)
+        for vm in task.vms:
+            must(not vm.active() or vm.lost_records() == [], f"{vm.name} lost records")
+        self.counts["trials"] += 1
 
-    def __len__(self) -> int:
-        return len(self._found)
-
-
-def _compare(killer: Killer, task: Task, wanted: dict) -> Callable[[], None]:
-    return lambda: _as_wanted(killer, task, wanted)
+    def end(self) -> None:
+        """A power cut at the end: everything that was acknowledged is there."""
+        for vm in self.vms:
+            vm.destroy()
+            self._toggle(vm)
 
 
-def kill_at_random(
-    stage: Stage, killer: Killer, scenes: list[Scene], kills: int, seed: int, **settings: object
-) -> Counts:
-    """Trials until so many runs were killed before their end."""
-    chance, known, counts = random.Random(seed), Known(stage, killer), Counts()
-    while counts.died < kills and counts.trials < 3 * kills:
-        scene = chance.choice(scenes)
-        wanted, first, last = known.of(scene)
-        moment = chance.uniform(0, last - first)
-        task = scene.prepare(stage)
-        counts.trials += 1
+def _no_other_files(vm: VM, info: dict) -> None:
+    known = {image["filename"] for disk in info["disks"].values() for image in disk["chain"]}
+    known |= {snapshot["memory_file"] for snapshot in info["snapshots"]}
+    left = [path for path in files(vm) if path.endswith((".qcow2", ".save")) and path not in known]
+    must(not left, f"{vm.name}: files left over: {left}")
+
+
+def _worth(vm: VM, info: dict, task: Task) -> None:
+    """A snapshot that this task took is worth what the task asked for."""
+    for snapshot in info["snapshots"]:
+        if task.module != "vm_snapshot" or snapshot["name"] != task.params["name"]:
+            continue
+        quiesced = task.params.get("quiesce") == "required"
+        wanted = "memory" if task.params.get("memory") else "filesystem" if quiesced else None
+        if wanted and vm.active():
+            must(snapshot["consistency"] == wanted, f"{vm.name}: {snapshot['consistency']}")
+
+
+def walk(
+    stage: Stage, killer: Killer, steps: int, *, kill: bool, known: dict | None = None
+) -> Walk:
+    """A walk of so many steps; a broken promise is told with the seed and the step."""
+    seed = int(os.environ.get("KILL_SEED") or random.randrange(2**32))
+    walk = Walk(stage, killer, seed, kill)
+    walk.seconds.update(known or {})
+    for number in range(steps):
         try:
-            found = trial(
+            walk.step()
+        except Broken as problem:
+            raise AssertionError(f"KILL_SEED={seed}, step {number}: {problem}") from problem
+    walk.end()
+    arm = "killed" if kill else "control"
+    print(f"\n{arm}: seed {seed}, {dict(walk.counts)}, {dict(walk.kinds)}")
+    return walk
+
+
+def faulty(stage: Stage, killer: Killer, fault: str, trials: int) -> int:
+    """How many of the trials notice a fault that was built into the code that is killed."""
+    chance = random.Random(1)
+    noticed = 0
+    for _ in range(trials):
+        vm = stage.running("db01")
+        task = Task("vm_snapshot", (vm,), {"name": "new", "quiesce": "required"})
+        settings = {"mutate": [fault]}
+        try:
+            trial(
                 killer,
                 task,
-                _compare(killer, task, wanted),
-                dict(settings),
-                when=lambda run, moment=moment: _after_the_first_effect(killer, run, moment),
+                lambda: None,
+                settings,
+                when=lambda run: _first_effect(killer, run, chance.random() * USUAL),
+                again=lambda task: killer.run(task, mutate=[fault]),
             )
-        except Broken as problem:
-            counts.broken.append(f"{scene.name} after {moment:.3f} s: {problem}")
-            _clear(killer, task)
-            continue
-        counts.died += found.died
-        counts.middle += found.middle
-        for note in found.notes:
-            words = note.partition(": ")[2].replace(" new ", " ")
-            counts.notes[words] = counts.notes.get(words, 0) + 1
-    print(f"\nseed {seed}: {counts}; control arm: {len(known)} scenes without a kill")
-    return counts
+        except Broken:
+            noticed += 1
+        for path in killer.journals():
+            path.unlink()
+        vm.destroy()
+    print(f"\n{fault}: noticed by {noticed} of {trials} kills")
+    return noticed
 
 
-def _after_the_first_effect(killer: Killer, run: ModuleRun, moment: float) -> None:
-    """Before that, nothing can be left behind."""
-    while run.poll() is None and not (
-        killer.log.exists() and any(point.effect for point in killer.points())
-    ):
-        time.sleep(0.005)
-    time.sleep(moment)
+def _first_effect(killer: Killer, run: ModuleRun, more: float) -> None:
+    while not (killer.log.exists() and killer.points()) and run.poll() is None:
+        time.sleep(0.002)
+    time.sleep(more)
 
 
 def test_a_sample_of_random_kills(stage: Stage, killer: Killer) -> None:
-    scenes = [scene for scene in SCENES if scene.name in QUICK]
-    counts = kill_at_random(stage, killer, scenes, SAMPLE, SEED)
-    assert not counts.broken, "\n".join(counts.broken)
-    assert counts.died >= SAMPLE and counts.middle
+    found = walk(stage, killer, SAMPLE, kill=True)
+    assert found.counts["trials"] == SAMPLE
 
 
-@pytest.mark.kills_all
-def test_a_hundred_random_kills(stage: Stage, killer: Killer) -> None:
-    counts = kill_at_random(stage, killer, SCENES, WANTED, SEED + 1)
-    assert not counts.broken, "\n".join(counts.broken)
-    assert counts.died >= WANTED and counts.middle >= WANTED // 4
-
-
-def test_a_run_without_recovery_would_be_noticed(stage: Stage, killer: Killer) -> None:
-    """The checks can fail: a second run that does not look at the journal is caught."""
-    (scene,) = [scene for scene in RUNNING if scene.name == "absent-middle"]
-    task = scene.prepare(stage)
-    killer.run(task)
-    wanted = portrait(killer.modules, task.vms)
-    point = [point.name for point in killer.points() if "forget" in point.name][-1]
-    task = scene.prepare(stage)
-    with pytest.raises(Broken):
+@pytest.mark.parametrize(
+    ("fault", "point"),
+    [
+        ("no_guard", "before libvirt snapshotCreateXML db01"),
+        ("no_recovery", "before libvirt snapshotCreateXML db01"),
+    ],
+)
+def test_a_fault_is_noticed(stage: Stage, killer: Killer, fault: str, point: str) -> None:
+    """The checks can fail: without the guard, or without the recovery, they do."""
+    vm = stage.running("db01")
+    task = Task("vm_snapshot", (vm,), {"name": "new", "quiesce": "required"})
+    with pytest.raises(Broken) as problem:
         trial(
             killer,
             task,
-            _compare(killer, task, wanted),
-            {"kill": point},
-            again=lambda again: killer.run(again, mutate=["no_recovery"]),
+            lambda: None,
+            {"kill": point, "mutate": [fault]},
+            again=lambda task: killer.run(task, mutate=[fault]),
         )
-    _clear(killer, task)
+    assert ("frozen" if fault == "no_guard" else "the next run failed") in str(problem.value)
+    vm.destroy()
 
 
-def test_a_run_without_a_guard_would_be_noticed(stage: Stage, killer: Killer) -> None:
-    """The checks can fail: killed while frozen and with nobody to thaw, the guest stays frozen."""
-    (scene,) = [scene for scene in RUNNING if scene.name == "present"]
-    task = scene.prepare(stage)
-    killer.run(task)
-    point = next(point.name for point in killer.points() if "before snapshot of" in point.name)
-    task = scene.prepare(stage)
-    with pytest.raises(Broken, match=r"2\.0 s after the kill"):
-        trial(killer, task, lambda: None, {"kill": point, "mutate": ["no_guard"]})
-    for vm in task.vms:
-        vm.agent("guest-fsfreeze-thaw")
-    _clear(killer, task)
+@pytest.mark.kills_all
+def test_all_random_kills(stage: Stage, killer: Killer) -> None:
+    control = walk(stage, killer, ALL // 4, kill=False)
+    killed = walk(stage, killer, ALL, kill=True, known=control.seconds)
+    assert killed.counts["trials"] == ALL >= 100
+    # Kills that miss prove nothing.
+    assert killed.counts["in the middle"] >= ALL // 3
+    assert killed.counts["finished"] and killed.counts["undone"]
 
 
-def test_differences_are_seen() -> None:
-    """The comparison can fail."""
-    assert difference({"a": 1}, {"a": 2}) == ["a is 1, not 2"]
-    with pytest.raises(Broken):
-        must(False, "nothing")
+@pytest.mark.kills_all
+@pytest.mark.parametrize("fault", ["no_guard", "no_recovery"])
+def test_random_kills_notice_a_fault(stage: Stage, killer: Killer, fault: str) -> None:
+    assert faulty(stage, killer, fault, 12)
