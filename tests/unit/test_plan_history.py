@@ -52,21 +52,25 @@ from world import World, half_done, halves
 
 PlanFor = Callable[[VmState], Plan]
 TARGETS = ("vda", "vdb")
+NAMES = ("s1", "s2", "s3", "s4", "s5", "s6")
 # Events are tuples, so that a failure shows what happened; numbers choose by position.
 Event = tuple[Any, ...]
 
-some_disks = st.sampled_from([(), ("vda",), ("vdb",)])
-takes = st.tuples(
-    st.just("take"),
-    st.builds(
+some_disks = st.sampled_from([(), (), ("vda",), ("vdb",)])
+
+
+def takes(*names: str) -> st.SearchStrategy[Event]:
+    wish = st.builds(
         SnapshotWish,
-        name=st.sampled_from(["s1", "s2", "s3", "s4", "s5", "s6"]),
+        name=st.sampled_from(names),
         mode=st.sampled_from(["auto", "auto", "external", "internal"]),
         memory=st.sampled_from([None, None, True]),
         disks=some_disks,
         quiesce=st.sampled_from(["preferred", "never", "required"]),
-    ),
-)
+    )
+    return st.tuples(st.just("take"), wish)
+
+
 removals = st.tuples(st.just("remove"), st.integers(0, 5), st.booleans())
 commits = st.tuples(
     st.just("commit"),
@@ -78,18 +82,23 @@ commits = st.tuples(
     ),
 )
 spans = st.tuples(st.just("span"), st.sampled_from(TARGETS), st.integers(0, 4), st.integers(1, 3))
-wishes = st.one_of(takes, takes, removals, commits, spans)
+wishes = st.one_of(takes("new"), removals, commits, spans)
 by_hand = st.one_of(
     st.just(("power",)),
-    st.just(("power",)),
     st.tuples(st.just("commit_by_hand"), st.sampled_from(TARGETS)),
-    st.tuples(st.just("branch_off"), st.sampled_from(["s1", "s2", "s3"])),
+    st.tuples(st.just("branch_off"), st.sampled_from(NAMES)),
 )
 edits = st.tuples(st.just("edit"), st.sampled_from(TARGETS))
 detaching = st.tuples(st.just("detach"), st.sampled_from(TARGETS))
 BY_HAND = ("power", "commit_by_hand", "branch_off", "edit", "detach")
-plain_histories = st.lists(st.one_of(wishes, wishes, by_hand), max_size=8)
-histories = st.lists(st.one_of(wishes, wishes, by_hand, by_hand, edits, detaching), max_size=8)
+
+
+def histories(*odd: st.SearchStrategy[Event]) -> st.SearchStrategy[list[Event]]:
+    """Some snapshots upon each other, and then anything."""
+    past = st.one_of(*[takes(*NAMES)] * 2, wishes)
+    stack = st.integers(0, 4).map(lambda n: [("take", SnapshotWish(name)) for name in NAMES[:n]])
+    rest = st.lists(st.one_of(past, past, past, by_hand, *odd), max_size=5)
+    return st.builds(lambda first, then: [*first, *then], stack, rest)
 
 
 def plan_of(event: Event, vm: VmState) -> PlanFor:
@@ -102,8 +111,8 @@ def plan_of(event: Event, vm: VmState) -> PlanFor:
         _kind, target, top, length = event
         found = vm.disk(target)
         files = found.files if found else ("/none", "/nowhere")
-        base = min(top + length, len(files) - 1)
-        wish = CommitWish((target,), files[base], files[min(top, base - 1)])
+        top = min(top, max(0, len(files) - 2))
+        wish = CommitWish((target,), files[min(top + length, len(files) - 1)], files[top])
         return lambda vm: plan_commit(wish, vm)
     names = sorted(found.name for found in vm.snapshots) or ["none"]
     wish = AbsentWish(names[event[1] % len(names)], event[2])
@@ -176,7 +185,7 @@ def troubles(vm: VmState) -> set[tuple[str, str]]:
     return {entry for entry in found if entry[0] != "overlay_without_snapshot"}
 
 
-@given(history=histories, wish=wishes)
+@given(history=histories(edits, detaching), wish=wishes)
 @settings(deadline=None, max_examples=150)
 def test_a_plan_does_what_it_says_loses_nothing_and_leaves_nothing_to_do(history, wish):
     world = lived(history)
@@ -256,7 +265,7 @@ def end(world: World) -> dict[str, object]:
 
 
 @given(
-    history=histories,
+    history=histories(edits, detaching),
     wish=wishes,
     moments=st.lists(st.integers(0, 60), min_size=1, max_size=3),
 )
@@ -281,7 +290,7 @@ def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish,
 
 
 @given(
-    history=plain_histories,
+    history=histories(),
     wish=wishes,
     moment=st.integers(0, 60),
     then=st.lists(by_hand | detaching, max_size=3),

@@ -41,6 +41,13 @@ def test_each_kind_survives_the_journal(kind, data):
     assert to_dict(step)["step"] == kind.step
 
 
+def test_the_names_that_playbooks_and_old_journals_rely_on():
+    assert {kind.step for kind in KINDS} >= {
+        "create_overlay", "take_snapshot", "commit", "set_source", "forget_snapshot",
+        "rewrite_snapshot", "delete_internal", "remove_file", "resume_vm",
+    }  # fmt: skip
+
+
 def test_kinds_have_names_of_their_own_and_cannot_be_changed():
     assert len({kind.step for kind in KINDS}) == len(KINDS) > 8
     for kind in KINDS:
