@@ -43,14 +43,9 @@ from .snapshots import Taking, redefine, take_together
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
 
-_RESUMABLE = (
-    "VIR_DOMAIN_PAUSED_SNAPSHOT",
-    "VIR_DOMAIN_PAUSED_SAVE",
-    "VIR_DOMAIN_PAUSED_API_ERROR",
-    "VIR_DOMAIN_PAUSED_USER",
-    "VIR_DOMAIN_PAUSED_UNKNOWN",
-    "VIR_DOMAIN_PAUSED_MIGRATION",
-)
+# virDomainPausedReason: unknown, user, migration, save, snapshot, failed API call. By number,
+# since bindings lack the newer names. Not an I/O error, a watchdog or a crash.
+_RESUMABLE = (0, 1, 2, 3, 9, 14)
 
 
 @dataclass
@@ -243,6 +238,5 @@ def _remove_file(step: RemoveFile, work: Work) -> None:
 def _resume_vm(_step: ResumeVm, work: Work) -> None:
     """Only what such a run could have paused; a VM that hit an I/O error stays paused."""
     state, reason = call(f"reading VM {work.vm.name}", work.dom.state)
-    reasons = {getattr(libvirt, name) for name in _RESUMABLE}
-    if state == libvirt.VIR_DOMAIN_PAUSED and reason in reasons:
+    if state == libvirt.VIR_DOMAIN_PAUSED and reason in _RESUMABLE:
         call(f"VM {work.vm.name}: resuming it", work.dom.resume)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .libvirt_dep import Connection, Domain
 
 CONNECT_SECONDS = 20.0
+_IDLE_POLL_SECONDS = 0.05
 _KEEPALIVE = (5, 3)
 T = TypeVar("T")
 
@@ -199,18 +200,21 @@ def _answer(
 def wait_idle(dom: Domain, deadline: float) -> None:
     """Wait until no call of a dead client holds the domain; TimedOut at the deadline.
 
-    ``deadline`` is a time.monotonic() value. Only a query that needs the domain's job lock
-    tells; one that is refused since the VM is off had the lock.
+    ``deadline`` is a time.monotonic() value. A query that needs the domain's job lock waits for
+    most calls, and is refused for a VM that is off once it had the lock. A snapshot that writes
+    memory lets queries through and is seen as a job.
     """
+    doing = f"VM {dom.name()}: waiting for other jobs"
     while time.monotonic() < deadline:
         try:
             dom.memoryStats()
-            return
+            if dom.jobStats().get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_SNAPSHOT:
+                return
+            time.sleep(_IDLE_POLL_SECONDS)
         except libvirt.libvirtError as error:
             if code_of(error) == OPERATION_INVALID:
                 return
             if code_of(error) != OPERATION_TIMEOUT:
-                doing = f"VM {dom.name()}: waiting for other jobs"
                 raise problem_of(error, doing, lost=_lost(dom.memoryStats)) from error
     raise TimedOut(
         f"another job still holds VM {dom.name()}",
