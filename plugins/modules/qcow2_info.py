@@ -68,7 +68,7 @@ options:
     type: list
     elements: path
 requirements:
-  - qemu-img and C(prlimit) of util-linux, if O(check=true)
+  - qemu-img, and C(prlimit) and C(setpriv) of util-linux, if O(check=true)
 seealso:
   - name: qemu-img
     description: The program whose names and values are used.

@@ -160,7 +160,7 @@ def test_a_program_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     with pytest.raises(Unsupported, match="no-such-program cannot be run"):
         run(["no-such-program"], limits=Limits(), timeout=5)
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(Unsupported, match="prlimit is not installed"):
+    with pytest.raises(Unsupported, match="setpriv is not installed"):
         run(["true"], limits=Limits(), timeout=5)
 
 

@@ -3,7 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Running a program that reads images: with limits, a deadline and bounded output.
 
-The limits are set by prlimit of util-linux, since a preexec_fn is not safe beside threads.
+The limits are set by prlimit, and the program dies with us by setpriv, both of util-linux,
+since a preexec_fn is not safe beside threads. A program that outlived a killed run would hold
+and change images while the next run finishes or undoes what was begun.
 
 This util is PRIVATE to the collection.
 """
@@ -23,6 +25,7 @@ from .._model.problem import Problem, TimedOut, Unsupported
 MAX_OUTPUT = 4 << 20
 _CHUNK = 64 << 10
 _NOT_FOUND = 127
+_WITH_US = ("setpriv", "--pdeathsig=KILL", "--")
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ def run(command: Sequence[str], *, limits: Limits, timeout: float) -> Answer:
     shown = shlex.join(command)
     try:
         process = subprocess.Popen(
-            ["prlimit", *limits.arguments(), "--", *command],
+            [*_WITH_US, "prlimit", *limits.arguments(), "--", *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -70,7 +73,7 @@ def run(command: Sequence[str], *, limits: Limits, timeout: float) -> Answer:
             umask=0o077,
         )
     except FileNotFoundError as error:
-        raise Unsupported("prlimit is not installed", todo="install util-linux") from error
+        raise Unsupported("setpriv is not installed", todo="install util-linux") from error
     with process:
         try:
             stdout, stderr = _output(process, time.monotonic() + timeout, shown)
