@@ -9,11 +9,13 @@ import os
 import subprocess
 import time
 import xml.etree.ElementTree as ET
+from functools import partial
 from pathlib import Path
 
 import libvirt
 from lab import VM, Disk, Lab
 from lab.programs import LabError
+from lab.vm import wait_until
 from story import folder
 
 # Small, since the content of images is compared after each kill.
@@ -86,21 +88,26 @@ def _fill(vm: VM) -> None:
 
 
 def grow(vm: VM, *names: str) -> None:
-    """Take external snapshots of all disks by libvirt, in the form that ours have."""
+    """Take snapshots of all disks by libvirt, in the form that ours have.
+
+    External ones, but for names that begin with "internal".
+    """
     for name in names:
-        vm.domain.snapshotCreateXML(_snapshot_xml(vm, name), 16 if vm.active() else 0)
+        internal = name.startswith("internal")
+        flags = 0 if internal or not vm.active() else libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY
+        vm.domain.snapshotCreateXML(_snapshot_xml(vm, name, "" if internal else name), flags)
 
 
-def _snapshot_xml(vm: VM, name: str) -> str:
+def _snapshot_xml(vm: VM, name: str, overlays: str) -> str:
     disks = "".join(
         f"<disk name='{target}' snapshot='external'><driver type='qcow2'/>"
-        f"<source file='{overlay(vm, target, name)}'/></disk>"
+        f"<source file='{overlay(vm, target, overlays)}'/></disk>"
         for target in vm.disks
     )
-    worth = "crash" if vm.active() else "offline"
+    worth = "offline" if not vm.active() else "crash" if overlays else "memory"
     return (
         f"<domainsnapshot><name>{name}</name><description>vmkeep: consistency={worth}"
-        f"</description><disks>{disks}</disks></domainsnapshot>"
+        f"</description>{f'<disks>{disks}</disks>' if overlays else ''}</domainsnapshot>"
     )
 
 
@@ -110,15 +117,16 @@ def overlay(vm: VM, target: str, name: str) -> str:
 
 
 def collapse(vm: VM) -> None:
-    """Merge all overlays of a running VM into the first images, forget snapshots, remove files."""
+    """Merge all overlays of a running VM into the first images, drop snapshots, remove files."""
     domain = vm.domain
     for target, disk in vm.disks.items():
         if vm.source(target) == disk.path:
             continue
         domain.blockCommit(target, disk.path, None, 0, libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE)
-        while not _ready(vm, target):
-            time.sleep(0.01)
+        wait_until(partial(_ready, vm, target), 60, "the commit is ready")
         domain.blockJobAbort(target, libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT)
+    for snapshot in domain.listAllSnapshots(libvirt.VIR_DOMAIN_SNAPSHOT_LIST_INTERNAL):
+        snapshot.delete()
     forget(vm)
     kept = {disk.path for disk in vm.disks.values()}
     for path in folder(vm).iterdir():
