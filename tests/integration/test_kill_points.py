@@ -168,7 +168,7 @@ def test_qemu_img_dies_with_its_run(stage: Stage, killer: Killer) -> None:
     """Else it would go on to write while the next run repairs what it takes for interrupted."""
     vm = stage.off("off01")
     top = vm.source("vda")
-    fill = ["qemu-io", "-f", "qcow2", "-c", f"write -P 7 8M 4M", top]
+    fill = ["qemu-io", "-f", "qcow2", "-c", "write -P 7 8M 4M", top]
     subprocess.run(fill, check=True, capture_output=True)
     before = contents(vm)[""]
     task = Task("vm_blockcommit", (vm,), {"bandwidth": 1})

@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any
 
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.journal import new_content
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import Problem
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import Conflict, Problem
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import Snapshot
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import VmState
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
@@ -24,6 +24,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import 
     Plan,
     RemoveFile,
     Step,
+    TakeSnapshot,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.absent import (
     AbsentWish,
@@ -280,9 +281,16 @@ def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish,
     journal = journal_of(world, plan)
 
     die(world, plan.steps, journal, moments[0], own=True)
-    for moment in moments[1:]:
-        die(world, recovery(world, journal).steps, journal, moment, own=False)
-    carry_out(world, recovery(world, journal))
+    try:
+        for moment in moments[1:]:
+            die(world, recovery(world, journal).steps, journal, moment, own=False)
+        carry_out(world, recovery(world, journal))
+    except Conflict as refused:
+        # The overlay of a snapshot that was not completed cannot be merged back into an image that
+        # something else stands on, such as what a commit by hand left: that is said, not done.
+        assert "is also used by" in refused.found
+        assert of(TakeSnapshot, plan)
+        return
     again = planned(world, plan_for)
     carry_out(world, again)
 
