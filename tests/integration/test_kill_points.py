@@ -12,21 +12,26 @@ from __future__ import annotations
 
 import re
 import subprocess
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 from kill_stage import LAYERS, Stage, contents
 from kill_trials import (
+    THAWED_WITHIN,
     Broken,
     Killer,
+    Point,
     Task,
     difference,
     every_point,
     moments,
     must,
     portrait,
+    thawed,
     trial,
 )
 from lab import VM
@@ -97,23 +102,32 @@ GROUP = replace(
     covered=r"create_overlay|create \S+qcow2|json\.new|json #[23]",
 )
 SCENES = [*OFF, *RUNNING, GROUP]
+BY_NAME = {scene.name: scene for scene in SCENES}
 # Different enough to pass through every kind of step; the others come with all kills.
 USUAL = ("present", "absent-middle", "commit-active", "off-present", "off-absent-middle", "group")
 
 
-def kill_everywhere(stage: Stage, killer: Killer, scene: Scene, choose: Callable) -> None:
-    """Run the scene, then kill it at each chosen point; all broken promises are told at once."""
+def kill_everywhere(
+    stage: Stage, killer: Killer, scene: Scene, choose: Callable, first: str = ""
+) -> None:
+    """Run the scene, then kill it at each chosen point; all broken promises are told at once.
+
+    With `first` each run is killed there, and the points are those of the run that follows.
+    """
     task = scene.prepare(stage)
-    result = killer.run(task)
-    assert not result["failed"] and result["changed"], result
-    settings = choose(killer.points())
-    wanted = portrait(killer.modules, task.vms)
+    wanted, settings = _unkilled(killer, task, choose)
+    if first:
+        task = scene.prepare(stage)
+        killer.start(task, kill=first).wait()
+        settings = _unkilled(killer, task, choose)[1]
     broken = []
     middle = 0
     for setting in settings:
         task = scene.prepare(stage)
+        compare = partial(_as_wanted, killer, task, wanted)
+        again = partial(_killed_again, killer, setting) if first else None
         try:
-            found = trial(killer, task, lambda: _as_wanted(killer, task, wanted), setting)  # noqa: B023
+            found = trial(killer, task, compare, {"kill": first} if first else setting, again=again)
             middle += found.middle
             print(f"  {setting['kill']}: {'; '.join(found.notes) or '-'}")
         except (Broken, LabError) as problem:
@@ -123,6 +137,27 @@ def kill_everywhere(stage: Stage, killer: Killer, scene: Scene, choose: Callable
     assert not broken, f"{len(broken)} of {len(settings)}:\n" + "\n".join(broken)
     assert middle, "no kill left anything to bring in order"
     _after_a_power_cut(task)
+
+
+def _unkilled(killer: Killer, task: Task, choose: Callable) -> tuple[dict, list[dict]]:
+    """What the task leaves without a kill, and where it can be killed."""
+    result = killer.run(task)
+    assert not result["failed"] and result["changed"], result
+    return portrait(killer.modules, task.vms), choose(killer.points())
+
+
+def _killed_again(killer: Killer, setting: dict, task: Task) -> dict:
+    """The run that brings things in order is killed as well; the next one does it."""
+    killer.start(task, **setting).wait()
+    gone = time.monotonic()
+    for vm in task.vms:
+        if task.freezes and vm.active():
+            thawed(vm, gone + THAWED_WITHIN)
+    left = bool(killer.left())
+    answer = killer.plain(task)
+    # Where the second run got to the end of it, nothing is left to tell.
+    notes = answer["notes"] if left else [*answer["notes"], "interrupted run: in order before"]
+    return {**answer, "notes": notes}
 
 
 def _as_wanted(killer: Killer, task: Task, wanted: dict) -> None:
@@ -159,9 +194,49 @@ def _usual(scene: Scene, settings: list[dict]) -> list[dict]:
 
 
 @pytest.mark.kills_all
-@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
-def test_killed_at_every_named_point(stage: Stage, killer: Killer, scene: Scene) -> None:
-    kill_everywhere(stage, killer, scene, every_point)
+@pytest.mark.parametrize(
+    "scene", [scene for scene in SCENES if scene.name not in USUAL], ids=lambda scene: scene.name
+)
+def test_other_scenes_killed_in_each_state(stage: Stage, killer: Killer, scene: Scene) -> None:
+    kill_everywhere(stage, killer, scene, moments)
+
+
+@pytest.mark.kills_all
+@pytest.mark.parametrize("name", ["present", "group", "commit-active", "off-absent-middle"])
+def test_killed_at_every_named_point(stage: Stage, killer: Killer, name: str) -> None:
+    kill_everywhere(stage, killer, BY_NAME[name], every_point)
+
+
+TWICE = [
+    ("present", "before journal done 2 db01.json"),
+    ("off-absent-middle", "before qemu_img rebase_unsafe off01.vda.s3.qcow2"),
+]
+ALL_TWICE = [
+    ("present-memory", "during libvirt snapshotCreateXML db01"),
+    ("absent-oldest", "before libvirt snapshotCreateXML db01"),
+    ("commit-active", "before journal mark pivot vda db01.json"),
+    ("off-present", "before libvirt snapshotCreateXML off01"),
+    ("off-commit-middle", "before libvirt defineXML"),
+    ("group", "after libvirt snapshotCreateXML app01"),
+]
+
+
+@pytest.mark.parametrize(("name", "first"), TWICE, ids=[name for name, _first in TWICE])
+def test_killed_twice(stage: Stage, killer: Killer, name: str, first: str) -> None:
+    """What brings things in order can die at any point, too."""
+    kill_everywhere(stage, killer, BY_NAME[name], _up_to_order, first)
+
+
+@pytest.mark.kills_all
+@pytest.mark.parametrize(("name", "first"), ALL_TWICE, ids=[name for name, _first in ALL_TWICE])
+def test_killed_twice_elsewhere(stage: Stage, killer: Killer, name: str, first: str) -> None:
+    kill_everywhere(stage, killer, BY_NAME[name], _up_to_order, first)
+
+
+def _up_to_order(points: list[Point]) -> list[dict]:
+    """The moments until the journals of the first run are closed."""
+    closed = [n for n, point in enumerate(points) if point.name.startswith("after journal close")]
+    return moments(points[: closed[0] + 1])
 
 
 def test_qemu_img_dies_with_its_run(stage: Stage, killer: Killer) -> None:
