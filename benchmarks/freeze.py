@@ -24,6 +24,7 @@ PAUSE = "0.005"
 # What goes on before and after the snapshot is part of what is looked at.
 SETTLE = 0.3
 PEER = "virsh snapshot-create-as --disk-only --atomic --quiesce"
+MODULE = "vm_snapshot"
 NAME = "bench"
 STAMP = "%Y-%m-%d %H:%M:%S.%f"
 # How libvirt's log tells that the agent was asked, that it answered, and with what.
@@ -74,7 +75,7 @@ class Guest:
     def ours(self) -> Seen:
         """A snapshot by vm_snapshot, and back to where it was."""
         wish = self.params(name=self._next(), quiesce="required")
-        return self._seen(lambda: run_module(self.lab.directory, "vm_snapshot", wish))
+        return self._seen(lambda: run_module(self.lab.directory, MODULE, wish))
 
     def peer(self) -> Seen:
         """The same by virsh."""
@@ -96,9 +97,9 @@ class Guest:
         with self._log.open() as log:
             log.seek(start)
             host, whole = host_part(log.read())
-        merged = run_module(self.lab.directory, "vm_blockcommit", self.params())
-        if not merged.result["changed"]:
-            raise BenchmarkError("there was no overlay to merge: no snapshot was taken")
+        wish = self.params(name=f"point{self._taken}", state="absent")
+        if not run_module(self.lab.directory, MODULE, wish).result["changed"]:
+            raise BenchmarkError("there was nothing to remove: no snapshot was taken")
         time.sleep(SETTLE)
         return Seen(gap, host, whole - host)
 
