@@ -173,7 +173,7 @@ def moments(points: list[Point]) -> list[dict[str, Any]]:
     began: dict[str, float] = {}
     last = ""
     for point in points:
-        moment, _, label = point.name.partition(" ")
+        moment, _sep, label = point.name.partition(" ")
         if not point.effect or DRAFT_AGAIN.search(label):
             continue
         if moment == "before":

@@ -114,7 +114,7 @@ def test_many_runs_at_once(db01: VM, killer: Killer) -> None:
 
     task = take(db01)
     params = killer.modules.params([db01], **task.params)
-    runs = [start_module(task.module, params) for _ in range(6)]
+    runs = [start_module(task.module, params) for _number in range(6)]
     results = [run.result() for run in runs]
     assert not [result["msg"] for result in results if result["failed"]]
     assert sum(result["changed"] for result in results) == 1

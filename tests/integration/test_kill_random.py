@@ -252,7 +252,7 @@ def faulty(stage: Stage, killer: Killer, fault: str, trials: int) -> int:
     """How many of the trials notice a fault that was built into the code that is killed."""
     chance = random.Random(1)
     noticed = 0
-    for _ in range(trials):
+    for _number in range(trials):
         vm = stage.running("db01")
         task = Task("vm_snapshot", (vm,), {"name": "new", "quiesce": "required"})
         settings = {"mutate": [fault]}
