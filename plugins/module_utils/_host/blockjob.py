@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, Callable
 from .._model.domain import Disk, parse_domain
 from .._model.problem import Problem, TimedOut, Unreachable
 from .._model.step import CommitDisk
-from .connection import BLOCK_COPY_ACTIVE, call, call_within, code_of
+from .connection import BLOCK_COPY_ACTIVE, await_events, call, call_within, code_of
 from .image_file import read_chain
 from .libvirt_dep import libvirt
 
@@ -51,6 +51,7 @@ class _Bell:
 def _events(conn: Connection, dom: Domain) -> Iterator[_Bell]:
     bell = _Bell()
     event = libvirt.VIR_DOMAIN_EVENT_ID_BLOCK_JOB_2
+    await_events()
     number = conn.domainEventRegisterAny(dom, event, bell.ring, None)
     try:
         yield bell
