@@ -23,8 +23,14 @@ def stage(lab_session: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 
 @pytest.fixture
-def killer(lab_session: Lab, tmp_path: Path) -> Iterator[Killer]:
-    """Runs tasks, with a state directory of its own."""
-    modules = Quick(lab_session, tmp_path / "state")
-    yield Killer(modules, tmp_path)
+def killer(stage: Stage, tmp_path: Path) -> Iterator[Killer]:
+    """Runs tasks.
+
+    Tests that share machines share their locks too: the guard of an earlier test may still watch.
+    """
+    modules = Quick(stage.lab, stage.state_dir)
+    killer = Killer(modules, tmp_path)
+    yield killer
     modules.close()
+    for path in killer.journals():
+        path.unlink()

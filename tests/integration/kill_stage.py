@@ -30,6 +30,7 @@ class Stage:
 
     def __init__(self, lab: Lab, scratch: Path) -> None:
         self.lab = lab
+        self.state_dir = scratch / "state"
         self._scratch = scratch
         self._templates: dict[str, Template] = {}
 

@@ -93,7 +93,7 @@ def test_places_for_overlays(bad, tmp_path, read_only):
         (str(tmp_path / "nowhere"), "does not exist"),
         (str(file), "is not a directory"),
         (str(frozen), "read-only file system"),
-        ("relative/dir", "not an absolute path"),
+        ("relative/dir", "Wanted: an absolute path"),
     ):
         message = modules.refused("vm_snapshot", vm, name="s1", directory=directory)
         assert why in message and os.path.basename(directory) in message and "victim" in message

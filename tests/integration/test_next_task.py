@@ -21,7 +21,7 @@ def kill_in_commit(modules: Modules, vm: VM) -> None:
 
 
 def test_a_snapshot_finishes_the_commit_of_a_killed_run(modules: Modules, vm: VM) -> None:
-    vm.start_writer()
+    vm.start_writer(pause=0.5)  # slower than the commit, which has to catch up with it
     base = vm.source("vda")
     modules.run("vm_snapshot", vm, name="old")
     vm.run(f"{FILL}/big", timeout=60)
