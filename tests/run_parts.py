@@ -62,7 +62,11 @@ PARTS = (
     Part("unit", pytest("unit", "tests/unit")),
     Part("sanity", sanity.run_sanity),
     Part("integration", pytest("integration", "tests/integration", "-m", "not kills_all")),
-    Part("kills", pytest("kills", "tests/integration", "-m", "kills_all"), usual=False),
+    Part(
+        "kills",
+        pytest("kills", "tests/integration", "-m", "kills_all", "--timeout=5400"),
+        usual=False,
+    ),
 )
 
 

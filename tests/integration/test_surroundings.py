@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 from lab import Disk, wait_until
-from story import chain, sources
+from story import chain, sources, world
 from test_snapshot_absent import take
 
 pytestmark = pytest.mark.skipif(
@@ -88,6 +88,13 @@ def test_a_file_system_that_fills_up_while_overlays_are_made(vm, modules, small)
     assert result["failed"] and str(small) in result["msg"]
     assert sources(vm) == before and sorted(p.name for p in small.iterdir()) == ["ballast"]
     assert modules.info(vm)["snapshots"] == []
+
+
+def test_memory_that_does_not_fit_is_refused(vm, modules, small):
+    before = world(vm)
+    message = modules.refused("vm_snapshot", vm, name="s1", memory=True, directory=str(small))
+    assert f"{small} has" in message and "bytes free" in message and "directory" in message
+    assert world(vm) == before and list(small.iterdir()) == []
 
 
 def test_overlays_belong_to_whom_the_image_belongs(make_vm, modules):

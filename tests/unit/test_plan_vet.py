@@ -148,6 +148,16 @@ def test_room_is_counted_for_each_directory():
     assert take(wish=wish, directories=one).steps
 
 
+def test_room_for_the_memory():
+    wish = replace(TAKE, memory=True, quiesce="never")
+    exact = {FOLDER: DirectoryFact(FOLDER, 2 * OVERLAY_ROOM + 700)}
+    assert needs(plan_present(wish, RUNNING)).memory
+    assert not needs(plan_present(TAKE, RUNNING)).memory
+    assert take(wish=wish, directories=exact, memory=700).steps
+    with pytest.raises(Unsupported, match=f"{FOLDER} has {2 * OVERLAY_ROOM + 700} bytes free"):
+        take(wish=wish, directories=exact, memory=701)
+
+
 # --- room for merged data ---
 
 

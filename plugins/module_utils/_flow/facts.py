@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._host.connection import call
-from .._host.facts import block_jobs, directory_fact, file_fact, image_uses
+from .._host.facts import block_jobs, directory_fact, file_fact, image_uses, memory_used
 from .._host.freeze import freeze_status
 from .._host.observe import Host
 from .._model.state import Facts, VmState
@@ -34,6 +34,7 @@ def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:
         jobs=block_jobs(dom, vm, wanted.targets),
         managed_save=vm.off and bool(call(f"VM {vm.name}", dom.hasManagedSaveImage, 0)),
         agent=freeze_status(dom) if wanted.agent else "",
+        memory=memory_used(dom) if wanted.memory else 0,
     )
 
 

@@ -69,6 +69,12 @@ def block_jobs(dom: Domain, vm: VmState, targets: Iterable[str]) -> tuple[Job, .
     return tuple(jobs)
 
 
+def memory_used(dom: Domain) -> int:
+    """Bytes of the host's memory that QEMU holds: about what a running guest has ever touched."""
+    found = call(f"VM {dom.name()}: asking for its memory", dom.memoryStats)
+    return int(found.get("rss", 0)) * 1024
+
+
 def image_uses(
     host: Host, vm: VmState, images: Sequence[str], removed: Sequence[str] = ()
 ) -> tuple[ImageUse, ...]:

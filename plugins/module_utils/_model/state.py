@@ -129,7 +129,7 @@ class Job:
 class Facts:
     """What was looked up for one plan: only what its steps need.
 
-    ``agent`` is thawed, frozen or silent, '' where it was not asked.
+    ``agent`` is thawed, frozen or silent, '' where it was not asked; ``memory`` is in bytes.
     """
 
     files: Mapping[str, FileFact]
@@ -138,6 +138,7 @@ class Facts:
     jobs: tuple[Job, ...] = ()
     managed_save: bool = False
     agent: str = ""
+    memory: int = 0
 
     def job(self, target: str) -> Job | None:
         return next((job for job in self.jobs if job.target == target), None)

@@ -35,7 +35,7 @@ class Needs:
 
     ``files`` and ``directories`` by path, ``images`` whose users are to be found, those of them
     that will be ``removed`` and therefore count as no users, ``targets`` of disks that may have
-    jobs, and whether the guest agent answers.
+    jobs, whether the guest agent answers, and how much ``memory`` the VM uses.
     """
 
     files: tuple[str, ...] = ()
@@ -44,6 +44,7 @@ class Needs:
     removed: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     agent: bool = False
+    memory: bool = False
 
 
 def needs(plan: Plan) -> Needs:
@@ -65,6 +66,7 @@ def needs(plan: Plan) -> Needs:
         removed=tuple(removed),
         targets=tuple(disk for step in plan.steps for disk in _job_disks(step)),
         agent=any(isinstance(s, TakeSnapshot) and s.quiesce != "never" for s in plan.steps),
+        memory=any(isinstance(s, TakeSnapshot) and s.spec.memory_file for s in plan.steps),
     )
 
 
@@ -194,13 +196,19 @@ def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
 
 
 def _check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
-    """Refuse what provably cannot fit: empty overlays, and data that must land in a base."""
+    """Refuse what cannot fit: empty overlays, memory, and data that must land in a base.
+
+    Memory may take less, since pages of zeros take no room. But what fills up while memory is
+    written also stops every other VM there.
+    """
     wanted: dict[str, int] = {}
     for step in plan.steps:
         if isinstance(step, CreateOverlay):
             folder, size = posixpath.dirname(step.file), OVERLAY_ROOM
         elif isinstance(step, CommitDisk):
             folder, size = posixpath.dirname(step.base), _growth(step, vm)
+        elif isinstance(step, TakeSnapshot) and step.spec.memory_file:
+            folder, size = posixpath.dirname(step.spec.memory_file), facts.memory
         else:
             continue
         wanted[folder] = wanted.get(folder, 0) + size
