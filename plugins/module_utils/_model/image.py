@@ -190,8 +190,7 @@ class Encryption:
     slots: tuple[KeySlot, ...] = ()
 
 
-@dataclass(frozen=True)
-class Image:
+class Image(NamedTuple):
     """A disk image.
 
     ``format_source`` says how the format is known: ``given`` by the caller, ``recorded`` in

@@ -123,7 +123,7 @@ def _repointed(disk: DiskState, step: SetSource, *, off: bool) -> DiskState:
 
 def _without_internal(disk: DiskState, step: DeleteInternal) -> DiskState:
     chain = tuple(
-        replace(image, snapshots=tuple(s for s in image.snapshots if s.name != step.name))
+        image._replace(snapshots=tuple(s for s in image.snapshots if s.name != step.name))
         if image.filename in step.images
         else image
         for image in disk.chain
@@ -173,7 +173,7 @@ def _consistency(step: TakeSnapshot, state: str, memory: str) -> str:
 def _with_overlay(disk: DiskState, file: str, *, off: bool) -> DiskState:
     below = disk.chain[0]
     placed = below.file._replace(filename=file)
-    overlay = replace(below, file=placed, format="qcow2", snapshots=(), bitmaps=())
+    overlay = below._replace(file=placed, format="qcow2", snapshots=(), bitmaps=())
     return _on(replace(disk, chain=(overlay, *disk.chain), real=(file, *disk.real)), off=off)
 
 
