@@ -38,6 +38,7 @@ from .image_file import read_image
 from .journal import Journal, fsync_directory
 from .libvirt_dep import libvirt
 from .observe import Host
+from .removal import remove
 from .snapshots import Taking, redefine, take_together
 
 if TYPE_CHECKING:
@@ -230,8 +231,7 @@ def _remove_file(step: RemoveFile, work: Work) -> None:
     if not stat.S_ISREG(status.st_mode):
         work.notes.append(f"{work.vm.name}: {step.file} is not a regular file and was left alone")
         return
-    os.unlink(step.file)
-    fsync_directory(os.path.dirname(step.file))
+    remove(step.file)
 
 
 @_do.register
