@@ -66,7 +66,7 @@ def image(path: str, **values: Any) -> Image:
     identity = (1, zlib.crc32(path.encode()))
     allocated = values.pop("allocated", MIB)
     internal = tuple(internal_snapshot(name) for name in values.pop("internal", ()))
-    file = File(path, allocated, allocated, identity)
+    file = File(path, values.pop("real", path), allocated, allocated, identity)
     defaults = {"format": "qcow2", "format_source": "recorded", "virtual_size": GIB}
     return Image(file, **{**defaults, "snapshots": internal, **values})
 
@@ -105,7 +105,6 @@ def disk(
     return DiskState(
         Disk(target, **attributes),
         () if trouble else found,
-        () if trouble else files,
         at(target, persistent) if persistent is not None else files[0] if files else "",
         paths(target, recorded),
         trouble,

@@ -45,7 +45,7 @@ def test_an_overlay_without_a_snapshot():
 
 
 def test_an_overlay_is_known_by_its_real_path_too():
-    linked = replace(disk("vda", "/link/s1 base"), real=(at("vda", "s1"), at("vda", "base")))
+    linked = disk("vda", "/link/s1 base", images={"/link/s1": {"real": at("vda", "s1")}})
     assert found(vm(linked, snapshots=[snapshot("s1")])) == []
 
 

@@ -111,7 +111,9 @@ def test_how_it_is_merged(status, top, how):
 
 
 def test_the_real_path_of_an_image_is_as_good_as_its_name():
-    linked = replace(disk("vda", "s1 base"), real=("/real/s1", "/real/base"))
+    linked = disk(
+        "vda", "s1 base", images={"s1": {"real": "/real/s1"}, "base": {"real": "/real/base"}}
+    )
     (step,) = of(CommitDisk, plan_commit(CommitWish(base="/real/base", top="/real/s1"), vm(linked)))
     assert (step.top, step.base) == paths("vda", "s1 base")
 

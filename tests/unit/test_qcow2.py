@@ -49,7 +49,7 @@ class Content:
 
 def parse(image: Bytes | bytes, image_format: str | None = "qcow2", **options: bool) -> Image:
     data = image if isinstance(image, bytes) else image.build()
-    file = File(NAME, len(data), 4096, (1, 2))
+    file = File(NAME, NAME, len(data), 4096, (1, 2))
     return parse_image(Content(data), file, image_format, "given", **options)
 
 
@@ -271,7 +271,7 @@ def answer(data: bytes, image_format: str | None) -> Content:
     """Parse ``data``: a result or a Problem, and little to read."""
     content = Content(data)
     try:
-        image = parse_image(content, File(NAME, len(data), 0, (1, 2)), image_format, "given")
+        image = parse_image(content, File(NAME, NAME, len(data), 0, (1, 2)), image_format, "given")
         json.dumps(to_result(image))
     except Problem as problem:
         assert NAME in str(problem)

@@ -5,14 +5,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import Facts, Job
 from builders import at, disk, snapshot, stacked, vm
 
 
 def test_the_place_of_an_image_by_its_name_or_its_real_path():
-    two = replace(disk("vda", "s1 base"), real=("/real/s1", "/real/base"))
+    two = disk(
+        "vda", "s1 base", images={"s1": {"real": "/real/s1"}, "base": {"real": "/real/base"}}
+    )
     assert [two.depth_of(path) for path in two.files] == [0, 1]
     assert [two.depth_of(path) for path in two.real] == [0, 1]
     assert two.depth_of("/elsewhere") is None

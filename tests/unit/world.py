@@ -132,7 +132,7 @@ class World:
         files = self.chain(disk.path)
         images = tuple(image(path, internal=self.files[path].inside) for path in files)
         persistent, recorded = (twin.path, twin.recorded) if twin else ("", ())
-        return DiskState(disk, images, tuple(files), persistent, recorded)
+        return DiskState(disk, images, persistent, recorded)
 
     def facts(self, needed: Needs) -> Facts:
         """What _host/facts.py would return: here all images stand beside each other."""

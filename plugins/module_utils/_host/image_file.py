@@ -22,7 +22,7 @@ from .._model.formats import parse_image
 from .._model.image import File, Image, damaged, identity_of
 from .._model.problem import Damaged, Problem, Unsupported
 from .._model.reference import full_name, is_reference, shown
-from .image_opener import ImageOpener
+from .image_opener import ImageOpener, Opened
 
 # What libvirt accepts as well (VIR_STORAGE_MAX_CHAIN).
 MAX_DEPTH = 200
@@ -130,38 +130,39 @@ def _backing(image: Image) -> Wish:
 
 def read(opener: ImageOpener, wish: Wish) -> Image:
     """One image. Raises as :func:`read_image` does."""
-    descriptor, facts = opener.open(wish.path)
+    opened = opener.open(wish.path)
     try:
-        image = _parse_settled(descriptor, facts, wish)
+        image = _parse_settled(opened, wish)
     except OSError as error:
         raise Problem(f"{shown(wish.path)} cannot be read: {error.strerror}") from error
     finally:
-        os.close(descriptor)
+        os.close(opened.descriptor)
     if image.data_file:
         _check_data_file(opener, image, image.data_file)
     return image
 
 
-def _parse_settled(descriptor: int, facts: os.stat_result, wish: Wish) -> Image:
+def _parse_settled(opened: Opened, wish: Wish) -> Image:
     """Parse, again if somebody writes to the image and a table may have moved meanwhile."""
     deadline = None
     while True:
         try:
-            return _parse(descriptor, facts, wish)
+            return _parse(opened, wish)
         except Damaged:
             deadline = deadline or time.monotonic() + _PATIENCE
-            if _rests(facts) or time.monotonic() > deadline:
+            if _rests(opened.facts) or time.monotonic() > deadline:
                 raise
         time.sleep(_PAUSE)
-        facts = os.fstat(descriptor)
+        opened = opened._replace(facts=os.fstat(opened.descriptor))
 
 
-def _parse(descriptor: int, facts: os.stat_result, wish: Wish) -> Image:
+def _parse(opened: Opened, wish: Wish) -> Image:
+    descriptor, real, facts = opened
     length = facts.st_size
     if not stat.S_ISREG(facts.st_mode):
         # A block device tells how long it is only in this way.
         length = os.lseek(descriptor, 0, os.SEEK_END)
-    file = File(wish.path, length, facts.st_blocks * 512, identity_of(facts))
+    file = File(wish.path, real, length, facts.st_blocks * 512, identity_of(facts))
 
     def read_at(offset: int, size: int) -> bytes:
         return os.pread(descriptor, size, offset)

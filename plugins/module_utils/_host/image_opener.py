@@ -53,6 +53,14 @@ class _Folder(NamedTuple):
     allowed: bool
 
 
+class Opened(NamedTuple):
+    """A file open for reading: where it really is, and what was seen of it before."""
+
+    descriptor: int
+    real: str
+    facts: os.stat_result
+
+
 class ImageOpener:
     """Opens files under ``roots``, or anywhere if that is None. Use it as a context manager."""
 
@@ -68,10 +76,9 @@ class ImageOpener:
             os.close(folder.descriptor)
         self._folders.clear()
 
-    def open(self, path: str) -> tuple[int, os.stat_result]:
+    def open(self, path: str) -> Opened:
         """Open the file or block device ``path`` for reading; the caller closes the descriptor.
 
-        Also returns what was seen of it before it was opened.
         Raises BadInput for a path that is not absolute or not in an allowed place, NotFound,
         Unsupported for other kinds of files, and Problem where the kernel refuses.
         """
@@ -91,7 +98,7 @@ class ImageOpener:
         self._check(path, path, what)
         self._check(path, os.path.realpath(path), what)
 
-    def _open(self, path: str, asked: str) -> tuple[int, os.stat_result]:
+    def _open(self, path: str, asked: str) -> Opened:
         """Open ``path``, which is ``asked`` or where that leads as a symbolic link."""
         slash = path.rindex("/")
         parent, name = path[:slash], path[slash + 1 :]
@@ -103,7 +110,8 @@ class ImageOpener:
             raise _wrong_kind(asked, stat.S_IFDIR)
         facts = os.lstat(name, dir_fd=folder.descriptor)
         if stat.S_ISREG(facts.st_mode) or stat.S_ISBLK(facts.st_mode):
-            return os.open(name, _FILE, dir_fd=folder.descriptor), facts
+            descriptor = os.open(name, _FILE, dir_fd=folder.descriptor)
+            return Opened(descriptor, f"{folder.real}/{name}", facts)
         if stat.S_ISLNK(facts.st_mode) and path is asked:
             return self._open(os.path.realpath(path), asked)
         raise _wrong_kind(asked, facts.st_mode)

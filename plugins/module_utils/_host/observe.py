@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import uuid as uuid_module
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -100,11 +100,12 @@ def observe(host: Host, dom: Domain) -> VmState:
 def glance(host: Host, dom: Domain, status: str) -> VmState:
     """As much of a VM as tells whether there is something to do, by the fewest calls.
 
-    What the persistent definition names and which snapshot is current are left out, so a plan
+    What persistent definitions name and which snapshot is current are left out, so a plan
     that is to be shown or applied has to be made from :func:`observe`.
     """
     live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0))
-    return _state(host, live, None, status, _snapshots(dom, ""))
+    snapshots = tuple(parse_snapshot(xml, inactive=False) for _name, xml in _snapshots(dom))
+    return _state(host, live, None, status, snapshots)
 
 
 def _state(
@@ -131,17 +132,17 @@ def read_snapshots(dom: Domain) -> tuple[Snapshot, ...]:
     """All snapshots of a domain; one of them is current, but for odd cases."""
     try:
         found = call(f"reading the snapshots of VM {dom.name()}", dom.snapshotCurrent, 0)
+        current = found.getName()
     except NotFound:
-        return _snapshots(dom, "")
-    return _snapshots(dom, found.getName())
+        current = ""
+    return tuple(parse_snapshot(xml, current=name == current) for name, xml in _snapshots(dom))
 
 
-def _snapshots(dom: Domain, current: str) -> tuple[Snapshot, ...]:
+def _snapshots(dom: Domain) -> Iterator[tuple[str, str]]:
+    """The name and the XML of each snapshot."""
     doing = f"reading the snapshots of VM {dom.name()}"
-    return tuple(
-        parse_snapshot(call(doing, found.getXMLDesc, 0), current=found.getName() == current)
-        for found in call(doing, dom.listAllSnapshots, 0)
-    )
+    for found in call(doing, dom.listAllSnapshots, 0):
+        yield found.getName(), call(doing, found.getXMLDesc, 0)
 
 
 def _disk_state(disk: Disk, inactive: Definition | None) -> DiskState:
@@ -149,13 +150,12 @@ def _disk_state(disk: Disk, inactive: Definition | None) -> DiskState:
     persistent = twin.path if twin else ""
     recorded = twin.recorded if twin else ()
     if not disk.source or not disk.source.local:
-        return DiskState(disk, (), (), persistent, recorded, _no_chain(disk))
+        return DiskState(disk, (), persistent, recorded, _no_chain(disk))
     try:
         chain = read_chain(disk.path, format=disk.format)
     except Problem as problem:
-        return DiskState(disk, (), (), persistent, recorded, problem.found)
-    real = tuple(os.path.realpath(image.filename) for image in chain)
-    return DiskState(disk, chain, real, persistent, recorded)
+        return DiskState(disk, (), persistent, recorded, problem.found)
+    return DiskState(disk, chain, persistent, recorded)
 
 
 def _no_chain(disk: Disk) -> str:

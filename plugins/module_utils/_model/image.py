@@ -46,11 +46,12 @@ def identity_of(facts: os.stat_result) -> tuple[int, int]:
 class File(NamedTuple):
     """The file or block device that holds an image.
 
-    ``filename`` is the name by which it was opened, ``length`` what can be read of it,
-    ``allocated`` what it takes on the disk.
+    ``filename`` is the name by which it was opened, ``real`` the same without symbolic links,
+    ``length`` what can be read of it, ``allocated`` what it takes on the disk.
     """
 
     filename: str
+    real: str
     length: int
     allocated: int
     identity: tuple[int, int]

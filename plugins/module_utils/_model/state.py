@@ -23,14 +23,13 @@ OFF = "shutoff"
 class DiskState:
     """A disk with its real chain (active image first), read from the images themselves.
 
-    ``real`` are the images' paths without symbolic links; ``persistent`` is the path in the
-    inactive definition ('' for a transient VM), ``recorded`` what that lists below it;
-    ``trouble`` says why the chain could not be read, which then is empty.
+    ``persistent`` is the path in the inactive definition ('' for a transient VM), ``recorded``
+    what that lists below it; ``trouble`` says why the chain could not be read, which then is
+    empty.
     """
 
     disk: Disk
     chain: tuple[Image, ...] = ()
-    real: tuple[str, ...] = ()
     persistent: str = ""
     recorded: tuple[str, ...] = ()
     trouble: str = ""
@@ -42,7 +41,7 @@ class DiskState:
     def depth_of(self, path: str) -> int | None:
         """The place of an image in the chain (0 is the active one), by path."""
         for depth, image in enumerate(self.chain):
-            if path in (image.filename, self.real[depth]):
+            if path in (image.filename, image.file.real):
                 return depth
         return None
 
@@ -50,6 +49,11 @@ class DiskState:
     def files(self) -> tuple[str, ...]:
         """The chain as file names."""
         return tuple(image.filename for image in self.chain)
+
+    @property
+    def real(self) -> tuple[str, ...]:
+        """The same without symbolic links."""
+        return tuple(image.file.real for image in self.chain)
 
 
 @dataclass(frozen=True)

@@ -92,9 +92,8 @@ def _merged(disk: DiskState, step: CommitDisk) -> DiskState:
 
 def _from(disk: DiskState, merged: tuple[str, ...]) -> DiskState:
     """The disk without these images in its chain."""
-    left = [n for n, image in enumerate(disk.chain) if image.filename not in merged]
-    chain, real = tuple(disk.chain[n] for n in left), tuple(disk.real[n] for n in left)
-    return replace(disk, chain=chain, real=real)
+    left = (image for image in disk.chain if image.filename not in merged)
+    return replace(disk, chain=tuple(left))
 
 
 def _on(disk: DiskState, *, off: bool) -> DiskState:
@@ -118,7 +117,7 @@ def _repointed(disk: DiskState, step: SetSource, *, off: bool) -> DiskState:
     if not off or depth is None:
         return disk
     moved = replace(disk.disk, source=local_source(step.new), format=step.format, recorded=())
-    return replace(disk, disk=moved, chain=disk.chain[depth:], real=disk.real[depth:])
+    return replace(disk, disk=moved, chain=disk.chain[depth:])
 
 
 def _without_internal(disk: DiskState, step: DeleteInternal) -> DiskState:
@@ -172,9 +171,9 @@ def _consistency(step: TakeSnapshot, state: str, memory: str) -> str:
 
 def _with_overlay(disk: DiskState, file: str, *, off: bool) -> DiskState:
     below = disk.chain[0]
-    placed = below.file._replace(filename=file)
+    placed = below.file._replace(filename=file, real=file)
     overlay = below._replace(file=placed, format="qcow2", snapshots=(), bitmaps=())
-    return _on(replace(disk, chain=(overlay, *disk.chain), real=(file, *disk.real)), off=off)
+    return _on(replace(disk, chain=(overlay, *disk.chain)), off=off)
 
 
 def _rewritten(snapshot: Snapshot, step: RewriteSnapshot) -> Snapshot:
