@@ -128,12 +128,14 @@ def _outcomes(
 
 
 def _settled(host: Host, doms: Mapping[str, Domain], operation: Operation) -> dict[str, Outcome]:
-    """The VMs that are as wanted. One after the other: threads would only wait for each other."""
+    """The VMs that are as wanted."""
     states = call_roll(host)
-    looked = {
-        name: nothing_to_do(host, dom, states.get(dom.UUIDString(), ""), operation.plan)
-        for name, dom in doms.items()
-    }
+
+    def look(dom: Domain) -> Outcome | None:
+        return nothing_to_do(host, dom, states.get(dom.UUIDString(), ""), operation.plan)
+
+    # One thread thinks while libvirt answers the other; more would wait for each other.
+    looked = each(doms, look, workers=2)
     return {name: outcome for name, outcome in looked.items() if outcome}
 
 

@@ -100,11 +100,11 @@ def observe(host: Host, dom: Domain) -> VmState:
 def glance(host: Host, dom: Domain, status: str) -> VmState:
     """As much of a VM as tells whether there is something to do, by the fewest calls.
 
-    What persistent definitions name and which snapshot is current are left out, so a plan
-    that is to be shown or applied has to be made from :func:`observe`.
+    What persistent definitions name, all devices but disks, and which snapshot is current are
+    left out, so a plan that is to be shown or applied has to be made from :func:`observe`.
     """
-    live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0))
-    snapshots = tuple(parse_snapshot(xml, inactive=False) for _name, xml in _snapshots(dom))
+    live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0), brief=True)
+    snapshots = tuple(parse_snapshot(xml, brief=True) for _name, xml in _snapshots(dom))
     return _state(host, live, None, status, snapshots)
 
 

@@ -117,9 +117,20 @@ def local_source(path: str) -> Source:
     return Source("block" if path.startswith("/dev/") else "file", path)
 
 
-def parse_domain(xml: str) -> Definition:
-    """Read a domain XML as ``virDomainGetXMLDesc`` returns it."""
-    return domain_from_element(ET.fromstring(xml))  # noqa: S314 - the daemon's own output
+def parse_domain(xml: str, *, brief: bool = False) -> Definition:
+    """Read a domain XML as ``virDomainGetXMLDesc`` returns it; ``brief``: only up to its disks."""
+    text = up_to_disks(xml, "</domain>") if brief else xml
+    return domain_from_element(ET.fromstring(text))  # noqa: S314 - the daemon's own output
+
+
+def up_to_disks(xml: str, closing: str) -> str:
+    """A document of libvirt's without what follows the disks of its domain: most of the text.
+
+    libvirt writes them before all other devices. ``closing`` are the tags that are open behind
+    ``<devices>``.
+    """
+    end = xml.rfind("</disk>", max(0, xml.find("<devices>")))
+    return f"{xml[:end]}</disk></devices>{closing}" if end > xml.find("<devices>") > 0 else xml
 
 
 def domain_from_element(root: ET.Element) -> Definition:
@@ -128,15 +139,14 @@ def domain_from_element(root: ET.Element) -> Definition:
         name=root.findtext("name", ""),
         uuid=root.findtext("uuid", ""),
         active=root.get("id") is not None,
-        disks=tuple(_disk(node) for node in root.iterfind("devices/disk")),
+        disks=tuple(_disk(node) for node in _devices(root, "disk")),
         agent=_agent(root),
         nvram=root.findtext("os/nvram", ""),
     )
 
 
 def _disk(node: ET.Element) -> Disk:
-    target = node.find("target")
-    driver = node.find("driver")
+    target, driver, below = node.find("target"), node.find("driver"), node.find("backingStore")
     return Disk(
         target=target.get("dev", "") if target is not None else "",
         device=node.get("device", "disk"),
@@ -145,7 +155,7 @@ def _disk(node: ET.Element) -> Disk:
         readonly=node.find("readonly") is not None,
         shareable=node.find("shareable") is not None,
         mirror=_mirror(node.find("mirror")),
-        recorded=tuple(_paths(node.iterfind("backingStore//source"))),
+        recorded=() if below is None else tuple(_paths(below.iter("source"))),
     )
 
 
@@ -175,10 +185,17 @@ def _mirror(node: ET.Element | None) -> Mirror | None:
 
 
 def _agent(root: ET.Element) -> str | None:
-    for target in root.iterfind("devices/channel/target"):
-        if target.get("name") == AGENT_CHANNEL:
+    for channel in _devices(root, "channel"):
+        target = channel.find("target")
+        if target is not None and target.get("name") == AGENT_CHANNEL:
             return target.get("state", "disconnected")
     return None
+
+
+def _devices(root: ET.Element, kind: str) -> list[ET.Element]:
+    """The devices of a kind. A plain loop takes a third of the time of a path expression."""
+    devices = root.find("devices")
+    return [] if devices is None else [node for node in devices if node.tag == kind]
 
 
 def with_sources(root: ET.Element, sources: Mapping[str, tuple[str, str]]) -> None:

@@ -16,7 +16,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from .domain import Definition, domain_from_element, with_sources
+from .domain import Definition, domain_from_element, up_to_disks, with_sources
 
 OFFLINE, FILESYSTEM, MEMORY, CRASH = "offline", "filesystem", "memory", "crash"
 _NOTE = re.compile(r"\s*^vmkeep: consistency=(offline|filesystem|memory|crash)\s*\Z", re.MULTILINE)
@@ -103,13 +103,13 @@ class Snapshot:
         return disk.path if disk else ""
 
 
-def parse_snapshot(xml: str, *, current: bool = False, inactive: bool = True) -> Snapshot:
+def parse_snapshot(xml: str, *, current: bool = False, brief: bool = False) -> Snapshot:
     """Read a ``<domainsnapshot>`` as ``virDomainSnapshotGetXMLDesc`` returns it.
 
-    ``inactive`` False leaves out what only the inactive definition names: a third of the text.
+    ``brief`` leaves out what only the inactive definition names, and all devices but disks: most
+    of the text.
     """
-    head, definition, _rest = xml.partition("<inactiveDomain")
-    text = xml if inactive or not definition else f"{head}</domainsnapshot>"
+    text = _brief(xml) if brief else xml
     root = ET.fromstring(text)  # noqa: S314 - the daemon's own output
     state = root.findtext("state", "")
     memory = root.find("memory")
@@ -133,6 +133,12 @@ def parse_snapshot(xml: str, *, current: bool = False, inactive: bool = True) ->
         xml=xml,
         ours=bool(consistency),
     )
+
+
+def _brief(xml: str) -> str:
+    head, definition, _rest = xml.partition("<inactiveDomain")
+    text = f"{head}</domainsnapshot>" if definition else xml
+    return up_to_disks(text, "</domain></domainsnapshot>")
 
 
 def _snapshot_disk(node: ET.Element) -> SnapshotDisk:
