@@ -203,7 +203,7 @@ def wrap_collection() -> None:
         name: import_module(f"{FLOW}._host.{name}")
         for name in ("apply", "blockjob", "freeze", "journal", "qemu_img", "snapshots")
     }
-    wrap(host["apply"], "_do", step_label)
+    wrap(host["apply"], "do", step_label)
     wrap(host["apply"], "take", take_label)
     wrap(import_module(f"{FLOW}._flow.group"), "take", take_label)
     wrap(host["snapshots"], "_create", lambda taking, *_rest: f"snapshot of {taking.vm.name}")

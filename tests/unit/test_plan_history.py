@@ -35,10 +35,12 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import
     CommitWish,
     plan_commit,
 )
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.recover import (
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.left import (
     files_of,
     left_by,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.recover import (
     plan_recovery,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot import (

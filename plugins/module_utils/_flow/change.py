@@ -14,17 +14,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .._host.apply import Work, apply
+from .._host.apply import apply
 from .._host.connection import call, connect
 from .._host.freeze import Guard
 from .._host.journal import Journal, new_content
 from .._host.lock import guard_lock, locked
 from .._host.observe import Host, observe
+from .._host.work import Work
 from .._model.problem import Problem, Unreachable
 from .._model.state import Facts, VmState
 from .._model.step import CommitDisk, Plan, Step, TakeSnapshot
+from .._plan.left import files_of
 from .._plan.predict import predict
-from .._plan.recover import files_of
 from .._plan.vet import settle
 from .facts import gather, settled
 from .outcome import Outcome, PlanFor

@@ -13,15 +13,17 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from .._host.apply import Work, apply
+from .._host.apply import apply
 from .._host.connection import call, wait_idle
 from .._host.freeze import freeze_status, thaw
 from .._host.journal import Journal, journal_path, read_journal
 from .._host.observe import Host, observe
+from .._host.work import Work
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan
-from .._plan.recover import files_of, left_by, plan_recovery, point_of
+from .._plan.left import files_of, left_by, point_of
+from .._plan.recover import plan_recovery
 from .facts import settled
 from .outcome import Outcome
 
