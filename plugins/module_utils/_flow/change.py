@@ -45,7 +45,7 @@ def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
         return Outcome(problem=problem)
     try:
         recovery = recovery_plan(host, vm)
-        clean = replace(predict(vm, recovery), journal=None)
+        clean = replace(predict(vm, recovery), journal=None, reverted=recovery.reverted)
         plan = plan_for(clean)
         ours = files_of(vm.journal) if vm.journal else ()
         facts = _after_recovery(host, dom, vm, recovery, gather(host, dom, vm, plan))
@@ -74,8 +74,11 @@ def _after_recovery(host: Host, dom: Domain, vm: VmState, recovery: Plan, facts:
     return replace(facts, jobs=tuple(job for job in facts.jobs if job.target not in taken_up))
 
 
-def change_one(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
-    """Bring one VM to what its plan says, alone on it."""
+def change_one(host: Host, dom: Domain, plan_for: PlanFor, proof: PlanFor | None = None) -> Outcome:
+    """Bring one VM to what its plan says, alone on it.
+
+    ``proof`` says what is left to do afterwards, by default the plan itself.
+    """
     outcome = Outcome()
     uuid, name = dom.UUIDString(), dom.name()
     try:
@@ -87,7 +90,7 @@ def change_one(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
                 host, dom = _reconnected(host, uuid, lost)
                 outcome.notes += (f"{name}: libvirt was lost and found again: {lost.found}",)
                 _recover_then_apply(host, dom, plan_for, outcome)
-            outcome.after = converged(host, dom, plan_for)
+            outcome.after = converged(host, dom, proof or plan_for)
     except Problem as problem:
         outcome.problem = problem
     return outcome

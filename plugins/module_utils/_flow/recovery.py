@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from .._host.apply import apply
@@ -103,7 +104,8 @@ def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
     except Problem as problem:
         outcome.notes += (f"{vm.name}: {problem.found}",)
         _close_up(host, dom, outcome)
-    return observe(host, dom)
+        return observe(host, dom)
+    return replace(observe(host, dom), reverted=plan.reverted)
 
 
 def _close_up(host: Host, dom: Domain, outcome: Outcome) -> None:

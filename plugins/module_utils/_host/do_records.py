@@ -30,7 +30,14 @@ def _set_source(step: SetSource, work: Work) -> None:
 
 @do.register
 def _rewrite_snapshot(step: RewriteSnapshot, work: Work) -> None:
-    redefine(work.dom, step.name, sources=step.sources, without=step.without)
+    redefine(
+        work.dom,
+        step.name,
+        sources=step.sources,
+        without=step.without,
+        files=step.files,
+        current=step.current,
+    )
 
 
 @do.register

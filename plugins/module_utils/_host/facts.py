@@ -111,11 +111,15 @@ def _vm_uses(host: Host, vm: VmState, wanted: dict[tuple[int, int], str]) -> Ite
         for snapshot in read_snapshots(dom):
             if snapshot.before:
                 user = f"snapshot {snapshot.name} of VM {name}"
-                yield from _definition_uses(snapshot.before, user, wanted)
+                yield from _definition_uses(snapshot.before, user, wanted, writes_top=False)
 
 
 def _definition_uses(
-    definition: Definition, user: str, wanted: dict[tuple[int, int], str]
+    definition: Definition,
+    user: str,
+    wanted: dict[tuple[int, int], str],
+    *,
+    writes_top: bool = True,
 ) -> Iterator[ImageUse]:
     for disk in definition.disks:
         if not disk.source or not disk.source.local:
@@ -123,7 +127,8 @@ def _definition_uses(
         for path in _chain_files(disk):
             image = wanted.get(_identity(path))
             if image:
-                yield ImageUse(image, f"disk {disk.target} of {user}")
+                writes = writes_top and path == disk.path and disk.writable
+                yield ImageUse(image, f"disk {disk.target} of {user}", writes)
 
 
 def _chain_files(disk: Disk) -> tuple[str, ...]:

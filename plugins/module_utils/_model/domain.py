@@ -82,7 +82,10 @@ class Disk:
 
 @dataclass(frozen=True)
 class Definition:
-    """One domain XML, live or inactive. ``agent`` is None without a channel, else its state."""
+    """One domain XML, live or inactive. ``agent`` is None without a channel, else its state.
+
+    ``number`` is what libvirt gives to each start of a VM, '' while it is off.
+    """
 
     name: str
     uuid: str
@@ -90,6 +93,7 @@ class Definition:
     disks: tuple[Disk, ...]
     agent: str | None = None
     nvram: str = ""
+    number: str = ""
 
     @property
     def named(self) -> frozenset[str]:
@@ -142,6 +146,7 @@ def domain_from_element(root: ET.Element) -> Definition:
         disks=tuple(_disk(node) for node in _devices(root, "disk")),
         agent=_agent(root),
         nvram=root.findtext("os/nvram", ""),
+        number=root.get("id", ""),
     )
 
 
@@ -222,8 +227,14 @@ def _move_source(disk: ET.Element, sources: Mapping[str, tuple[str, str]]) -> No
     old = source.get(_PATH_ATTRIBUTE.get(kind, ""), "") if source is not None else ""
     if source is None or not old or old not in sources:
         return
-    path, image_format = sources[old]
-    source.attrib.pop(_PATH_ATTRIBUTE[kind])
+    _move_to(disk, *sources[old])
+
+
+def _move_to(disk: ET.Element, path: str, image_format: str) -> None:
+    source = disk.find("source")
+    if source is None:
+        source = ET.SubElement(disk, "source")
+    source.attrib.pop(_PATH_ATTRIBUTE.get(disk.get("type", ""), ""), None)
     new = local_source(path)
     disk.set("type", new.kind)
     source.set(_PATH_ATTRIBUTE[new.kind], path)
@@ -234,6 +245,19 @@ def _move_source(disk: ET.Element, sources: Mapping[str, tuple[str, str]]) -> No
         driver = ET.SubElement(disk, "driver", {"name": "qemu"})
     driver.set("type", image_format)
     _drop_record(disk)
+
+
+def place_disks(root: ET.Element, images: Mapping[str, tuple[str, str]]) -> None:
+    """Let the disks of a ``<domain>`` element, by target, stand on (image, format), whatever was.
+
+    No disk keeps a record of what is below it: it is out of date.
+    """
+    for disk in _devices(root, "disk"):
+        target = disk.find("target")
+        name = target.get("dev", "") if target is not None else ""
+        if name in images:
+            _move_to(disk, *images[name])
+        _drop_record(disk)
 
 
 def domain_with_sources(xml: str, sources: Mapping[str, tuple[str, str]]) -> str:

@@ -67,3 +67,7 @@ class RevertInternal:
     name: str
     images: tuple[str, ...]
     status: str
+
+    def mark(self, number: str) -> str:
+        """The note made in the journal before libvirt is told; ``number``: see Definition."""
+        return f"reverting to {self.name} from {number}"

@@ -87,7 +87,7 @@ def shown(vm: str, step: Step) -> dict[str, Any]:
 
 def _spec(data: Mapping[str, Any]) -> SnapshotSpec:
     disks = tuple(SnapshotDisk(**disk) for disk in data["disks"])
-    return SnapshotSpec(**{**data, "disks": disks})
+    return SnapshotSpec(**{**data, "disks": disks, "more": _frozen(data.get("more", ()))})
 
 
 def _frozen(value: Any) -> Any:
@@ -96,8 +96,12 @@ def _frozen(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is to be done to one VM, in order, and what to tell beside it."""
+    """What is to be done to one VM, in order, and what to tell beside it.
+
+    ``reverted`` names the snapshot that the VM is at once the steps of a recovery are done.
+    """
 
     vm: str
     steps: tuple[Step, ...] = ()
     notes: tuple[str, ...] = field(default=())
+    reverted: str = ""

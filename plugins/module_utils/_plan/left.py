@@ -22,8 +22,8 @@ class Left:
     """What a dead run left: its steps with whether each was done, and notes made on the way.
 
     ``existing`` are those of its files that exist; ``group_complete`` is False if it took a
-    snapshot of several VMs and not all of them have it; ``was_running`` tells how it found
-    the VM. ``proven`` is False if it froze the guest and died before it knew that the guest
+    snapshot of several VMs and not all of them have it; ``status`` is how it found the
+    VM. ``proven`` is False if it froze the guest and died before it knew that the guest
     had stayed frozen until its snapshot was taken.
     """
 
@@ -32,7 +32,7 @@ class Left:
     marks: frozenset[str]
     existing: frozenset[str]
     group_complete: bool
-    was_running: bool
+    status: str
     proven: bool = True
 
 
@@ -50,7 +50,7 @@ def left_by(
         marks=frozenset(journal.get("marks", ())),
         existing=existing,
         group_complete=group_complete,
-        was_running=journal.get("status") == "running",
+        status=journal.get("status", ""),
         proven=proven,
     )
 

@@ -20,6 +20,7 @@ from .absent import removal
 from .finish import close_up, finish_all
 from .left import Left, kept, was_unused
 from .merge import consequences, merge
+from .recover_revert import got_there, plan_finish, reverting, undo
 
 
 def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
@@ -32,6 +33,8 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     for step, done in zip(left.steps, left.done):
         if isinstance(step, CommitDisk) and not done:
             _check_pivot(step, left, vm)
+    if reverting(left):
+        return plan_finish(left, vm, finish=finish) if got_there(left, vm) else _stayed(left, vm)
     taken = [step for step in left.steps if isinstance(step, TakeSnapshot)]
     if not taken and finish:
         note = f"{vm.name}: finished what an interrupted run had begun"
@@ -46,6 +49,21 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     steps = (*_resume(left, vm), *undoing)
     note = f"{vm.name}: undid snapshot {taken[0].spec.name} of an interrupted run"
     return Plan(vm.name, steps, (note, *kept(left, vm)))
+
+
+def _stayed(left: Left, vm: VmState) -> Plan:
+    """Undo a run that was to go back to a snapshot and never left the present state."""
+    kept = [step for step in left.steps if isinstance(step, TakeSnapshot)]
+    back = [
+        _once_more(step, left, vm)
+        for taken in kept
+        if _on_it(taken, vm) or vm.snapshot(taken.spec.name) is None
+        for step in _undo(left, taken, vm)
+    ]
+    removed = {step.file for step in back if isinstance(step, RemoveFile)}
+    prepared = (s for s in undo(left, vm) if not (isinstance(s, RemoveFile) and s.file in removed))
+    note = f"{vm.name}: undid what an interrupted run had prepared; the VM has not gone back"
+    return Plan(vm.name, (*_resume(left, vm), *back, *prepared), (note,))
 
 
 def _check_readable(left: Left, vm: VmState) -> None:
@@ -91,8 +109,19 @@ def _complete(taken: TakeSnapshot, vm: VmState) -> bool:
     return all(disk is not None and disk.depth_of(file) is not None for disk, file in disks)
 
 
+def _on_it(taken: TakeSnapshot, vm: VmState) -> bool:
+    """Whether each disk is on the overlay of a snapshot, or on its point where that was merged."""
+    found = vm.snapshot(taken.spec.name)
+    overlays = found.overlays if found else {}
+    for target, file in overlays.items():
+        disk, point = vm.disk(target), found.image_before(target) if found else ""
+        if disk is None or (disk.depth_of(file) is None and disk.depth_of(point) != 0):
+            return False
+    return True
+
+
 def _resume(left: Left, vm: VmState) -> tuple[Step, ...]:
-    return (ResumeVm(),) if left.was_running and vm.status == "paused" else ()
+    return (ResumeVm(),) if left.status == "running" and vm.status == "paused" else ()
 
 
 def _undo(left: Left, taken: TakeSnapshot, vm: VmState) -> tuple[Step, ...]:
