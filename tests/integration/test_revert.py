@@ -134,7 +134,8 @@ def test_with_memory_the_guest_goes_on_from_there(vm: VM, modules, after: str) -
             return
         first = int(vm.read("/run/count"))
         wait_until(partial(counts_beyond, vm, first), 20, "the counter goes on")
-        assert abs(int(vm.read("/run/count")) - int(vm.read("/mnt/vda/count"))) <= 3
+        in_memory, on_disk = vm.run("cat /run/count /mnt/vda/count").split()
+        assert abs(int(in_memory) - int(on_disk)) <= 5
     assert vm.run("dmesg | grep -i 'ext4.*error' || true") == ""
 
 
