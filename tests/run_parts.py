@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from tools import lint, sanity
+from tools import lint, molecule, sanity
 from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 
 USAGE = """\
@@ -27,6 +27,7 @@ parts (without any: all of them but kills, in this order)
   unit         tests that need no hypervisor
   sanity       ansible-test sanity
   integration  tests on real guests, with a sample of the random kills
+  molecule     role and modules on a hypervisor in a VM, with KVM inside (as root)
   kills        all random kills, and nothing else
 
 options
@@ -62,6 +63,7 @@ PARTS = (
     Part("unit", pytest("unit", "tests/unit")),
     Part("sanity", sanity.run_sanity),
     Part("integration", pytest("integration", "tests/integration", "-m", "not kills_all")),
+    Part("molecule", molecule.run_molecule),
     Part(
         "kills",
         pytest("kills", "tests/integration", "-m", "kills_all", "--timeout=5400"),
