@@ -8,6 +8,7 @@ That the role installs packages is proved by ``bin/test molecule``: here it neve
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -20,6 +21,7 @@ from lab.modules import run_module
 from lab.playbooks import Controller, PlaybookRun
 from story import folder, world
 
+BLANK = Disk(size=1, content="blank")
 ROLE = str(Path(__file__).with_name("role_hypervisor.yml"))
 
 
@@ -28,8 +30,8 @@ def vms(make_vm: Callable[..., VM]) -> list[VM]:
     """One VM of each kind: with an agent, without a channel for one, and off."""
     return [
         make_vm("quiet"),
-        make_vm("mute", disks=[Disk(content="blank")], agent=False, paused=True, running=False),
-        make_vm("off", disks=0, running=False),
+        make_vm("mute", disks=[BLANK], agent=False, paused=True, running=False),
+        make_vm("off", disks=[BLANK], running=False),
     ]
 
 
@@ -55,7 +57,7 @@ def test_it_tells_what_is_there(lab_session: Lab, vms: list[VM]) -> None:
 
 def test_it_measures_where_the_images_lie(lab_session: Lab, vms: list[VM]) -> None:
     found = info(lab_session, directory=["/nowhere"])["directories"]
-    assert set(found) == {"/nowhere", str(folder(vms[0])), str(folder(vms[1]))}
+    assert set(found) == {"/nowhere", *(str(folder(vm)) for vm in vms)}
     assert found["/nowhere"]["trouble"] == "does not exist"
     here, space = found[str(folder(vms[0]))], os.statvfs(folder(vms[0]))
     assert here["trouble"] == "" and here["size"] == space.f_blocks * space.f_frsize
@@ -63,13 +65,15 @@ def test_it_measures_where_the_images_lie(lab_session: Lab, vms: list[VM]) -> No
 
 
 def play(lab: Lab, *options: str, **variables: object) -> PlaybookRun:
-    given = {"hypervisor_uri": lab.uri, "hypervisor_install": "false", **variables}
-    return Controller(lab).play(ROLE, given, *options)
+    """A run of the role that only checks, with a package that is always there."""
+    usual = {"hypervisor_install": False, "hypervisor_packages": ["libvirt-clients"]}
+    given = {"hypervisor_uri": lab.uri, **usual, **variables}
+    return Controller(lab).play(ROLE, {}, "--extra-vars", json.dumps(given), *options)
 
 
 def test_the_role_is_content_and_changes_nothing(lab_session: Lab, vms: list[VM]) -> None:
     before = [world(vm) for vm in vms]
-    run = play(lab_session, hypervisor_packages=["libvirt-clients"])
+    run = play(lab_session)
     assert (run.status, run.changed) == (0, 0), run.output
     assert "No guest agent is connected to mute:" in run.output
     assert [world(vm) for vm in vms] == before
@@ -89,21 +93,21 @@ def test_the_role_is_content_and_changes_nothing(lab_session: Lab, vms: list[VM]
 def test_the_role_refuses(
     lab_session: Lab, make_vm: Callable[..., VM], variables: dict, message: str
 ) -> None:
-    make_vm("mute", disks=[Disk(content="blank")], agent=False, paused=True, running=False)
-    run = play(lab_session, **{"hypervisor_packages": ["libvirt-clients"], **variables})
+    make_vm("mute", disks=[BLANK], agent=False, paused=True, running=False)
+    run = play(lab_session, **variables)
     assert run.status == 2, run.output
     assert message in " ".join(run.output.split())
 
 
 def test_check_mode_says_what_would_be_installed(lab_session: Lab) -> None:
-    wanted = {"hypervisor_packages": ["no-such-package"], "hypervisor_install": "true"}
+    wanted = {"hypervisor_packages": ["no-such-package"], "hypervisor_install": True}
     run = play(lab_session, "--check", **wanted)
     assert (run.status, run.changed) == (0, 1), run.output
     assert "no-such-package would be installed first" in run.output
 
 
 def test_a_phase_runs_alone(lab_session: Lab) -> None:
-    run = play(lab_session, "--tags=hypervisor_check", hypervisor_packages=["libvirt-clients"])
+    run = play(lab_session, "--tags=hypervisor_check")
     assert run.status == 0, run.output
     actions = {task.get("action") for task in run.tasks}
     assert "vmkeep.libvirt.hypervisor_info" in actions and "ansible.builtin.apt" not in actions
