@@ -4,8 +4,8 @@
 """Which QEMU runs the hypervisor, and on what: KVM, or a processor with SVM that is emulated.
 
 Under emulation it has to be QEMU 10 or newer: with 7.2 the kernel of Debian 13 panics where there
-are two processors. An older machine takes it from a root of Debian 13, and starts it by the loader
-of that root, with the libraries and files of that root.
+are two processors. An older machine takes it from the root that the image of Debian 13 is made of,
+and starts it by the loader of that root, with the libraries and files of that root.
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import re
 from lab import accel
 from lab.image import guest_image
 from lab.programs import HostPrograms
-from tools.debian_root import Recipe, debian_root
+from tools.debian_root import debian_root
+
+from nested.image import hypervisor_root
 
 OLDEST = 10
-PACKAGES = ("qemu-system-x86",)
 LIBRARIES = "usr/lib/x86_64-linux-gnu"
 FIRMWARE = ("usr/share/qemu", "usr/share/seabios", "usr/lib/ipxe/qemu")
 
@@ -57,7 +58,7 @@ def emulator(accelerator: str) -> Emulator:
     version = re.search(r"version (\d+)", programs.run(path, "--version"))
     if accelerator == "kvm" or (version and int(version[1]) >= OLDEST):
         return Emulator(path, (path,), {})
-    root = debian_root(Recipe("trixie", PACKAGES))
+    root = debian_root(hypervisor_root("trixie"))
     libraries = f"{root}/{LIBRARIES}"
     loader = ("qemu-system-x86_64", "--library-path", libraries)
     firmware = (word for folder in FIRMWARE for word in ("-L", f"{root}/{folder}"))

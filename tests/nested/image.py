@@ -11,11 +11,10 @@ from __future__ import annotations
 import dataclasses
 import shutil
 import subprocess
-import tempfile
 from pathlib import Path
 
 from tools.common import CACHE
-from tools.debian_root import Recipe, build_root
+from tools.debian_root import Recipe, debian_root, kept
 
 IMAGES = CACHE / "nested" / "images"
 SIZE = "8G"
@@ -67,25 +66,22 @@ class HypervisorImage:
     host_key: Path
 
 
+def hypervisor_root(suite: str) -> Recipe:
+    """What a hypervisor of a Debian release is made of."""
+    return Recipe(suite, PACKAGES, HOOKS, Path(__file__).with_name("root"))
+
+
 def hypervisor_image(suite: str) -> HypervisorImage:
     """The hypervisor of a Debian release, built by the first call (as root, in two minutes)."""
-    recipe = Recipe(suite, PACKAGES, HOOKS, Path(__file__).with_name("root"))
-    folder = IMAGES / recipe.name
-    image = HypervisorImage(*(folder / name for name in ("disk", "kernel", "initrd", "host_key")))
-    if not folder.exists():
-        IMAGES.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".new-", dir=IMAGES) as draft:
-            _build(recipe, Path(draft))
-            Path(draft, "image").rename(folder)
-    return image
+    recipe = hypervisor_root(suite)
+    folder = kept(IMAGES / recipe.name, lambda target: _build(debian_root(recipe), target))
+    return HypervisorImage(*(folder / name for name in ("disk", "kernel", "initrd", "host_key")))
 
 
-def _build(recipe: Recipe, draft: Path) -> None:
-    root, target = draft / "root", draft / "image"
-    build_root(recipe, root)
+def _build(root: Path, target: Path) -> None:
     target.mkdir()
     for name, pattern in (("kernel", "vmlinuz-*"), ("initrd", "initrd.img-*")):
-        next(root.glob(f"boot/{pattern}")).rename(target / name)
+        shutil.copy(next(root.glob(f"boot/{pattern}")), target / name)
     shutil.copy(root / "etc/ssh/ssh_host_ed25519_key.pub", target / "host_key")
     make_ext4(target / "disk", root, SIZE)
 

@@ -16,8 +16,8 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from tools.common import CACHE
@@ -29,8 +29,8 @@ SETTINGS = ("http", "https", "Retries", "Check-Valid-Until", "Check-Date")
 LEAVE_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
 # What it mounts is seen by nobody else, and what it starts ends with it, even if it is killed.
 ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
-# What has its final name is complete.
 DRAFT = ".new-"
+WEEK = 7 * 24 * 3600
 
 
 class RootError(Exception):
@@ -66,23 +66,31 @@ class Recipe:
 
 def debian_root(recipe: Recipe) -> Path:
     """The directory of a root in the cache, built by the first call. Nobody writes to it."""
-    root = ROOTS / recipe.name
-    with _one_at_a_time():
-        if not root.exists():
-            with tempfile.TemporaryDirectory(prefix=DRAFT, dir=ROOTS) as draft:
-                build_root(recipe, Path(draft, "root"))
-                Path(draft, "root").rename(root)
-    return root
+    return kept(ROOTS / recipe.name, lambda target: build_root(recipe, target))
 
 
-@contextmanager
-def _one_at_a_time() -> Iterator[None]:
-    ROOTS.mkdir(parents=True, exist_ok=True)
-    with (ROOTS / "lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        for left in ROOTS.glob(f"{DRAFT}*"):  # of a run that was killed
-            shutil.rmtree(left)
-        yield
+def kept(path: Path, build: Callable[[Path], None]) -> Path:
+    """A directory of the cache that the first call lets ``build`` make, whole or not at all.
+
+    Its neighbours that nobody has asked for in a week make room for it.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with (path.parent / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not path.exists():
+            _make_room(path.parent)
+            with tempfile.TemporaryDirectory(prefix=DRAFT, dir=path.parent) as draft:
+                build(Path(draft, path.name))
+                Path(draft, path.name).rename(path)
+        os.utime(path)
+    return path
+
+
+def _make_room(folder: Path) -> None:
+    limit = time.time() - WEEK
+    for found in filter(Path.is_dir, folder.iterdir()):
+        if found.name.startswith(DRAFT) or found.stat().st_mtime < limit:
+            shutil.rmtree(found)
 
 
 def build_root(recipe: Recipe, target: Path) -> None:
@@ -97,6 +105,7 @@ def build_root(recipe: Recipe, target: Path) -> None:
         text=True,
         errors="replace",
         check=False,
+        umask=0o022,  # whatever ours is: a root has users of its own
     )
     if done.returncode:
         raise RootError(f"mmdebstrap ended with {done.returncode}:\n{done.stdout[-4000:]}")
@@ -104,6 +113,7 @@ def build_root(recipe: Recipe, target: Path) -> None:
         (target / name).unlink(missing_ok=True)  # a link would lead out of the root
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         (target / name).write_bytes(path.read_bytes())
+        (target / name).chmod(0o644)
 
 
 def _command(recipe: Recipe, target: Path) -> list[str]:
