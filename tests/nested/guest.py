@@ -4,7 +4,7 @@
 """Run a shell command in a guest, by virsh and its agent: guest.py VM COMMAND [SECONDS].
 
 Prints what the command prints and ends with its status. Runs in the hypervisor. It waits for the
-agent, too: SECONDS (default 60) is the time for everything.
+agent, too: SECONDS (default 300) is the time for everything.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def ask(vm: str, command: str, **arguments: Any) -> Any:
     return json.loads(done.stdout)["return"] if done.returncode == 0 else None
 
 
-def main(vm: str, command: str, seconds: str = "60") -> int:
+def main(vm: str, command: str, seconds: str = "300") -> int:
     limit = time.monotonic() + float(seconds)
     words = {"path": "sh", "arg": ["-c", command], "capture-output": True}
     while (started := ask(vm, "guest-exec", **words)) is None:
