@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from tools import lint, sanity, trixie
+from tools import lint, molecule, sanity, trixie
 from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 
 USAGE = """\
@@ -28,7 +28,8 @@ parts (without any: all of them but kills, in this order)
   unit                tests that need no hypervisor
   sanity              ansible-test sanity
   integration         tests on real guests, with a sample of the random kills
-  integration-trixie  the same on Debian 13, in a root folder of its own (see bin/trixie)
+  molecule            role and modules on a hypervisor in a VM, with KVM inside (as root)
+  integration-trixie  the tests on real guests, on Debian 13 in a root folder (see bin/trixie)
   kills               all random kills, and nothing else
 
 options
@@ -64,6 +65,7 @@ PARTS = (
     Part("unit", pytest("unit", "tests/unit")),
     Part("sanity", sanity.run_sanity),
     Part("integration", pytest("integration", "tests/integration", "-m", "not kills_all")),
+    Part("molecule", molecule.run_molecule),
     Part("integration-trixie", trixie.run_integration),
     Part(
         "kills",

@@ -117,11 +117,12 @@ class FileFact:
 
 @dataclass(frozen=True)
 class DirectoryFact:
-    """A directory that is to receive files. ``trouble`` is '' when it can."""
+    """A directory that is to receive files, in bytes. ``trouble`` is '' when it can."""
 
     path: str
     free: int = 0
     trouble: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True)
