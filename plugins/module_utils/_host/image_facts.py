@@ -22,6 +22,7 @@ from .files import directory_fact
 from .image_observe import ImageHost, image_key
 from .image_users import path_identity, standing_files
 from .journal import read_journal
+from .program import missing
 
 
 def image_facts(
@@ -51,6 +52,7 @@ def image_facts(
         claims=_claims(host, real, images, bases_of),
         blocked={path: why for path in written if (why := _blocked(path))},
         directories={path: directory_fact(path) for path in directories},
+        missing=missing("qemu-img"),
         notes=tuple(
             f"VMs defined in {shown(place)} are not looked at: this user may not read it"
             for place in unreadable()

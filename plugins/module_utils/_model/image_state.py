@@ -83,7 +83,7 @@ class ImageFacts:
     ``users`` are the processes that keep an image from being written, ``writers`` those that
     may write to it, as text and only where there are any. ``claims`` are journals of dead runs
     that have begun to write into an image on behalf of another. ``blocked`` says why a file
-    cannot be written.
+    cannot be written, ``missing`` names programs that are not installed.
     """
 
     identities: Mapping[str, Identity] = field(default_factory=dict)
@@ -93,4 +93,5 @@ class ImageFacts:
     claims: Mapping[str, str] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)
     directories: Mapping[str, DirectoryFact] = field(default_factory=dict)
+    missing: str = ""
     notes: tuple[str, ...] = ()

@@ -154,13 +154,6 @@ def _check_applicable(state: ImageState, image: Image, snapshot: InternalSnapsho
             wanted="an image without any, since QEMU goes back to no snapshot with them",
             todo="remove them (qemu-img bitmap --remove), then the next backup is a full one",
         )
-    if image.compat == "0.10" and snapshot.disk_size != image.virtual_size:
-        raise Unsupported(
-            f"snapshot {shown(snapshot.name)} of {shown(state.path)} has {snapshot.disk_size}"
-            f" bytes, the image {image.virtual_size}, and the image is of version 2",
-            wanted="an image of version 3, which can change its size with snapshots in it",
-            todo="convert it: qemu-img amend -o compat=1.1",
-        )
 
 
 def _check_number(image: Image, steps: Iterable[ImageStep]) -> None:

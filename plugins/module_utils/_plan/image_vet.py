@@ -22,6 +22,7 @@ from .._model.image_step import (
     ImageStep,
     NewOverlay,
     Rebase,
+    RemoveDraft,
     RemoveOverlay,
     Repair,
 )
@@ -86,6 +87,12 @@ def vet(plan: ImagePlan, state: ImageState, facts: ImageFacts) -> ImagePlan:
     to what a new overlay will stand on.
     """
     wanted = needs(plan, state)
+    if facts.missing and not all(isinstance(step, RemoveDraft) for step in plan.steps):
+        raise Unsupported(
+            f"{facts.missing} cannot be found",
+            wanted=f"to change {shown(state.path)} with it",
+            todo="install qemu-utils (or qemu-img) and util-linux",
+        )
     for path in (*wanted.written, *wanted.removed):
         _check_free(path, facts)
     for path in wanted.stood_on:
