@@ -1,7 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""qcow2_snapshot and qcow2_overlay on images of real guests: running ones, and some that are off."""
+"""qcow2_snapshot and qcow2_overlay on images of real guests: running ones, and some off."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ def test_a_lock_that_is_held_while_a_file_is_removed(images: Images, tmp_path: P
     script.parent.mkdir()
     script.write_text(
         "#!/bin/sh\n"
-        f'[ "$1" = compare ] && qemu-io -f qcow2 -c "write -P 9 0 64k" {overlay} 2>{tmp_path}/said\n'
+        f'[ "$1" = compare ] && qemu-io -c "write -P 9 0 64k" {overlay} 2>{tmp_path}/said\n'
         'exec /usr/bin/qemu-img "$@"\n'
     )
     script.chmod(0o755)
@@ -240,7 +240,9 @@ def test_snapshots_that_libvirt_has_recorded(images: Images, make_vm: MakeVm) ->
     assert "snapshot outer of VM recorded" in message
 
 
-def test_definitions_that_may_not_be_read(images: Images, make_vm: MakeVm, lab_session: Lab) -> None:
+def test_definitions_that_may_not_be_read(
+    images: Images, make_vm: MakeVm, lab_session: Lab
+) -> None:
     """Said, since a VM that is off may be overlooked."""
     if os.geteuid() == 0:
         pytest.skip("SKIPPED LOUDLY: root may read everything")

@@ -159,7 +159,7 @@ def test_what_stands_there_is_never_written_over(images: Images, base: Path) -> 
         assert words in images.refused("qcow2_overlay", path, base=base)
 
 
-def test_bases_that_are_refused(images: Images, base: Path, tmp_path: Path) -> None:
+def test_bases_that_are_refused(images: Images, tmp_path: Path) -> None:
     folder = tmp_path / "samples"
     folder.mkdir()
     os.mkfifo(folder / "fifo")
@@ -429,7 +429,7 @@ def other_base(tmp_path: Path) -> Path:
     return make(tmp_path / "other.qcow2")
 
 
-def test_an_overlay_that_was_made_smaller(images: Images, base: Path, overlay: Path) -> None:
+def test_an_overlay_that_was_made_smaller(images: Images, overlay: Path) -> None:
     qemu_img("resize", "-q", "--shrink", overlay, "8M")
     assert "what follows would come back" in images.refused(
         "qcow2_overlay", overlay, state="committed"
@@ -506,7 +506,7 @@ def test_a_bitmap_that_counts_for_nothing_goes(images: Images, base: Path, overl
 def test_nothing_is_removed_before_it_is_proved(
     images: Images, base: Path, overlay: Path, tmp_path: Path
 ) -> None:
-    """A qemu-img that says it has committed and has not: the overlay stays, and so does the word."""
+    """A qemu-img that says that it has committed and has not: the overlay stays."""
     script = tmp_path / "bin" / "qemu-img"
     script.parent.mkdir()
     script.write_text('#!/bin/sh\n[ "$1" = commit ] && exit 0\nexec /usr/bin/qemu-img "$@"\n')
@@ -556,7 +556,9 @@ def test_removals_that_are_refused(images: Images, base: Path, overlay: Path) ->
 
 
 @needs_root
-def test_places_that_nobody_can_write_to(images: Images, base: Path, overlay: Path, tmp_path_factory):
+def test_places_that_nobody_can_write_to(
+    images: Images, base: Path, overlay: Path, tmp_path_factory
+):
     place = str(base.parent)
     images.state_dir = tmp_path_factory.mktemp("state")
     subprocess.run(["mount", "--bind", place, place], check=True)

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from image_story import MIB, Images, content, needs_root, qemu_img, sound, tags, write
 from images import corpus
+from images.storage import StorageDaemon
 
 NAME = "before-upgrade"
 
@@ -50,7 +51,13 @@ def test_taken_gone_back_to_and_deleted(images: Images, image: Path) -> None:
 
 @pytest.mark.parametrize(
     "command",
-    ["write -P 9 0 512", "write -z 0 64k", "discard 0 64k", "write -P 9 15M 64k", "write -P 1 0 64k"],
+    [
+        "write -P 9 0 512",
+        "write -z 0 64k",
+        "discard 0 64k",
+        "write -P 9 15M 64k",
+        "write -P 1 0 64k",
+    ],
 )
 def test_going_back_is_no_change_only_while_nothing_was_written(
     images: Images, image: Path, command: str
@@ -205,7 +212,9 @@ def test_a_snapshot_that_is_not_there(images: Images, image: Path) -> None:
     message = images.refused("qcow2_snapshot", image, name="never", state="applied")
     assert "no snapshot with the name 'never'" in message and "it has none" in message
     corpus.with_snapshot("other")(image)
-    assert "id '1' 'other'" in images.refused("qcow2_snapshot", image, name="never", state="applied")
+    assert "id '1' 'other'" in images.refused(
+        "qcow2_snapshot", image, name="never", state="applied"
+    )
     assert not images.run("qcow2_snapshot", image, name="never", state="absent")["changed"]
 
 
@@ -257,9 +266,7 @@ def test_the_size_of_that_time_comes_back(images: Images, image: Path, size: str
 
 
 def test_a_snapshot_with_memory(images: Images, image: Path) -> None:
-    """As a running VM takes it: what is behind the disk belongs to its memory, not to its content."""
-    from images.storage import StorageDaemon
-
+    """As a running VM takes it: what is behind the disk is memory, and no part of its content."""
     with StorageDaemon(image) as daemon:
         daemon.do("blockdev-snapshot-internal-sync", device="disk", name="live")
     assert not images.run("qcow2_snapshot", image, name="live", state="applied")["changed"]
@@ -359,7 +366,9 @@ def test_kinds_of_files(images: Images, image: Path, tmp_path: Path) -> None:
     assert tags(image) == {"1": NAME}
 
 
-@pytest.mark.parametrize("name", ["-f raw", "a,b=c", "json:{}", "ünï\ncode", "nbd:host:1", "file.size=1"])
+@pytest.mark.parametrize(
+    "name", ["-f raw", "a,b=c", "json:{}", "ünï\ncode", "nbd:host:1", "file.size=1"]
+)
 def test_paths_with_odd_names(images: Images, tmp_path: Path, name: str) -> None:
     plain = tmp_path / "plain"
     qemu_img("create", "-q", "-f", "qcow2", plain, "8M")
@@ -419,7 +428,7 @@ def test_a_full_file_system(images: Images, image: Path, tmp_path: Path) -> None
         ballast.unlink()
         script.write_text(
             "#!/bin/sh\n[ $1 = snapshot ] && cat /dev/zero"
-            f" > {ballast} 2>/dev/null\nexec /usr/bin/qemu-img \"$@\"\n"
+            f' > {ballast} 2>/dev/null\nexec /usr/bin/qemu-img "$@"\n'
         )
         script.chmod(0o755)
         path_with_script = {"PATH": f"{place}:{os.environ['PATH']}"}

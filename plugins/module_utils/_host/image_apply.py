@@ -31,6 +31,7 @@ from .._model.image_step import (
     Repair,
 )
 from .._model.problem import Conflict, Damaged, Problem
+from .._model.qcow2_content import flagged_entries
 from .._model.reference import shown
 from . import qemu_img
 from .image_file import read_image
@@ -118,9 +119,27 @@ def _delete_tag(step: DeleteTag, work: ImageWork) -> None:
 
 @_do.register
 def _apply_tag(step: ApplyTag, work: ImageWork) -> None:
+    path = work.state.real
     work.begin()
-    work.heard(qemu_img.snapshot_apply(work.state.real, step.id, timeout=work.host.timeout))
-    _sync(work.state.real)
+    _unflag(path, step.id)
+    work.heard(qemu_img.snapshot_apply(path, step.id, timeout=work.host.timeout))
+    _sync(path)
+
+
+def _unflag(path: str, tag: str) -> None:
+    """Let a qemu-img that is killed leave a snapshot that nobody can damage (flagged_entries)."""
+    with unwritten(path):
+        descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+        try:
+            length = os.lseek(descriptor, 0, os.SEEK_END)
+            entries = flagged_entries(
+                lambda offset, size: os.pread(descriptor, size, offset), length, tag
+            )
+            for offset, byte in entries:
+                os.pwrite(descriptor, byte, offset)
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 @_do.register

@@ -68,16 +68,18 @@ def draft_path(real: str) -> str:
 def observe_tags(host: ImageHost, path: str, compared: Compared) -> ImageState:
     """One image with its snapshots, and marks of the contents that are to be compared.
 
-    What it stands on is not opened. Raises Problem where the image cannot be read.
+    What it stands on is opened only where a dead run may have been at a commit. Raises Problem
+    where the image cannot be read.
     """
-    real = real_path(path)
-    with ImageOpener(_roots(host, path)) as opener:
+    real, roots = real_path(path), _roots(host, path)
+    with ImageOpener(roots) as opener:
         image = read(opener, Wish(path))
         ids = compared(image) if image.format == "qcow2" else ()
         found = _marks(opener, image, ids) if ids else {}
     journal, drafts = _left_behind(host, real)
+    chain, trouble = walk_chain(path, roots=roots) if journal else ((image,), None)
     return ImageState(
-        path, real, _kind(path), (image,), marks=found, journal=journal, drafts=drafts
+        path, real, _kind(path), chain, trouble, marks=found, journal=journal, drafts=drafts
     )
 
 

@@ -96,8 +96,12 @@ def rebase_unsafe(path: str, backing: str, backing_format: str) -> tuple[str, ..
 def rebase(
     path: str, backing: str, backing_format: str, *, timeout: float = LONG
 ) -> tuple[str, ...]:
-    """Put an overlay on another backing file and keep its content: what differs is copied."""
-    place = ["-f", "qcow2", "-F", backing_format, "-b", _absolute(backing)]
+    """Put an overlay on another backing file and keep its content: what differs is copied.
+
+    By writing through, what was copied is in the image before the header names the other file;
+    else a qemu-img that is killed at its end leaves the new name without the data.
+    """
+    place = ["-t", "writethrough", "-f", "qcow2", "-F", backing_format, "-b", _absolute(backing)]
     return _change("rebase", "-q", *place, "--", _absolute(path), timeout=timeout)
 
 

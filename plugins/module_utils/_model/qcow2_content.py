@@ -42,6 +42,22 @@ def marks(read: Read, length: int, ids: Container[str]) -> dict[str, bytes]:
     return found
 
 
+def flagged_entries(read: Read, length: int, tag: str) -> list[tuple[int, bytes]]:
+    """(offset, new first byte) of each L1 entry of a snapshot that says "in use once".
+
+    That is only looked at in the L1 table of the present content, and may be wrong elsewhere. But
+    qemu-img copies these entries into that table when it goes back, some moments before it corrects
+    them: who is killed in between leaves an image in which writing would change the snapshot, too.
+    """
+    header = parse_header(read(0, FIXED))
+    found = []
+    for snapshot, (offset, size, _owner) in snapshot_entries(read, header, length, []):
+        if snapshot.id == tag:
+            firsts = enumerate(read(offset, size)[::8])
+            found += [(offset + 8 * n, bytes([b & 0x7F])) for n, b in firsts if b & 0x80]
+    return found
+
+
 def _mark(read: Read, header: Header, offset: int, entries: int, disk_size: int) -> bytes:
     """The disk's size and the L1 entries for it; what lies behind them is saved memory."""
     bits = header.cluster_bits

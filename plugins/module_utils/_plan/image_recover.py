@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What has to follow a run on an image that died or failed in the middle.
 
-qemu-img never leaves an image that lacks something: it counts a cluster before it uses it, and
-gives it up after the last use is gone. So what a dead qemu-img leaves in an image are clusters
-that are counted and not used, which are given back. Beyond that,
+A qemu-img that is killed leaves an image that lacks nothing: it counts a cluster before it uses
+it, and gives it up after the last use is gone. (Two exceptions are seen to where it is started,
+see flagged_entries and rebase.) So there are clusters that are counted and not used, which are
+given back. Beyond that,
 
 * a snapshot that was being taken or deleted is there or not, and whoever comes next decides;
 * going back to a snapshot, once begun, is finished: the content is neither one nor the other;
@@ -106,6 +107,8 @@ def _committed(state: ImageState, step: CommitOverlay) -> Iterable[ImageStep]:
     if not state.kind:
         raise _cannot(state, f"{shown(state.path)} is gone, with what only it held")
     below = state.chain[1] if len(state.chain) > 1 else None
+    if below is None and state.trouble:
+        raise _cannot(state, f"{shown(step.base)} cannot be read: {state.trouble.found}")
     if below is None or step.base not in (below.filename, below.file.real):
         raise _cannot(state, f"{shown(state.path)} no longer stands on {shown(step.base)}")
     return [Repair(step.base), step] if step.base_format == "qcow2" else [step]
