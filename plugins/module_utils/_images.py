@@ -8,14 +8,13 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
 from ._host import qemu_img
 from ._host.image_file import Wish, read, walk
-from ._host.image_opener import ImageOpener
+from ._host.image_opener import ImageOpener, own_directories
 from ._model.image import Image
 from ._model.image_result import to_result
 from ._model.problem import Problem
@@ -42,18 +41,10 @@ class _Openers:
         self._known: dict[tuple[str, ...], ImageOpener] = {}
 
     def opener(self, path: str) -> ImageOpener:
-        roots = _own_directories(path) if self._roots is None else self._roots
+        roots = own_directories(path) if self._roots is None else self._roots
         if roots not in self._known:
             self._known[roots] = self._stack.enter_context(ImageOpener(roots))
         return self._known[roots]
-
-
-def _own_directories(path: str) -> tuple[str, ...]:
-    """Where an image lies: as written, and where a symbolic link leads."""
-    directory = os.path.dirname(path)
-    if os.path.islink(path):
-        return (directory, os.path.dirname(os.path.realpath(path)))
-    return (directory,)
 
 
 def _entry(openers: _Openers, path: str, params: Mapping[str, Any]) -> dict[str, Any]:

@@ -11,18 +11,21 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Callable, NoReturn
+from typing import TYPE_CHECKING, Any, Callable, NoReturn, Union
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ._model.problem import Problem
 
 if TYPE_CHECKING:
+    from ._image_operation import ImageOperation
     from ._operation import Operation
 
+    AnyOperation = Union[Operation, ImageOperation]
 
-def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], Operation]) -> NoReturn:
-    """Carry out the operation of the task on the VMs of the option ``vm`` and leave the module."""
+
+def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], AnyOperation]) -> NoReturn:
+    """Carry out the operation of the task on all its VMs or images and leave the module."""
     try:
         operation = build(module.params)
         answer = operation.carry_out(module.params, module._name, check=module.check_mode)

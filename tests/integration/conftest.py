@@ -5,18 +5,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from image_story import Images
 from kill_fixtures import killer, stage
 from lab import Lab
 from lab.fixtures import lab_session, make_vm, vm
 from story import Modules
 
-__all__ = ["killer", "lab_session", "make_vm", "modules", "stage", "vm"]
+__all__ = ["images", "killer", "lab_session", "make_vm", "modules", "stage", "vm"]
 
 
 @pytest.fixture
 def modules(lab_session: Lab, tmp_path: Path) -> Modules:
     """The modules against the lab of this run."""
     return Modules(lab_session, tmp_path / "state")
+
+
+@pytest.fixture
+def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+    """The modules for images, on a host without libvirt."""
+    images = Images(tmp_path_factory.mktemp("images"))
+    yield images
+    images.close()

@@ -192,6 +192,7 @@ def wrap_system() -> None:
     wrap(os, "open", open_label, effect=True)
     wrap(os, "unlink", lambda path, **_options: f"unlink {vm_of(path)}", effect=True)
     wrap(os, "replace", lambda _old, new: f"replace {vm_of(new)}", effect=True)
+    wrap(os, "link", lambda _old, new, **_options: f"link {short(new)}", effect=True)
     wrap(subprocess.Popen, "__init__", process_label, effect=True)
 
 
@@ -199,11 +200,10 @@ def wrap_collection() -> None:
     """The steps and stages of our own code: names for what lies between the effects."""
     from importlib import import_module
 
-    host = {
-        name: import_module(f"{FLOW}._host.{name}")
-        for name in ("apply", "blockjob", "freeze", "journal", "qemu_img", "snapshots")
-    }
+    names = ["apply", "blockjob", "freeze", "image_apply", "journal", "qemu_img", "snapshots"]
+    host = {name: import_module(f"{FLOW}._host.{name}") for name in names}
     wrap(host["apply"], "do", step_label)
+    wrap(host["image_apply"], "_do", step_label)
     wrap(host["apply"], "take", take_label)
     wrap(import_module(f"{FLOW}._flow.group"), "take", take_label)
     wrap(host["snapshots"], "_create", lambda taking, *_rest: f"snapshot of {taking.vm.name}")

@@ -7,7 +7,8 @@ Started as a program by `kill_trials.Quick`, never imported. A fresh interpreter
 short run on importing Ansible; hundreds of kills are checked with three runs each.
 
 Each line of standard input is a JSON object, ``name`` of the module and ``arguments`` as Ansible
-sends them; each gets a line with what the module printed, as a JSON string.
+sends them, and ``environment`` to add to ours, if anything; each gets a line with what the module
+printed, as a JSON string.
 """
 
 from __future__ import annotations
@@ -31,13 +32,14 @@ def run(name: str, arguments: dict) -> None:
     runpy.run_module(f"{MODULES}.{name}", run_name="__main__", alter_sys=True)
 
 
-def answer(name: str, arguments: dict) -> str:
+def answer(name: str, arguments: dict, environment: dict) -> str:
     """What the module prints when it is run in a child."""
     ours, theirs = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(ours)
         os.dup2(theirs, 1)
+        os.environ.update(environment)
         try:
             run(name, arguments)
         except SystemExit:
@@ -55,11 +57,14 @@ def answer(name: str, arguments: dict) -> str:
 def main() -> None:
     # Everything that a module needs, before the first fork; no thread and no connection yet.
     import ansible_collections.vmkeep.libvirt.plugins.module_utils._flow.all_vms
+    import ansible_collections.vmkeep.libvirt.plugins.module_utils._image_operation
     import ansible_collections.vmkeep.libvirt.plugins.module_utils._operation  # noqa: F401
 
     for line in sys.stdin:
         request = json.loads(line)
-        print(json.dumps(answer(request["name"], request["arguments"])), flush=True)
+        environment = request.get("environment", {})
+        printed = answer(request["name"], request["arguments"], environment)
+        print(json.dumps(printed), flush=True)
 
 
 if __name__ == "__main__":

@@ -9,48 +9,24 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import os
-import stat
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .._model.domain import Definition, Disk, parse_domain
-from .._model.image import identity_of
-from .._model.problem import Problem
-from .._model.state import DirectoryFact, FileFact, ImageUse, Job, VmState
+from .._model.domain import Definition, parse_domain
+from .._model.image import Identity
+from .._model.state import ImageUse, Job, VmState
 from .connection import call
-from .image_file import read_chain, read_image
+from .files import directory_fact, file_fact
+from .image_users import definition_chains, path_identity, standing_files
 from .libvirt_dep import libvirt
 from .observe import Host, read_snapshots
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
 
+__all__ = ["block_jobs", "directory_fact", "file_fact", "image_uses", "memory_used"]
+
 _JOB_KINDS = {1: "pull", 2: "copy", 3: "commit", 4: "active-commit", 5: "backup"}
-_MOST_FILES = 10_000
-
-
-def file_fact(path: str) -> FileFact:
-    """What stands at a path, symbolic links not followed."""
-    try:
-        status = os.lstat(path)
-    except (FileNotFoundError, NotADirectoryError):
-        return FileFact(path, "")
-    kinds = {stat.S_IFREG: "file", stat.S_IFDIR: "directory", stat.S_IFLNK: "symbolic link"}
-    kind = kinds.get(stat.S_IFMT(status.st_mode), "other")
-    return FileFact(path, kind, status.st_size, identity_of(status))
-
-
-def directory_fact(path: str) -> DirectoryFact:
-    """Whether new files can be made in a directory, and how many bytes are free there."""
-    if not os.path.isdir(path):
-        missing = "does not exist" if not os.path.lexists(path) else "is not a directory"
-        return DirectoryFact(path, trouble=missing)
-    space = os.statvfs(path)
-    trouble = "" if os.access(path, os.W_OK | os.X_OK) else "is not writable"
-    if space.f_flag & os.ST_RDONLY:
-        trouble = "is on a read-only file system"
-    size, free = (blocks * space.f_frsize for blocks in (space.f_blocks, space.f_bavail))
-    return DirectoryFact(path, free, trouble, size)
 
 
 def block_jobs(dom: Domain, vm: VmState, targets: Iterable[str]) -> tuple[Job, ...]:
@@ -85,20 +61,16 @@ def image_uses(
     at most 10,000 of them in each; not those of the VM itself, and not those to be ``removed``
     (merged images stand on each other, and may be in no chain any more).
     """
-    wanted = {_identity(path): path for path in images if os.path.exists(path)}
+    wanted = {path_identity(path): path for path in images if os.path.exists(path)}
     if not wanted:
         return ()
-    own = {_identity(file) for disk in vm.disks for file in disk.files}
-    own.update(_identity(path) for path in removed if os.path.exists(path))
+    own = {path_identity(file) for disk in vm.disks for file in disk.files}
+    own.update(path_identity(path) for path in removed if os.path.exists(path))
     found = [*_vm_uses(host, vm, wanted), *_file_uses(host, wanted, own)]
     return tuple(dict.fromkeys(found))
 
 
-def _identity(path: str) -> tuple[int, int]:
-    return identity_of(os.stat(path))
-
-
-def _vm_uses(host: Host, vm: VmState, wanted: dict[tuple[int, int], str]) -> Iterator[ImageUse]:
+def _vm_uses(host: Host, vm: VmState, wanted: dict[Identity, str]) -> Iterator[ImageUse]:
     for dom in call("listing the VMs", host.conn.listAllDomains, 0):
         if dom.UUIDString() == vm.uuid:
             continue
@@ -118,43 +90,23 @@ def _vm_uses(host: Host, vm: VmState, wanted: dict[tuple[int, int], str]) -> Ite
 def _definition_uses(
     definition: Definition,
     user: str,
-    wanted: dict[tuple[int, int], str],
+    wanted: dict[Identity, str],
     *,
     writes_top: bool = True,
 ) -> Iterator[ImageUse]:
-    for disk in definition.disks:
-        if not disk.source or not disk.source.local:
-            continue
-        for path in _chain_files(disk):
-            image = wanted.get(_identity(path))
+    for disk, files in definition_chains(definition):
+        for path in files:
+            image = wanted.get(path_identity(path))
             if image:
                 writes = writes_top and path == disk.path and disk.writable
                 yield ImageUse(image, f"disk {disk.target} of {user}", writes)
 
 
-def _chain_files(disk: Disk) -> tuple[str, ...]:
-    """What a disk stands on; of a chain that cannot be read, what the definition records."""
-    try:
-        return tuple(image.filename for image in read_chain(disk.path, format=disk.format))
-    except Problem:
-        return tuple(path for path in (disk.path, *disk.recorded) if os.path.exists(path))
-
-
-def _file_uses(
-    host: Host, wanted: dict[tuple[int, int], str], own: set[tuple[int, int]]
-) -> Iterator[ImageUse]:
+def _file_uses(host: Host, wanted: dict[Identity, str], own: set[Identity]) -> Iterator[ImageUse]:
     directories = {os.path.dirname(os.path.realpath(path)) for path in wanted.values()}
-    for directory in sorted(directories | set(_pool_directories(host))):
-        for path in _regular_files(directory):
-            try:
-                identity = _identity(path)
-                image = read_image(path, snapshots=False) if identity not in own else None
-                base = image.full_backing_filename if image else None
-                used = wanted.get(_identity(base)) if base and os.path.exists(base) else None
-            except (Problem, OSError):
-                continue
-            if used:
-                yield ImageUse(used, f"image {path}")
+    for file in standing_files(directories.union(_pool_directories(host)), own):
+        if file.base in wanted:
+            yield ImageUse(wanted[file.base], f"image {file.path}")
 
 
 def _pool_directories(host: Host) -> Iterator[str]:
@@ -168,15 +120,3 @@ def _pool_directories(host: Host) -> Iterator[str]:
         path = description.partition("<path>")[2].partition("</path>")[0]
         if os.path.isdir(path):
             yield os.path.realpath(path)
-
-
-def _regular_files(directory: str) -> Iterator[str]:
-    try:
-        with os.scandir(directory) as entries:
-            for count, entry in enumerate(entries):
-                if count >= _MOST_FILES:
-                    return
-                if entry.is_file(follow_symlinks=False):
-                    yield entry.path
-    except OSError:
-        return

@@ -45,6 +45,14 @@ def place_prefixes(roots: Sequence[str]) -> tuple[str, ...]:
     return tuple(sorted(place.rstrip("/") + "/" for place in places))
 
 
+def own_directories(path: str) -> tuple[str, ...]:
+    """Where an image lies: as written, and where a symbolic link leads."""
+    directory = os.path.dirname(path)
+    if os.path.islink(path):
+        return (directory, os.path.dirname(os.path.realpath(path)))
+    return (directory,)
+
+
 class _Folder(NamedTuple):
     """An open directory; ``allowed`` if all that lies in it is in an allowed place."""
 

@@ -23,12 +23,17 @@ _GUARD_SECONDS = 15.0
 
 
 @contextlib.contextmanager
-def locked(state_dir: str, uuid: str, vm: str, holder: str, timeout: float) -> Iterator[None]:
-    """Hold the VM's lock; Busy after ``timeout`` seconds, naming the holder."""
+def locked(
+    state_dir: str, uuid: str, vm: str, holder: str, timeout: float, *, kind: str = "VM"
+) -> Iterator[None]:
+    """Hold the VM's lock; Busy after ``timeout`` seconds, naming the holder.
+
+    Another ``kind`` of thing has a lock of its own in the same way, by a key and a name.
+    """
     path = os.path.join(state_directory(state_dir, "lock"), f"{uuid}.lock")
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        _acquire(descriptor, vm, time.monotonic() + timeout)
+        _acquire(descriptor, f"{kind} {vm}", time.monotonic() + timeout)
         note = {"pid": os.getpid(), "run": holder, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(note).encode(), 0)
@@ -51,7 +56,7 @@ def guard_lock(state_dir: str, uuid: str, vm: str) -> Iterator[int]:
         if not _flock(descriptor, time.monotonic() + _GUARD_SECONDS):
             raise Busy(
                 f"the guard of an earlier run still tries to thaw VM {vm}"
-                f" ({_named(_lockers(descriptor))})",
+                f" ({named(_lockers(descriptor))})",
                 wanted="to freeze it",
                 todo="look at its guest agent, or use 'quiesce: never'",
             )
@@ -60,10 +65,10 @@ def guard_lock(state_dir: str, uuid: str, vm: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, vm: str, deadline: float) -> None:
+def _acquire(descriptor: int, what: str, deadline: float) -> None:
     if not _flock(descriptor, deadline):
         raise Busy(
-            f"VM {vm} is held by another run: {_holder(descriptor)}",
+            f"{what} is held by another run: {_holder(descriptor)}",
             wanted="to work on it alone",
             todo="let that run end, or raise 'lock_timeout'",
         )
@@ -89,7 +94,7 @@ def _holder(descriptor: int) -> str:
             return f"{note['run']}, process {note['pid']}, since {note['since']}"
     except (ValueError, KeyError, TypeError):
         pass  # nothing is noted yet, or what a dead run left is being written over
-    return _named(pids) if pids else "a process that has just begun"
+    return named(pids) if pids else "a process that has just begun"
 
 
 def _lockers(descriptor: int) -> tuple[int, ...]:
@@ -107,7 +112,8 @@ def _lockers(descriptor: int) -> tuple[int, ...]:
     return tuple(int(entry[4]) for entry in held if int(entry[4]) > 0)
 
 
-def _named(pids: Sequence[int]) -> str:
+def named(pids: Sequence[int]) -> str:
+    """``process 42 (python3)`` for each."""
     names = []
     for pid in pids:
         try:

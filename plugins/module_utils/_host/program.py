@@ -15,6 +15,7 @@ from __future__ import annotations
 import os
 import selectors
 import shlex
+import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -54,6 +55,12 @@ class Answer:
         """The error for an exit status that was not expected."""
         ended = f"was killed by signal {-self.rc}" if self.rc < 0 else f"ended with {self.rc}"
         return Problem(f"'{self.command}' {ended}: {self.stderr.strip() or 'it said nothing'}")
+
+
+def missing(program: str) -> str:
+    """What is not installed of a program and what starts it, '' if all is there."""
+    needed = (_WITH_US[0], "prlimit", program)
+    return ", ".join(name for name in needed if shutil.which(name) is None)
 
 
 def run(command: Sequence[str], *, limits: Limits, timeout: float) -> Answer:

@@ -93,6 +93,46 @@ def rebase_unsafe(path: str, backing: str, backing_format: str) -> tuple[str, ..
     return _change("rebase", "-q", *place, "--", _absolute(path))
 
 
+def rebase(
+    path: str, backing: str, backing_format: str, *, timeout: float = LONG
+) -> tuple[str, ...]:
+    """Put an overlay on another backing file and keep its content: what differs is copied.
+
+    By writing through, what was copied is in the image before the header names the other file;
+    else a qemu-img that is killed at its end leaves the new name without the data.
+    """
+    place = ["-t", "writethrough", "-f", "qcow2", "-F", backing_format, "-b", _absolute(backing)]
+    return _change("rebase", "-q", *place, "--", _absolute(path), timeout=timeout)
+
+
+def same_content(
+    path: str, format: str, other: str, other_format: str, *, timeout: float = LONG
+) -> bool:
+    """Whether two images of one size, with all that they stand on, have the same content."""
+    compared = ["-q", "-f", format, "-F", other_format, "--", _absolute(path), _absolute(other)]
+    answer = run(["qemu-img", "compare", *compared], limits=Limits(), timeout=timeout)
+    if answer.rc not in (0, 1):
+        raise answer.problem()
+    return answer.rc == 0
+
+
+def repair(path: str, *, everything: bool = False, timeout: float = LONG) -> str:
+    """Give back clusters of a qcow2 image that are counted and not used.
+
+    With ``everything`` the counts are made anew. Returns what a check finds after that: clean,
+    leaks or corrupt.
+    """
+    how = ["-r", "all" if everything else "leaks"]
+    answer = run(
+        ["qemu-img", "check", "-q", *how, "--", _node(path, "qcow2")],
+        limits=Limits(),
+        timeout=timeout,
+    )
+    if answer.rc not in _FOUND:
+        raise answer.problem()
+    return _FOUND[answer.rc]
+
+
 def bitmap_add(
     path: str, name: str, granularity: int | None = None, *, disabled: bool = False
 ) -> tuple[str, ...]:
@@ -109,9 +149,23 @@ def bitmap_merge(path: str, name: str, source: str, source_name: str) -> tuple[s
     )
 
 
-def snapshot_delete(path: str, name: str) -> tuple[str, ...]:
+def snapshot_create(path: str, name: str, *, timeout: float = LONG) -> tuple[str, ...]:
+    """Take an internal snapshot; a name that is there already is used a second time."""
+    return _snapshot("-c", name, path, timeout)
+
+
+def snapshot_delete(path: str, name: str, *, timeout: float = LONG) -> tuple[str, ...]:
     """Delete an internal snapshot; of several with this name, the one that QEMU finds first."""
-    return _change("snapshot", "-q", "-d", name, "--", _node(path, "qcow2"), timeout=LONG)
+    return _snapshot("-d", name, path, timeout)
+
+
+def snapshot_apply(path: str, id: str, *, timeout: float = LONG) -> tuple[str, ...]:
+    """Go back to an internal snapshot. QEMU looks for an id first, and then for a name."""
+    return _snapshot("-a", id, path, timeout)
+
+
+def _snapshot(how: str, which: str, path: str, timeout: float) -> tuple[str, ...]:
+    return _change("snapshot", "-q", how, which, "--", _node(path, "qcow2"), timeout=timeout)
 
 
 def _change(*arguments: str, timeout: float = QUICK) -> tuple[str, ...]:

@@ -21,6 +21,8 @@ from .reference import full_name
 
 # read(offset, length) returns that many bytes, fewer only at the end of the file.
 Read = Callable[[int, int], bytes]
+# What two paths to one image have in common, see identity_of.
+Identity = tuple[int, int]
 
 INCOMPATIBLE_DIRTY = 1 << 0
 INCOMPATIBLE_CORRUPT = 1 << 1
@@ -32,7 +34,7 @@ AUTOCLEAR_BITMAPS = 1 << 0
 AUTOCLEAR_DATA_FILE_RAW = 1 << 1
 
 
-def identity_of(facts: os.stat_result) -> tuple[int, int]:
+def identity_of(facts: os.stat_result) -> Identity:
     """What to compare paths by: two paths with the same identity are one image.
 
     Files: (st_dev, st_ino). Block devices: (st_rdev, 0), since one device has many nodes and no
@@ -54,7 +56,7 @@ class File(NamedTuple):
     real: str
     length: int
     allocated: int
-    identity: tuple[int, int]
+    identity: Identity
 
 
 def damaged(found: str, wanted: str = "") -> Damaged:
@@ -225,7 +227,7 @@ class Image(NamedTuple):
         return self.file.allocated
 
     @property
-    def identity(self) -> tuple[int, int]:
+    def identity(self) -> Identity:
         return self.file.identity
 
     @property

@@ -60,6 +60,15 @@ def snapshot_list(
     read: Read, header: Header, length: int, regions: list[Region]
 ) -> tuple[InternalSnapshot, ...]:
     """The entries of the snapshot table; what it and its L1 tables take is added to ``regions``."""
+    entries = snapshot_entries(read, header, length, regions)
+    regions.extend(l1_table for snapshot, l1_table in entries if l1_table[1])
+    return tuple(snapshot for snapshot, l1_table in entries)
+
+
+def snapshot_entries(
+    read: Read, header: Header, length: int, regions: list[Region]
+) -> tuple[tuple[InternalSnapshot, Region], ...]:
+    """Each snapshot with its L1 table; what the list of them takes is added to ``regions``."""
     count, start = header.snapshot_count, header.snapshot_offset
     _check_count(count, "internal snapshots")
     most = count * (_SNAPSHOT.size + MAX_SNAPSHOT_EXTRA + 2 * MAX_NAME + 8)
@@ -67,10 +76,7 @@ def snapshot_list(
     found, position, end = [], 0, 0
     for number in range(count):
         end = position + _snapshot_size(data, position, number)
-        snapshot, l1_table = _snapshot(data, position, header)
-        found.append(snapshot)
-        if l1_table[1]:
-            regions.append(l1_table)
+        found.append(_snapshot(data, position, header))
         position = end + 7 & ~7
     # QEMU does not pad the last entry, with which the file may end.
     regions.append((start, end, "snapshot table"))

@@ -1,0 +1,140 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""VMs as libvirt keeps them in files: what they need of images, also while they are off.
+
+Whether a VM runs with an image is shown by QEMU's locks (see image_lock). These files tell of
+those that are off, without the libvirt binding or a daemon, which need not be there. Never changes
+anything.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import xml.etree.ElementTree as ET
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from typing import NamedTuple
+
+from .._model.domain import Definition, parse_domain
+from .._model.image_state import Standing
+from .._model.snapshot import Snapshot, parse_snapshot
+from .image_users import definition_chains, path_identity
+
+
+class _Place(NamedTuple):
+    """Where one libvirt keeps definitions, its storage pools, and what it knows beside them."""
+
+    definitions: str
+    pools: str
+    state: str
+
+
+def _places() -> tuple[_Place, ...]:
+    """The system's libvirt, and that of the user's own session."""
+    home = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    session = os.path.join(home, "libvirt")
+    return (
+        _Place("/etc/libvirt/qemu", "/etc/libvirt/storage", "/var/lib/libvirt/qemu"),
+        _Place(f"{session}/qemu", f"{session}/storage", f"{session}/qemu"),
+    )
+
+
+def defined_users() -> Iterator[Standing]:
+    """What all defined VMs and their external snapshots need, disk by disk."""
+    for place in _places():
+        for path in _xml_files(place.definitions):
+            definition = _definition(path, *_version(path))
+            if definition:
+                yield from _vm_users(definition, place.state)
+
+
+def pool_directories() -> Iterator[str]:
+    """Where directory pools keep their volumes."""
+    for place in _places():
+        for path in _xml_files(place.pools):
+            target = _text(path).partition("<path>")[2].partition("</path>")[0]
+            if os.path.isdir(target):
+                yield os.path.realpath(target)
+
+
+def unreadable() -> tuple[str, ...]:
+    """Where there are definitions that this user may not read."""
+    places = [place.definitions for place in _places()]
+    return tuple(path for path in places if os.path.isdir(path) and not os.access(path, os.R_OK))
+
+
+def _vm_users(vm: Definition, state: str) -> Iterator[Standing]:
+    files = _xml_files(f"{state}/snapshot/{vm.name}")
+    snapshots = [found for path in files if (found := _snapshot(path, *_version(path)))]
+    saved = os.path.exists(f"{state}/save/{vm.name}.save")
+    for disk, chain in definition_chains(vm):
+        own, *below = _identities(chain) or [None]
+        yield Standing(
+            f"disk {disk.target} of VM {vm.name}",
+            tuple(filter(None, below)),
+            own,
+            vm=True,
+            saved=saved,
+            tags=frozenset(_tags(snapshots, disk.target)),
+        )
+    for snapshot in snapshots:
+        if snapshot.before:
+            for disk, chain in definition_chains(snapshot.before):
+                if disk.target in snapshot.overlays:
+                    user = f"snapshot {snapshot.name} of VM {vm.name}"
+                    yield Standing(user, tuple(_identities(chain)))
+
+
+def _tags(snapshots: Iterable[Snapshot], target: str) -> Iterator[str]:
+    """The internal snapshots that libvirt has recorded for a disk."""
+    for snapshot in snapshots:
+        if any(disk.target == target and disk.mode == "internal" for disk in snapshot.disks):
+            yield snapshot.name
+
+
+def _identities(chain: Iterable[str]) -> list[tuple[int, int]]:
+    return [path_identity(path) for path in chain if os.path.exists(path)]
+
+
+def _xml_files(directory: str) -> list[str]:
+    try:
+        names = sorted(os.listdir(directory))
+    except OSError:
+        return []
+    return [f"{directory}/{name}" for name in names if name.endswith(".xml")]
+
+
+def _version(path: str) -> tuple[int, int]:
+    """What changes when a file does."""
+    try:
+        facts = os.stat(path)
+    except OSError:
+        return (0, 0)
+    return (facts.st_mtime_ns, facts.st_ino)
+
+
+@lru_cache(maxsize=4096)
+def _definition(path: str, *_version: int) -> Definition | None:
+    try:
+        return parse_domain(_text(path))
+    except (ET.ParseError, ValueError):
+        return None
+
+
+@lru_cache(maxsize=4096)
+def _snapshot(path: str, *_version: int) -> Snapshot | None:
+    try:
+        return parse_snapshot(_text(path), inactive=False)
+    except (ET.ParseError, ValueError):
+        return None
+
+
+def _text(path: str) -> str:
+    try:
+        with open(path, encoding="utf-8") as file:
+            return file.read()
+    except OSError:
+        return ""

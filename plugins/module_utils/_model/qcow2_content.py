@@ -1,0 +1,68 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether an image provably has the content of one of its internal snapshots.
+
+A snapshot has an L1 table of its own. Taking it or going back to it makes both tables name the
+same L2 tables, and QEMU copies an L2 table before it changes anything in it. So as long as both
+L1 tables say the same, nothing was written, discarded or zeroed in between. (The other way round
+proves nothing: what was written may be what was there before.)
+
+Follows QEMU's docs/interop/qcow2.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Container
+
+from .image import Header, Read
+from .qcow2_header import FIXED, parse_header
+from .qcow2_tables import snapshot_entries
+
+PRESENT = ""
+"""The id of the image's present content; no snapshot has an empty one."""
+# Says that an L2 table is in use once; that changes without the content.
+_COPIED = 1 << 63
+
+
+def marks(read: Read, length: int, ids: Container[str]) -> dict[str, bytes]:
+    """id -> a mark of its content, for the given snapshots and for PRESENT.
+
+    Equal marks are equal contents. ``length`` is that of the file. Raises Damaged, Unsupported.
+    """
+    header = parse_header(read(0, FIXED))
+    entries = snapshot_entries(read, header, length, []) if header.snapshot_count else ()
+    found = {PRESENT: _mark(read, header, header.l1_offset, header.l1_size, header.size)}
+    for snapshot, table in entries:
+        if snapshot.id in ids:
+            found[snapshot.id] = _mark(read, header, table[0], table[1] // 8, snapshot.disk_size)
+    return found
+
+
+def flagged_entries(read: Read, length: int, tag: str) -> list[tuple[int, bytes]]:
+    """(offset, new first byte) of each L1 entry of a snapshot that says "in use once".
+
+    That is only looked at in the L1 table of the present content, and may be wrong elsewhere. But
+    qemu-img copies these entries into that table when it goes back, some moments before it corrects
+    them: who is killed in between leaves an image in which writing would change the snapshot, too.
+    """
+    header = parse_header(read(0, FIXED))
+    found = []
+    for snapshot, (offset, size, _owner) in snapshot_entries(read, header, length, []):
+        if snapshot.id == tag:
+            firsts = enumerate(read(offset, size)[::8])
+            found += [(offset + 8 * n, bytes([b & 0x7F])) for n, b in firsts if b & 0x80]
+    return found
+
+
+def _mark(read: Read, header: Header, offset: int, entries: int, disk_size: int) -> bytes:
+    """The disk's size and the L1 entries for it; what lies behind them is saved memory."""
+    bits = header.cluster_bits
+    of_the_disk = -(-disk_size >> 2 * bits - (4 if header.extended_l2 else 3))
+    data = read(offset, min(entries, of_the_disk) * 8)
+    count = len(data) // 8
+    table = [entry & ~_COPIED for entry in struct.unpack_from(f">{count}Q", data)]
+    return struct.pack(f">{count + 1}Q", -(-disk_size // 512), *table).rstrip(b"\0")
