@@ -13,6 +13,13 @@ from typing import Any
 from lab import VM, Lab
 from lab.modules import ModuleRun, run_module, start_module
 
+# Counts in memory and on a disk; what is read of it is always a whole number.
+COUNTER = """while :; do
+    n=$((n + 1))
+    for file in /run/count /mnt/vda/count; do echo $n >$file.new; mv $file.new $file; done
+    sleep 0.05
+done"""
+
 
 class Modules:
     """The modules of the collection against one lab, with a state directory of their own."""

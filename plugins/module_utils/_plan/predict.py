@@ -209,6 +209,7 @@ def _with_snapshot(vm: VmState, step: TakeSnapshot) -> VmState:
         before=vm.live,
         named=vm.live.named,
         xml="",
+        kind=dict(spec.more).get("kind", ""),
     )
     for entry in spec.disks:
         if entry.file:
