@@ -16,18 +16,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from tools import lint, sanity
+from tools import lint, molecule, sanity, trixie
 from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 
 USAGE = """\
 usage: bin/test [PART...] [options of pytest]
 
 parts (without any: all of them but kills, in this order)
-  lint         ruff, mypy, yamllint, shellcheck, ansible-lint, changelog, docs, galaxy-importer
-  unit         tests that need no hypervisor
-  sanity       ansible-test sanity
-  integration  tests on real guests, with a sample of the random kills
-  kills        all random kills, and nothing else
+  lint                ruff, mypy, yamllint, shellcheck, ansible-lint, changelog, docs,
+                      galaxy-importer
+  unit                tests that need no hypervisor
+  sanity              ansible-test sanity
+  integration         tests on real guests, with a sample of the random kills
+  molecule            role and modules on a hypervisor in a VM, with KVM inside (as root)
+  integration-trixie  the tests on real guests, on Debian 13 in a root folder (see bin/trixie)
+  kills               all random kills, and nothing else
 
 options
   -x, --exitfirst   stop at the first failure, also between parts
@@ -62,6 +65,8 @@ PARTS = (
     Part("unit", pytest("unit", "tests/unit")),
     Part("sanity", sanity.run_sanity),
     Part("integration", pytest("integration", "tests/integration", "-m", "not kills_all")),
+    Part("molecule", molecule.run_molecule),
+    Part("integration-trixie", trixie.run_integration),
     Part(
         "kills",
         pytest("kills", "tests/integration", "-m", "kills_all", "--timeout=5400"),
@@ -109,10 +114,10 @@ def link_collection() -> None:
 
 def summary(done: list[tuple[Part, Tally, float]]) -> int:
     """Print a table and the closing line; return the exit status."""
-    print(f"\n{'part':<12} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
+    print(f"\n{'part':<18} {'passed':>7} {'failed':>7} {'skipped':>8} {'seconds':>8}")
     for part, tally, seconds in done:
         counts = f"{tally.passed:>7} {tally.failed:>7} {tally.skipped:>8}"
-        print(f"{part.name:<12} {counts} {seconds:>8.1f}")
+        print(f"{part.name:<18} {counts} {seconds:>8.1f}")
     total = sum((tally for _part, tally, _seconds in done), Tally())
     print(f"\n{total}", flush=True)
     return 1 if total.failed or not total.passed else 0

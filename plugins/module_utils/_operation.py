@@ -34,13 +34,15 @@ class Operation:
 
     ``result`` gets the VM before and after and the report of the run (empty in check mode).
     ``group`` makes all VMs change at one point in time, or none of them; ``read_only`` leaves
-    even the journals of dead runs alone.
+    even the journals of dead runs alone. ``proof`` is what is left to do after a run, where that
+    is not the plan itself: going back to a snapshot can be asked for again and again.
     """
 
     plan: PlanFor
     result: Callable[[VmState, VmState, dict[str, Any]], dict[str, Any]]
     group: bool = False
     read_only: bool = False
+    proof: PlanFor | None = None
 
     def carry_out(self, params: Mapping[str, Any], module: str, *, check: bool) -> Answer:
         """Do it to the VMs of the option ``vm``; with ``check`` only say what would be done.
@@ -124,16 +126,26 @@ def _outcomes(
     from ._flow.all_vms import act
 
     known = {**outcomes, **settled}
-    return act(host, doms, known, operation.plan, group=operation.group, check_mode=check_mode)
+    return act(
+        host,
+        doms,
+        known,
+        operation.plan,
+        proof=operation.proof,
+        group=operation.group,
+        check_mode=check_mode,
+    )
 
 
 def _settled(host: Host, doms: Mapping[str, Domain], operation: Operation) -> dict[str, Outcome]:
-    """The VMs that are as wanted. One after the other: threads would only wait for each other."""
+    """The VMs that are as wanted."""
     states = call_roll(host)
-    looked = {
-        name: nothing_to_do(host, dom, states.get(dom.UUIDString(), ""), operation.plan)
-        for name, dom in doms.items()
-    }
+
+    def look(dom: Domain) -> Outcome | None:
+        return nothing_to_do(host, dom, states.get(dom.UUIDString(), ""), operation.plan)
+
+    # One thread thinks while libvirt answers the other; more would wait for each other.
+    looked = each(doms, look, workers=2)
     return {name: outcome for name, outcome in looked.items() if outcome}
 
 

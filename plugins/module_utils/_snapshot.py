@@ -15,12 +15,18 @@ from ._flow.outcome import PlanFor
 from ._model.image_result import to_result as image_to_result
 from ._model.names import check_description, check_snapshot_name
 from ._model.problem import BadInput
-from ._model.snapshot import Snapshot, tree_text
+from ._model.snapshot import (
+    Snapshot,
+)
 from ._model.state import VmState
 from ._model.step import Plan
+from ._model.tree import (
+    tree_text,
+)
 from ._operation import Operation
 from ._plan.absent import AbsentWish, plan_absent
 from ._plan.agree import disagreements
+from ._plan.revert import RevertWish, plan_reverted, unreverted
 from ._plan.snapshot import SnapshotWish, plan_present
 
 
@@ -28,6 +34,8 @@ def snapshot_operation(params: Mapping[str, Any]) -> Operation:
     """What the module vm_snapshot is to do. Raises BadInput."""
     name = check_snapshot_name(params["name"])
     present = params["state"] == "present"
+    if params["state"] == "reverted":
+        return _reverted(name, params)
     return Operation(
         plan=_present(name, params) if present else _absent(name, params),
         result=lambda _before, after, report: _result(name, after, report),
@@ -36,15 +44,42 @@ def snapshot_operation(params: Mapping[str, Any]) -> Operation:
 
 
 def _present(name: str, params: Mapping[str, Any]) -> PlanFor:
-    _refuse(params, "state: present", ("subtree", "metadata_only"))
+    _refuse(params, "state: present", ("subtree", "metadata_only", "keep_current", "run_after"))
     wish = _wish(name, params)
     return lambda vm: plan_present(wish, vm)
 
 
 def _absent(name: str, params: Mapping[str, Any]) -> PlanFor:
-    _refuse(params, "state: absent", ("memory", "disks", "directory", "description"))
+    useless = ("memory", "disks", "directory", "description", "keep_current", "run_after")
+    _refuse(params, "state: absent", useless)
     wish = AbsentWish(name, params["subtree"], params["metadata_only"])
     return lambda vm: plan_absent(wish, vm)
+
+
+def _reverted(name: str, params: Mapping[str, Any]) -> Operation:
+    _refuse(params, "state: reverted", ("disks", "subtree", "metadata_only", "consistent_group"))
+    keep = params["keep_current"]
+    if not keep:
+        _refuse(params, "state: reverted without keep_current", ("memory", "description"))
+    if keep == name:
+        raise BadInput(
+            f"the present state is to be kept as snapshot {keep}, which is to be gone back to",
+            wanted="a new name in 'keep_current'",
+            todo="choose another name",
+        )
+    wish = RevertWish(
+        name,
+        keep=_wish(check_snapshot_name(keep), params) if keep else None,
+        run_after=params["run_after"] or "unchanged",
+        directory=_directory(params),
+    )
+
+    def result(_before: VmState, after: VmState, report: Mapping[str, Any]) -> dict[str, Any]:
+        return {**_result(name, after, report), "state": after.status}
+
+    return Operation(
+        lambda vm: plan_reverted(wish, vm), result, proof=lambda vm: unreverted(wish, vm)
+    )
 
 
 def _refuse(params: Mapping[str, Any], where: str, options: Sequence[str]) -> None:
@@ -65,11 +100,16 @@ def _wish(name: str, params: Mapping[str, Any]) -> SnapshotWish:
         memory=params["memory"],
         disks=tuple(dict.fromkeys(target for target, _file in entries)),
         files=tuple((target, file) for target, file in entries if file),
-        directory=(params["directory"] or "").rstrip("/") or ("/" if params["directory"] else ""),
+        directory=_directory(params),
         description=_described(params["description"]),
         quiesce=params["quiesce"],
         freeze_timeout=params["freeze_timeout"],
     )
+
+
+def _directory(params: Mapping[str, Any]) -> str:
+    asked = params["directory"] or ""
+    return asked.rstrip("/") or ("/" if asked else "")
 
 
 def _described(text: str | None) -> str | None:

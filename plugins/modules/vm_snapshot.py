@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vm_snapshot
-short_description: Take and remove snapshots of VMs
+short_description: Take snapshots of VMs, go back to them, and remove them
 version_added: 0.1.0
 author: vmkeep contributors (@vmkeep)
 description:
@@ -16,6 +16,7 @@ description:
     of one VM or of several at one point in time.
   - Removes them without losing what was written since, by merging each overlay into the image it
     stands on.
+  - Goes back to them as often as it is asked to. The snapshot itself stays as it is.
 extends_documentation_fragment:
   - vmkeep.libvirt.attributes
   - vmkeep.libvirt.attributes.libvirt_group
@@ -27,7 +28,12 @@ attributes:
   diff_mode:
     support: full
   idempotent:
-    support: full
+    support: partial
+    details:
+      - O(state=present) and O(state=absent) are.
+      - O(state=reverted) gives up what was written since, and nobody can see whether anything was. So
+        it acts whenever it is asked to. It changes nothing only where the VM is off, and is to be
+        off, and nothing was written since it was brought there.
 options:
   name:
     description:
@@ -40,8 +46,12 @@ options:
       - V(present) takes the snapshot. One of that name that exists is compared with the task, and
         the task fails if it differs.
       - V(absent) removes it. What was written since is kept.
+      - V(reverted) brings the VM back to it, to the newest, an older one or one beside. What was
+        written since is given up, unless O(keep_current) keeps it. The definition of the VM becomes
+        that of the snapshot, too. For an external snapshot the VM gets new overlays on the images
+        that the snapshot froze; an internal one is brought back by libvirt.
     type: str
-    choices: [present, absent]
+    choices: [present, absent, reverted]
     default: present
   mode:
     description:
@@ -82,6 +92,19 @@ options:
     description: Remove only libvirt's record of the snapshot. Images and memory files stay as they are.
     type: bool
     default: false
+  keep_current:
+    description:
+      - Before going back, keep the present state as a snapshot of this name, taken as O(quiesce),
+        O(memory), O(directory) and O(description) say. One can go back to it later.
+      - Without it the overlays that only the present state needs are removed.
+    type: str
+  run_after:
+    description:
+      - What the VM does after it was brought back.
+      - With V(unchanged), the default, a snapshot with memory goes on as it was at that point.
+        Without memory the VM is started again if it was running, and stays off if it was off.
+    type: str
+    choices: [unchanged, running, paused, shutoff]
   consistent_group:
     description: Take the snapshot of all VMs in O(vm) at one point in time, or of none of them.
     type: bool
@@ -110,6 +133,13 @@ EXAMPLES = r"""
     disks:
       - target: vdb
         file: /fast/db01-data.qcow2
+
+- name: Roll the upgrade back, and keep what it left for a closer look
+  vmkeep.libvirt.vm_snapshot:
+    vm: [db01, app01]
+    name: before-upgrade
+    state: reverted
+    keep_current: failed-upgrade
 
 - name: Remove it and keep what was written since
   vmkeep.libvirt.vm_snapshot:
@@ -154,6 +184,10 @@ vms:
       description: Milliseconds from asking the guest to freeze until it confirmed the thaw, 0 if it was not frozen.
       returned: when a snapshot was taken
       type: int
+    state:
+      description: What the VM does now, such as V(running) or V(shutoff).
+      returned: with O(state=reverted)
+      type: str
     msg:
       description: What went wrong with this VM.
       returned: when it failed
@@ -183,7 +217,11 @@ def main() -> None:
             **VM_OPTIONS,
             **QUIESCE_OPTIONS,
             "name": {"type": "str", "required": True},
-            "state": {"type": "str", "choices": ["present", "absent"], "default": "present"},
+            "state": {
+                "type": "str",
+                "choices": ["present", "absent", "reverted"],
+                "default": "present",
+            },
             "mode": {"type": "str", "choices": ["auto", "internal", "external"], "default": "auto"},
             "memory": {"type": "bool"},
             "disks": {"type": "list", "elements": "raw"},
@@ -191,6 +229,8 @@ def main() -> None:
             "description": {"type": "str"},
             "subtree": {"type": "bool", "default": False},
             "metadata_only": {"type": "bool", "default": False},
+            "keep_current": {"type": "str"},
+            "run_after": {"type": "str", "choices": ["unchanged", "running", "paused", "shutoff"]},
             "consistent_group": {"type": "bool", "default": False},
         },
         supports_check_mode=True,

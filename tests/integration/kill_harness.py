@@ -202,7 +202,7 @@ def wrap_collection() -> None:
 
     names = ["apply", "blockjob", "freeze", "image_apply", "journal", "qemu_img", "snapshots"]
     host = {name: import_module(f"{FLOW}._host.{name}") for name in names}
-    wrap(host["apply"], "_do", step_label)
+    wrap(host["apply"], "do", step_label)
     wrap(host["image_apply"], "_do", step_label)
     wrap(host["apply"], "take", take_label)
     wrap(import_module(f"{FLOW}._flow.group"), "take", take_label)

@@ -62,8 +62,13 @@ class Task:
     @property
     def freezes(self) -> bool:
         """Whether the agent may be asked to freeze a guest."""
-        taking = self.module == "vm_snapshot" and self.params.get("state") != "absent"
+        taking = self.module == "vm_snapshot" and "state" not in self.params
         return taking and not self.params.get("memory")
+
+    @property
+    def gives_up(self) -> bool:
+        """Whether what was written last is to be given up."""
+        return self.params.get("state") == "reverted"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -306,6 +311,8 @@ def trial(
     _finish(killer, task, found, again or killer.plain)
     compare()
     for vm in task.vms:
+        if task.gives_up:
+            before[vm.name].pop("", None)
         _kept(vm, before[vm.name])
     return found
 

@@ -105,7 +105,7 @@ def test_metadata_only_touches_no_image(vm, modules):
 
 
 def test_after_one_disk_was_committed_by_hand(vm, modules):
-    """libvirt 9.0 itself fails here: 'could not find base disk source in disk source chain'."""
+    """libvirt 9.0 and 11.3 themselves fail here: they do not find a parent's disk in the chain."""
     bases = sources(vm)
     take(modules, vm, "s1")
     command = ["virsh", "-c", modules.lab.uri, "blockcommit", "db01", "vda"]

@@ -82,9 +82,13 @@ class Controller:
         link_collection()
 
     def command(self, playbook: str, variables: dict[str, Any], *options: str) -> list[str]:
-        """The words to run a playbook of the collection by; variables as ``name=value``."""
+        """The words to run a playbook by, one of the collection or a file NAME.yml.
+
+        Variables are given as ``name=value``.
+        """
         extra = [word for name, value in variables.items() for word in ("-e", f"{name}={value}")]
-        return [str(PROGRAM), f"vmkeep.libvirt.{playbook}", *extra, *options]
+        name = playbook if playbook.endswith(".yml") else f"vmkeep.libvirt.{playbook}"
+        return [str(PROGRAM), name, *extra, *options]
 
     def play(
         self,
@@ -94,7 +98,7 @@ class Controller:
         log: Path | None = None,
         timeout: float = 300,
     ) -> PlaybookRun:
-        """Run a playbook of the collection to its end; ``log`` gets its output appended."""
+        """Run a playbook, as :meth:`command`, to its end; ``log`` gets its output appended."""
         log = log or self.folder / "playbooks.log"
         record = self.folder / "record"
         record.unlink(missing_ok=True)

@@ -3,8 +3,7 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """How the lab finds and starts programs.
 
-This is the one seam to replace when the hypervisor's programs live somewhere else, for
-example in the root of another distribution.
+This is the one seam to replace when the hypervisor's programs live somewhere else.
 """
 
 from __future__ import annotations

@@ -70,7 +70,7 @@ def options(module: str) -> set[str]:
 def unused(playbook: str) -> set[str]:
     """What the shared fragment has and this module has not, or what it has no use for."""
     if playbook == "snapshot":
-        return set()
+        return {"keep_current", "run_after"}  # of state: reverted
     quiesce = {"quiesce", "freeze_timeout"}
     return quiesce if playbook == "commit" else {*quiesce, "name", "timeout", "lock_timeout"}
 

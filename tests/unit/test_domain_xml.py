@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.domain import (
@@ -29,6 +30,18 @@ def domain(name: str) -> Definition:
 
 
 # --- reading ---
+
+
+@pytest.mark.parametrize("name", DOMAINS)
+def test_a_brief_look_sees_the_same_disks(name: str):
+    xml = recorded(f"domain/{name}.xml")
+    assert parse_domain(xml, brief=True) == replace(parse_domain(xml), agent=None)
+
+
+def test_a_brief_look_at_a_vm_without_disks():
+    metadata = "<metadata><own:x xmlns:own='urn:x'><own:disk/></own:x></metadata>"
+    xml = f"<domain id='1'><name>bare</name>{metadata}<devices><emulator/></devices></domain>"
+    assert parse_domain(xml, brief=True) == parse_domain(xml)
 
 
 def test_a_running_vm():

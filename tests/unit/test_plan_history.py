@@ -23,6 +23,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import 
     CreateOverlay,
     Plan,
     RemoveFile,
+    RevertInternal,
     Step,
     TakeSnapshot,
 )
@@ -35,11 +36,19 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import
     CommitWish,
     plan_commit,
 )
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.recover import (
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.left import (
     files_of,
     left_by,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.recover import (
     plan_recovery,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.revert import (
+    GIVEN_UP,
+    RevertWish,
+    plan_reverted,
+    unreverted,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot import (
     SnapshotWish,
@@ -83,7 +92,13 @@ commits = st.tuples(
     ),
 )
 spans = st.tuples(st.just("span"), st.sampled_from(TARGETS), st.integers(0, 4), st.integers(1, 3))
-wishes = st.one_of(takes("new"), removals, commits, spans)
+reverts = st.tuples(
+    st.just("revert"),
+    st.integers(0, 5),
+    st.booleans(),
+    st.sampled_from(["unchanged", "running", "paused", "shutoff"]),
+)
+wishes = st.one_of(takes("new"), removals, commits, spans, reverts)
 by_hand = st.one_of(
     st.just(("power",)),
     st.tuples(st.just("commit_by_hand"), st.sampled_from(TARGETS)),
@@ -116,18 +131,34 @@ def plan_of(event: Event, vm: VmState) -> PlanFor:
         wish = CommitWish((target,), files[min(top + length, len(files) - 1)], files[top])
         return lambda vm: plan_commit(wish, vm)
     names = sorted(found.name for found in vm.snapshots) or ["none"]
+    if event[0] == "revert":
+        _kind, number, keep, after = event
+        kept = SnapshotWish("kept", quiesce="never") if keep else None
+        back = RevertWish(names[number % len(names)], kept, after)
+        return lambda vm: plan_reverted(back, vm)
     wish = AbsentWish(names[event[1] % len(names)], event[2])
     return lambda vm: plan_absent(wish, vm)
 
 
-def planned(world: World, plan_for: PlanFor) -> Plan | None:
+def proof_of(event: Event, vm: VmState) -> PlanFor:
+    """What a module takes for work that is left; going back can be asked for again and again."""
+    if event[0] != "revert":
+        return plan_of(event, vm)
+    names = sorted(found.name for found in vm.snapshots) or ["none"]
+    back = RevertWish(names[event[1] % len(names)], None, event[3])
+    return lambda vm: unreverted(back, vm)
+
+
+def planned(world: World, plan_for: PlanFor, reverted: str = "") -> Plan | None:
     """The plan of a run, None where it is refused."""
-    vm = world.observe()
+    vm = replace(world.observe(), reverted=reverted)
     try:
         plan = plan_for(vm)
-        return settle(plan, vm, world.facts(needs(plan)))
+        plan = settle(plan, vm, world.facts(needs(plan, vm)))
     except Problem:
         return None
+    # What libvirt does to an internal snapshot is not in this world.
+    return None if of(RevertInternal, plan) else plan
 
 
 def carry_out(world: World, plan: Plan) -> None:
@@ -199,8 +230,9 @@ def test_a_plan_does_what_it_says_loses_nothing_and_leaves_nothing_to_do(history
 
     after, predicted = world.observe(), predict(vm, plan)
     assert compared(after) == compared(predicted)
-    assert plan_for(after).steps == ()
-    assert plan_for(predicted).steps == ()
+    left_of = proof_of(wish, vm)
+    assert left_of(after).steps == ()
+    assert left_of(predicted).steps == ()
     assert troubles(after) <= troubles(vm)
 
 
@@ -244,7 +276,7 @@ def recovery(world: World, journal: dict[str, Any]) -> Plan:
     vm = world.observe()
     existing = frozenset(path for path in files_of(journal) if world.exists(path))
     plan = plan_recovery(left_by(journal, existing, group_complete=True), vm)
-    return settle(plan, vm, world.facts(needs(plan)))
+    return settle(plan, vm, world.facts(needs(plan, vm)))
 
 
 def points(found: Snapshot) -> list[str]:
@@ -284,14 +316,15 @@ def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish,
     try:
         for moment in moments[1:]:
             die(world, recovery(world, journal).steps, journal, moment, own=False)
-        carry_out(world, recovery(world, journal))
+        last = recovery(world, journal)
+        carry_out(world, last)
     except Conflict as refused:
         # The overlay of a snapshot that was not completed cannot be merged back into an image that
         # something else stands on, such as what a commit by hand left: that is said, not done.
         assert "is also used by" in refused.found
         assert of(TakeSnapshot, plan)
         return
-    again = planned(world, plan_for)
+    again = planned(world, plan_for, last.reverted)
     carry_out(world, again)
 
     assert end(world) == end(whole)
@@ -322,5 +355,7 @@ def test_whatever_others_do_after_a_run_died_nothing_is_lost(history, wish, mome
     held.update(step.file for step in of(CreateOverlay, plan))
     held.difference_update(path for step in of(CommitDisk, found) for path in step.merged)
     for step in of(RemoveFile, found):
+        if step.why == GIVEN_UP:
+            continue
         assert step.file not in held or not world.only_copy(step.file)
     carry_out(world, found)

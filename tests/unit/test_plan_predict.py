@@ -62,7 +62,9 @@ def test_nothing_to_do_changes_nothing():
     state = stacked("s1")
     assert predict(state, Plan("db")) == state
     created = CreateOverlay("vda", "/vms/new", at("vda", "s1"), "qcow2", 1)
-    assert predict(state, Plan("db", (created,))) == state, "it is in no chain yet"
+    beside = predict(state, Plan("db", (created,)))
+    assert replace(beside, branches=()) == state, "it is in no chain yet"
+    assert [image.filename for image in beside.branches[0]] == ["/vms/new", *state.disks[0].files]
     assert predict(state, Plan("db", (ForgetSnapshot("unknown"),))) == state
 
 

@@ -31,12 +31,14 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import
     CommitWish,
     plan_commit,
 )
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.recover import (
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.left import (
     files_of,
     left_by,
-    plan_recovery,
     point_of,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.recover import (
+    plan_recovery,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot import (
     SnapshotWish,
@@ -90,7 +92,7 @@ def test_a_journal_that_an_older_version_wrote_has_no_marks():
     content = journal(TAKE)
     del content["marks"], content["status"]
     left = left_by(content, frozenset(), group_complete=True)
-    assert (left.marks, left.was_running, left.steps) == (frozenset(), False, TAKE.steps)
+    assert (left.marks, left.status, left.steps) == (frozenset(), "", TAKE.steps)
 
 
 # --- a snapshot that was begun ---

@@ -54,7 +54,7 @@ MERGED = stacked("s1", "s2")
 
 
 def settled(plan, state, *, ours=(), **found):
-    return settle(plan, state, facts(needs(plan), **found), ours)
+    return settle(plan, state, facts(needs(plan, state), **found), ours)
 
 
 def take(state=RUNNING, wish=TAKE, **found):
@@ -70,7 +70,7 @@ def commit(state=MERGED, wish=CommitWish(), **found):  # noqa: B008 - a value
 
 def test_what_a_snapshot_needs():
     state = vm(disk("vda"), disk("vdb", "/fast/b"), disk("sda", device="cdrom", readonly=True))
-    assert needs(plan_present(TAKE, state)) == Needs(
+    assert needs(plan_present(TAKE, state), state) == Needs(
         files=(at("vda", "s1"), "/fast/db.vdb.s1.qcow2"),
         directories=("/fast", FOLDER),
         targets=("vda", "vdb"),
@@ -79,7 +79,7 @@ def test_what_a_snapshot_needs():
 
 
 def test_memory_needs_no_agent_but_room_for_its_file():
-    found = needs(plan_present(replace(TAKE, memory=True, disks=("vda",)), RUNNING))
+    found = needs(plan_present(replace(TAKE, memory=True, disks=("vda",)), RUNNING), RUNNING)
     assert found.files == (at("vda", "s1"), memory_of("s1"))
     assert (found.directories, found.targets, found.agent) == ((FOLDER,), ("vda",), False)
 
@@ -87,7 +87,7 @@ def test_memory_needs_no_agent_but_room_for_its_file():
 def test_what_a_commit_needs():
     state = stacked("s1", "s2", memory="external")
     files = (*paths("vda", "s2 s1"), memory_of("s1"), memory_of("s2"))
-    assert needs(plan_commit(CommitWish(), state)) == Needs(
+    assert needs(plan_commit(CommitWish(), state), state) == Needs(
         files=files,
         directories=(FOLDER,),
         images=(at("vda", "base"), *files),
@@ -97,7 +97,7 @@ def test_what_a_commit_needs():
 
 
 def test_an_empty_plan_needs_nothing_and_is_not_held_against_anything():
-    assert needs(Plan("db")) == Needs()
+    assert needs(Plan("db"), RUNNING) == Needs()
     assert settle(Plan("db"), vm(), facts(Needs())) == Plan("db")
 
 
@@ -151,8 +151,8 @@ def test_room_is_counted_for_each_directory():
 def test_room_for_the_memory():
     wish = replace(TAKE, memory=True, quiesce="never")
     exact = {FOLDER: DirectoryFact(FOLDER, 2 * OVERLAY_ROOM + 700)}
-    assert needs(plan_present(wish, RUNNING)).memory
-    assert not needs(plan_present(TAKE, RUNNING)).memory
+    assert needs(plan_present(wish, RUNNING), RUNNING).memory
+    assert not needs(plan_present(TAKE, RUNNING), RUNNING).memory
     assert take(wish=wish, directories=exact, memory=700).steps
     with pytest.raises(Unsupported, match=f"{FOLDER} has {2 * OVERLAY_ROOM + 700} bytes free"):
         take(wish=wish, directories=exact, memory=701)

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import (
-    descendants,
     parse_snapshot,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.tree import (
+    descendants,
     tree_text,
 )
 from builders import snapshot

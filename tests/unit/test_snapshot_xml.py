@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import (
@@ -61,6 +62,13 @@ def test_kinds_of_snapshots(name, mode, memory, state, consistency, taken):
     assert found.consistency == consistency
     assert [disk.target for disk in found.taken] == taken.split()
     assert not found.current and parse_snapshot(xml_of(name), current=True).current
+
+
+@pytest.mark.parametrize("name", SNAPSHOTS)
+def test_a_brief_look_sees_the_same_disks(name):
+    full, brief = snapshot(name), parse_snapshot(xml_of(name), brief=True)
+    assert brief == replace(full, before=replace(full.before, agent=None), named=brief.named)
+    assert brief.named == full.before.named <= full.named
 
 
 def test_all_of_one_snapshot():

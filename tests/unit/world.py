@@ -20,6 +20,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.domain impor
     Disk,
     local_source,
 )
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.image import Image
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import (
     FILESYSTEM,
     Snapshot,
@@ -37,13 +38,17 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
     CommitDisk,
     CreateOverlay,
+    DefineAsOf,
     DeleteInternal,
     ForgetSnapshot,
     RemoveFile,
+    RestoreMemory,
     ResumeVm,
     RewriteSnapshot,
     SetSource,
+    StartVm,
     Step,
+    StopVm,
     TakeSnapshot,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.vet import Needs
@@ -113,6 +118,7 @@ class World:
         """What _host/observe.py would return."""
         named = [path for found in self.snapshots for path in (*found.overlays.values(),)]
         named += [found.memory_file for found in self.snapshots if found.memory_file]
+        named += [path for found in self.snapshots for path in found.points.values()]
         return VmState(
             NAME,
             UUID,
@@ -122,17 +128,28 @@ class World:
             tuple(self._disk_state(target) for target in self.live),
             tuple(self.snapshots),
             frozenset(path for path in named if not self.exists(path)),
+            branches=tuple(self._branches()),
         )
+
+    def _branches(self) -> Iterator[tuple[Image, ...]]:
+        chained = {path for disk in self.live.values() for path in self.chain(disk.path)}
+        points = [path for found in self.snapshots for path in found.points.values()]
+        for path in dict.fromkeys(points):
+            if path in self.files and path not in chained:
+                yield self._images(path)
+
+    def _images(self, path: str) -> tuple[Image, ...]:
+        return tuple(image(name, internal=self.files[name].inside) for name in self.chain(path))
 
     def _definition(self) -> Definition:
         return Definition(NAME, UUID, not self.off, tuple(self.live.values()), "connected")
 
     def _disk_state(self, target: str) -> DiskState:
         disk, twin = self.live[target], self.persistent.get(target)
-        files = self.chain(disk.path)
-        images = tuple(image(path, internal=self.files[path].inside) for path in files)
         persistent, recorded = (twin.path, twin.recorded) if twin else ("", ())
-        return DiskState(disk, images, persistent, recorded)
+        images = self._images(disk.path)
+        unwritten = self.off and len(images) > 1 and not self.files[disk.path].writes
+        return DiskState(disk, images, persistent, recorded, unwritten=unwritten)
 
     def facts(self, needed: Needs) -> Facts:
         """What _host/facts.py would return: here all images stand beside each other."""
@@ -226,10 +243,40 @@ class World:
             DeleteInternal: self._delete_internal,
             RemoveFile: self._remove,
             ResumeVm: self._resume,
+            StopVm: self._stop,
+            StartVm: self._start,
+            DefineAsOf: self._define_as_of,
+            RestoreMemory: self._restore,
         }[type(step)](step)
 
     def _resume(self, _step: ResumeVm) -> None:
         self.status = "running"
+
+    def _stop(self, _step: StopVm) -> None:
+        if not self.off:
+            self.power()
+
+    def _start(self, step: StartVm) -> None:
+        if not self.off:
+            raise Broken("it runs already")
+        self.power()
+        self.status = "paused" if step.paused else "running"
+
+    def _define_as_of(self, step: DefineAsOf) -> None:
+        if not self.off:
+            raise Broken("it is not off")
+        for target, path, _format in step.disks:
+            self.live[target] = self.persistent[target] = _disk(target, path)
+            self.written[target] = self.content(path)
+
+    def _restore(self, step: RestoreMemory) -> None:
+        """Memory goes on only on disks that are just as it left them."""
+        name = next(s.name for s in self.snapshots if s.memory_file == step.file)
+        for target, path, _format in step.disks:
+            point = self.points.get(name, {})
+            if target in point and self.content(path) != point[target]:
+                raise Broken(f"the memory of {name} meets another {target}")
+        self._start(StartVm(step.paused))
 
     def _create(self, step: CreateOverlay) -> None:
         if self.exists(step.file) or step.backing not in self.files:
@@ -330,6 +377,8 @@ class World:
 
     def _rewrite(self, step: RewriteSnapshot) -> None:
         self.snapshots = [_rewritten(found, step) for found in self.snapshots]
+        if step.current:
+            self.snapshots = [replace(s, current=s.name == step.name) for s in self.snapshots]
 
     def _delete_internal(self, step: DeleteInternal) -> None:
         active = {disk.path for disk in self.live.values()}
@@ -399,11 +448,15 @@ def _rewritten(found: Snapshot, step: RewriteSnapshot) -> Snapshot:
         return found
     sources = {old: (new, image_format) for old, new, image_format in step.sources}
     before = found.before.moved(sources)
+    files = dict(step.files)
     disks = tuple(
-        SnapshotDisk(disk.target, "no") if disk.target in step.without else disk
+        SnapshotDisk(disk.target, "no")
+        if disk.target in step.without
+        else replace(disk, file=files.get(disk.target, disk.file))
         for disk in found.disks
     )
-    return replace(found, disks=disks, before=before, named=before.named)
+    former = (*found.former, *(found.overlays[target] for target in files))
+    return replace(found, disks=disks, before=before, named=before.named, former=former)
 
 
 def halves(step: Step) -> Iterator[str]:

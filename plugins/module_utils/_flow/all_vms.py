@@ -27,13 +27,15 @@ def act(
     known: Mapping[str, Outcome],
     plan_for: PlanFor,
     *,
+    proof: PlanFor | None = None,
     group: bool,
     check_mode: bool,
 ) -> dict[str, Outcome]:
     """name -> outcome: what was done, or with ``check_mode`` would be.
 
     ``known`` are the outcomes of VMs that are as wanted, and of names that are no VM; they come
-    out as they are, but for a ``group``, which goes as a whole or not at all.
+    out as they are, but for a ``group``, which goes as a whole or not at all. ``proof`` is for
+    what can be asked for again and again: what is left to do after it was done.
     """
     rest = {name: dom for name, dom in doms.items() if name not in known}
     foreseen = each(rest, lambda dom: foresee(host, dom, plan_for))
@@ -48,5 +50,5 @@ def act(
     todo = {name: doms[name] for name in doms if outcomes[name].to_do}
     if check_mode or not todo:
         return outcomes
-    outcomes.update(each(todo, lambda dom: change_one(host, dom, plan_for)))
+    outcomes.update(each(todo, lambda dom: change_one(host, dom, plan_for, proof)))
     return outcomes

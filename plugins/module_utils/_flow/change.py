@@ -14,17 +14,18 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .._host.apply import Work, apply
+from .._host.apply import apply
 from .._host.connection import call, connect
 from .._host.freeze import Guard
 from .._host.journal import Journal, new_content
 from .._host.lock import guard_lock, locked
 from .._host.observe import Host, observe
+from .._host.work import Work
 from .._model.problem import Problem, Unreachable
 from .._model.state import Facts, VmState
 from .._model.step import CommitDisk, Plan, Step, TakeSnapshot
+from .._plan.left import files_of
 from .._plan.predict import predict
-from .._plan.recover import files_of
 from .._plan.vet import settle
 from .facts import gather, settled
 from .outcome import Outcome, PlanFor
@@ -44,7 +45,7 @@ def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
         return Outcome(problem=problem)
     try:
         recovery = recovery_plan(host, vm)
-        clean = replace(predict(vm, recovery), journal=None)
+        clean = replace(predict(vm, recovery), journal=None, reverted=recovery.reverted)
         plan = plan_for(clean)
         ours = files_of(vm.journal) if vm.journal else ()
         facts = _after_recovery(host, dom, vm, recovery, gather(host, dom, vm, plan))
@@ -73,8 +74,11 @@ def _after_recovery(host: Host, dom: Domain, vm: VmState, recovery: Plan, facts:
     return replace(facts, jobs=tuple(job for job in facts.jobs if job.target not in taken_up))
 
 
-def change_one(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
-    """Bring one VM to what its plan says, alone on it."""
+def change_one(host: Host, dom: Domain, plan_for: PlanFor, proof: PlanFor | None = None) -> Outcome:
+    """Bring one VM to what its plan says, alone on it.
+
+    ``proof`` says what is left to do afterwards, by default the plan itself.
+    """
     outcome = Outcome()
     uuid, name = dom.UUIDString(), dom.name()
     try:
@@ -86,7 +90,7 @@ def change_one(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
                 host, dom = _reconnected(host, uuid, lost)
                 outcome.notes += (f"{name}: libvirt was lost and found again: {lost.found}",)
                 _recover_then_apply(host, dom, plan_for, outcome)
-            outcome.after = converged(host, dom, plan_for)
+            outcome.after = converged(host, dom, proof or plan_for)
     except Problem as problem:
         outcome.problem = problem
     return outcome

@@ -26,7 +26,7 @@ def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:
     """The facts for a plan; nothing is looked up for an empty one."""
     if not plan.steps:
         return Facts({}, {})
-    wanted = needs(plan)
+    wanted = needs(plan, vm)
     return Facts(
         files={path: file_fact(path) for path in wanted.files},
         directories={path: directory_fact(path) for path in wanted.directories},

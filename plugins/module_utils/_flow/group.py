@@ -13,10 +13,11 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from .._host.apply import Work, apply, take
+from .._host.apply import apply, take
 from .._host.freeze import Guard
 from .._host.lock import locked
 from .._host.observe import Host, observe
+from .._host.work import Work
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan, Step, TakeSnapshot

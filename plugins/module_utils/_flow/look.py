@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Callable
+from typing import TYPE_CHECKING, Callable, TypeVar
 
 from .._host.observe import Host, glance, observe
 from .._model.problem import Problem
@@ -22,13 +22,16 @@ if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
 
 _WORKERS = 8
+T = TypeVar("T")
 
 
-def each(doms: Mapping[str, Domain], do: Callable[[Domain], Outcome]) -> dict[str, Outcome]:
+def each(
+    doms: Mapping[str, Domain], do: Callable[[Domain], T], workers: int = _WORKERS
+) -> dict[str, T]:
     """Independent VMs side by side."""
     if len(doms) < 2:
         return {name: do(dom) for name, dom in doms.items()}
-    with ThreadPoolExecutor(max_workers=min(_WORKERS, len(doms))) as pool:
+    with ThreadPoolExecutor(max_workers=min(workers, len(doms))) as pool:
         return dict(zip(doms, pool.map(do, doms.values())))
 
 

@@ -16,7 +16,7 @@ from .._model.state import VmState
 from .._model.step import Plan, Step
 
 if TYPE_CHECKING:
-    from .._host.apply import Work
+    from .._host.work import Work
 
 PlanFor = Callable[[VmState], Plan]
 """How a module decides: a pure function of what was observed."""

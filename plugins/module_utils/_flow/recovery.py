@@ -11,17 +11,20 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from .._host.apply import Work, apply
+from .._host.apply import apply
 from .._host.connection import call, wait_idle
 from .._host.freeze import freeze_status, thaw
 from .._host.journal import Journal, journal_path, read_journal
 from .._host.observe import Host, observe
+from .._host.work import Work
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan
-from .._plan.recover import files_of, left_by, plan_recovery, point_of
+from .._plan.left import files_of, left_by, point_of
+from .._plan.recover import plan_recovery
 from .facts import settled
 from .outcome import Outcome
 
@@ -101,7 +104,8 @@ def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
     except Problem as problem:
         outcome.notes += (f"{vm.name}: {problem.found}",)
         _close_up(host, dom, outcome)
-    return observe(host, dom)
+        return observe(host, dom)
+    return replace(observe(host, dom), reverted=plan.reverted)
 
 
 def _close_up(host: Host, dom: Domain, outcome: Outcome) -> None:

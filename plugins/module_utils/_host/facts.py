@@ -84,17 +84,22 @@ def _vm_uses(host: Host, vm: VmState, wanted: dict[Identity, str]) -> Iterator[I
         for snapshot in read_snapshots(dom):
             if snapshot.before:
                 user = f"snapshot {snapshot.name} of VM {name}"
-                yield from _definition_uses(snapshot.before, user, wanted)
+                yield from _definition_uses(snapshot.before, user, wanted, writes_top=False)
 
 
 def _definition_uses(
-    definition: Definition, user: str, wanted: dict[Identity, str]
+    definition: Definition,
+    user: str,
+    wanted: dict[Identity, str],
+    *,
+    writes_top: bool = True,
 ) -> Iterator[ImageUse]:
     for disk, files in definition_chains(definition):
         for path in files:
             image = wanted.get(path_identity(path))
             if image:
-                yield ImageUse(image, f"disk {disk.target} of {user}")
+                writes = writes_top and path == disk.path and disk.writable
+                yield ImageUse(image, f"disk {disk.target} of {user}", writes)
 
 
 def _file_uses(host: Host, wanted: dict[Identity, str], own: set[Identity]) -> Iterator[ImageUse]:

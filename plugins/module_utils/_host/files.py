@@ -33,12 +33,13 @@ def directory_fact(path: str) -> DirectoryFact:
     """Whether new files can be made in a directory, and how many bytes are free there."""
     if not os.path.isdir(path):
         missing = "does not exist" if not os.path.lexists(path) else "is not a directory"
-        return DirectoryFact(path, 0, missing)
+        return DirectoryFact(path, trouble=missing)
     space = os.statvfs(path)
     trouble = "" if os.access(path, os.W_OK | os.X_OK) else "is not writable"
     if space.f_flag & os.ST_RDONLY:
         trouble = "is on a read-only file system"
-    return DirectoryFact(path, space.f_bavail * space.f_frsize, trouble)
+    size, free = (blocks * space.f_frsize for blocks in (space.f_blocks, space.f_bavail))
+    return DirectoryFact(path, free, trouble, size)
 
 
 def regular_files(directory: str) -> Iterator[str]:

@@ -30,6 +30,7 @@ MAX_DEPTH = 200
 _RESTS_AFTER = 1.0
 _PAUSE = 0.002
 _PATIENCE = 0.008
+_LARGEST_L1 = 1 << 20
 
 
 class Wish(NamedTuple):
@@ -140,6 +141,26 @@ def read(opener: ImageOpener, wish: Wish) -> Image:
     if image.data_file:
         _check_data_file(opener, image, image.data_file)
     return image
+
+
+def is_unwritten(image: Image) -> bool:
+    """Whether nothing was ever written to a qcow2 image: its L1 table names no L2 table.
+
+    False where that is not known, as for a disk of many TiB.
+    """
+    header = image.header
+    if image.format != "qcow2" or header is None or header.l1_size * 8 > _LARGEST_L1:
+        return False
+    try:
+        with ImageOpener(None) as opener:
+            opened = opener.open(image.filename)
+            try:
+                table = os.pread(opened.descriptor, header.l1_size * 8, header.l1_offset)
+            finally:
+                os.close(opened.descriptor)
+    except (OSError, Problem):
+        return False
+    return len(table) == header.l1_size * 8 and not any(table)
 
 
 def _parse_settled(opened: Opened, wish: Wish) -> Image:

@@ -118,7 +118,7 @@ class ImageOpener:
             raise _wrong_kind(asked, stat.S_IFDIR)
         facts = os.lstat(name, dir_fd=folder.descriptor)
         if stat.S_ISREG(facts.st_mode) or stat.S_ISBLK(facts.st_mode):
-            descriptor = os.open(name, _FILE, dir_fd=folder.descriptor)
+            descriptor = _open_at(name, folder.descriptor)
             return Opened(descriptor, f"{folder.real}/{name}", facts)
         if stat.S_ISLNK(facts.st_mode) and path is asked:
             return self._open(os.path.realpath(path), asked)
@@ -148,6 +148,17 @@ class ImageOpener:
                 wanted="a path under " + " or ".join(self._places),
                 todo="add its directory to the allowed roots if you trust the image that names it",
             )
+
+
+def _open_at(name: str, folder: int) -> int:
+    """Open without leaving a trace in the file's times, which the kernel grants its owner and root.
+
+    That also saves the time that it takes to note the access.
+    """
+    try:
+        return os.open(name, _FILE | os.O_NOATIME, dir_fd=folder)
+    except PermissionError:
+        return os.open(name, _FILE, dir_fd=folder)
 
 
 def _wrong_kind(path: str, mode: int) -> Unsupported:

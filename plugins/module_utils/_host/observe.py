@@ -8,19 +8,21 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import uuid as uuid_module
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from .._model.domain import Definition, Disk, parse_domain
+from .._model.image import Image
 from .._model.names import check_vm_name
 from .._model.problem import NotFound, Problem
 from .._model.snapshot import Snapshot, parse_snapshot
-from .._model.state import DiskState, VmState
+from .._model.state import OFF, DiskState, VmState
 from .connection import NO_DOMAIN, call, code_of, problem_of
-from .image_file import read_chain
+from .image_file import is_unwritten, read_chain
 from .journal import read_journal
 from .libvirt_dep import libvirt
 
@@ -94,17 +96,19 @@ def observe(host: Host, dom: Domain) -> VmState:
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE
         inactive = parse_domain(call(doing, dom.XMLDesc, flags))
     status = _STATUS.get(call(doing, dom.state)[0], "")
-    return _state(host, live, inactive, status, read_snapshots(dom))
+    vm = _state(host, live, inactive, status, read_snapshots(dom))
+    return replace(vm, branches=_branches(vm))
 
 
 def glance(host: Host, dom: Domain, status: str) -> VmState:
     """As much of a VM as tells whether there is something to do, by the fewest calls.
 
-    What persistent definitions name and which snapshot is current are left out, so a plan
-    that is to be shown or applied has to be made from :func:`observe`.
+    What persistent definitions name, all devices but disks, which snapshot is current, and
+    branches are left out, so a plan that is to be shown or applied has to be made from
+    :func:`observe`.
     """
-    live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0))
-    snapshots = tuple(parse_snapshot(xml, inactive=False) for _name, xml in _snapshots(dom))
+    live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0), brief=True)
+    snapshots = tuple(parse_snapshot(xml, brief=True) for _name, xml in _snapshots(dom))
     return _state(host, live, None, status, snapshots)
 
 
@@ -121,11 +125,24 @@ def _state(
         status=status,
         persistent=inactive is not None,
         live=live,
-        disks=tuple(_disk_state(disk, inactive) for disk in live.disks),
+        disks=tuple(_disk_state(disk, inactive, off=status == OFF) for disk in live.disks),
         snapshots=snapshots,
         missing=frozenset(path for path in _recorded(snapshots) if not os.path.lexists(path)),
         journal=read_journal(host.state_dir, live.uuid),
     )
+
+
+def _branches(vm: VmState) -> tuple[tuple[Image, ...], ...]:
+    """The chains that external snapshots go back to, as far as no disk stands on them."""
+    found: list[tuple[Image, ...]] = []
+    for snapshot in vm.snapshots:
+        for target, path in snapshot.points.items():
+            disk = snapshot.before.disk(target) if snapshot.before else None
+            known = vm.chain_of(path) or any(path == chain[0].filename for chain in found)
+            if disk and not known and path not in vm.missing:
+                with contextlib.suppress(Problem):
+                    found.append(read_chain(path, format=disk.format))
+    return tuple(found)
 
 
 def read_snapshots(dom: Domain) -> tuple[Snapshot, ...]:
@@ -145,7 +162,7 @@ def _snapshots(dom: Domain) -> Iterator[tuple[str, str]]:
         yield found.getName(), call(doing, found.getXMLDesc, 0)
 
 
-def _disk_state(disk: Disk, inactive: Definition | None) -> DiskState:
+def _disk_state(disk: Disk, inactive: Definition | None, *, off: bool) -> DiskState:
     twin = inactive.disk(disk.target) if inactive else None
     persistent = twin.path if twin else ""
     recorded = twin.recorded if twin else ()
@@ -155,7 +172,8 @@ def _disk_state(disk: Disk, inactive: Definition | None) -> DiskState:
         chain = read_chain(disk.path, format=disk.format)
     except Problem as problem:
         return DiskState(disk, (), persistent, recorded, problem.found)
-    return DiskState(disk, chain, persistent, recorded)
+    unwritten = off and len(chain) > 1 and is_unwritten(chain[0])
+    return DiskState(disk, chain, persistent, recorded, unwritten=unwritten)
 
 
 def _no_chain(disk: Disk) -> str:
@@ -167,5 +185,6 @@ def _no_chain(disk: Disk) -> str:
 def _recorded(snapshots: Iterable[Snapshot]) -> Iterable[str]:
     for snapshot in snapshots:
         yield from snapshot.overlays.values()
+        yield from snapshot.points.values()
         if snapshot.memory_file:
             yield snapshot.memory_file

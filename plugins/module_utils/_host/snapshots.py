@@ -163,16 +163,22 @@ def redefine(
     *,
     sources: Sequence[tuple[str, str, str]] = (),
     without: Sequence[str] = (),
+    files: Sequence[tuple[str, str]] = (),
+    current: bool = False,
     consistency: str = "",
 ) -> None:
     """Correct a snapshot's metadata in place (see ``rewritten``); images are not touched."""
     doing = f"VM {dom.name()}: correcting the metadata of snapshot {name}"
     found = call(doing, dom.snapshotLookupByName, name, 0)
     flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
-    if call(doing, found.isCurrent, 0):
+    if current or call(doing, found.isCurrent, 0):
         flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT
     moved = {old: (new, image_format) for old, new, image_format in sources}
     xml = rewritten(
-        call(doing, found.getXMLDesc, XML_SECURE), moved, without=without, consistency=consistency
+        call(doing, found.getXMLDesc, XML_SECURE),
+        moved,
+        without=without,
+        files=dict(files),
+        consistency=consistency,
     )
     call(doing, dom.snapshotCreateXML, xml, flags)

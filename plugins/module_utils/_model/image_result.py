@@ -22,16 +22,17 @@ def to_result(image: Image) -> dict[str, Any]:
     """
     file = image.file
     result = _template(image.header).copy()
-    result["filename"] = _shown(file.filename)
+    result["filename"] = _text(file.filename)
     result["format"] = image.format
     result["format_source"] = image.format_source
     result["virtual_size"] = image.virtual_size
     result["actual_size"] = file.allocated
     if image.backing_filename:
-        result["backing_filename"] = _shown(image.backing_filename)
+        result["backing_filename"] = _text(image.backing_filename)
         result["backing_format"] = _shown(image.backing_format)
         result["full_backing_filename"] = _shown(image.full_backing_filename)
-    result["data_file"] = _shown(image.data_file)
+    if image.data_file:
+        result["data_file"] = _text(image.data_file)
     if image.encrypt:
         result["encrypted"] = True
         result["encrypt"] = _encryption(image.encrypt)
@@ -91,12 +92,16 @@ def _encryption(encrypt: Encryption) -> dict[str, Any]:
 
 
 def _shown(value: object) -> object:
-    """A value that survives JSON: bytes that are no UTF-8 are written as escapes."""
+    """A value that survives JSON."""
     if value is None or value.__class__ is int:
         return value
     if isinstance(value, tuple):
         return list(value)
-    text = str(value)
-    if text.isascii():
-        return text
-    return text.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+    return _text(str(value))
+
+
+def _text(value: str) -> str:
+    """Text that survives JSON: bytes that are no UTF-8 are written as escapes."""
+    if value.isascii():
+        return value
+    return value.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

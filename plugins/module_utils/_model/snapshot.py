@@ -1,10 +1,10 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Snapshots as libvirt records them: values, XML, and the tree they form.
+"""Snapshots as libvirt records them: values and XML; the tree they form is in tree.py.
 
 Follows https://libvirt.org/formatsnapshot.html. What libvirt's format has no place for
-(the consistency of the point in time) stands in the last line of the description.
+(the consistency of the point in time, and more) stands in the last line of the description.
 
 This util is PRIVATE to the collection.
 """
@@ -13,13 +13,18 @@ from __future__ import annotations
 
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote, unquote
 
-from .domain import Definition, domain_from_element, with_sources
+from .domain import Definition, domain_from_element, up_to_disks, with_sources
 
 OFFLINE, FILESYSTEM, MEMORY, CRASH = "offline", "filesystem", "memory", "crash"
-_NOTE = re.compile(r"\s*^vmkeep: consistency=(offline|filesystem|memory|crash)\s*\Z", re.MULTILINE)
+CHECKPOINT = "checkpoint"
+_NOTE = re.compile(
+    r"\s*^vmkeep: consistency=(offline|filesystem|memory|crash)((?: [a-z]+=[!-~]+)*)\s*\Z",
+    re.MULTILINE,
+)
 
 
 @dataclass(frozen=True)
@@ -34,19 +39,25 @@ class SnapshotDisk:
 
 @dataclass(frozen=True)
 class SnapshotSpec:
-    """A snapshot to be taken. ``memory_file`` empty: no memory, or inside the image."""
+    """A snapshot to be taken. ``memory_file`` empty: no memory, or inside the image.
+
+    ``more`` is what else is to be noted with it (see ``noted``).
+    """
 
     name: str
     description: str
     mode: str
     disks: tuple[SnapshotDisk, ...]
     memory_file: str = ""
+    more: tuple[tuple[str, str], ...] = ()
 
     def to_xml(self, consistency: str) -> str:
         """The ``<domainsnapshot>`` that asks libvirt for this snapshot."""
         root = ET.Element("domainsnapshot")
         ET.SubElement(root, "name").text = self.name
-        ET.SubElement(root, "description").text = noted(self.description, consistency)
+        ET.SubElement(root, "description").text = noted(
+            self.description, consistency, dict(self.more)
+        )
         if self.memory_file:
             ET.SubElement(root, "memory", {"snapshot": "external", "file": self.memory_file})
         disks = ET.SubElement(root, "disks")
@@ -63,7 +74,9 @@ class Snapshot:
     """A snapshot that libvirt knows; ``ours`` if this collection took it.
 
     ``before`` is the domain as it was at that point, ``named`` every image that its recorded
-    definitions, live and inactive, name.
+    definitions, live and inactive, name. ``former`` are overlays that it made and that stood on
+    its point until the VM was brought back to it. ``kind`` is checkpoint for one of
+    vm_checkpoint, else ''; ``was`` the state of the VM before it was paused for it, if it was.
     """
 
     name: str
@@ -80,6 +93,14 @@ class Snapshot:
     named: frozenset[str]
     xml: str
     ours: bool = True
+    former: tuple[str, ...] = ()
+    kind: str = ""
+    was: str = ""
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """Every overlay that it made."""
+        return (*self.overlays.values(), *self.former)
 
     @property
     def mode(self) -> str:
@@ -97,24 +118,31 @@ class Snapshot:
         """target -> overlay file that was created by this snapshot."""
         return {d.target: d.file for d in self.disks if d.mode == "external"}
 
+    @property
+    def points(self) -> dict[str, str]:
+        """target -> image that an external snapshot goes back to."""
+        return {target: self.image_before(target) for target in self.overlays}
+
     def image_before(self, target: str) -> str:
         """The image that holds this disk's content at that point, or ''."""
         disk = self.before.disk(target) if self.before else None
         return disk.path if disk else ""
 
 
-def parse_snapshot(xml: str, *, current: bool = False, inactive: bool = True) -> Snapshot:
+def parse_snapshot(xml: str, *, current: bool = False, brief: bool = False) -> Snapshot:
     """Read a ``<domainsnapshot>`` as ``virDomainSnapshotGetXMLDesc`` returns it.
 
-    ``inactive`` False leaves out what only the inactive definition names: a third of the text.
+    ``brief`` leaves out what only the inactive definition names, and all devices but disks: most
+    of the text.
     """
-    head, definition, _rest = xml.partition("<inactiveDomain")
-    text = xml if inactive or not definition else f"{head}</domainsnapshot>"
+    text = _brief(xml) if brief else xml
     root = ET.fromstring(text)  # noqa: S314 - the daemon's own output
     state = root.findtext("state", "")
     memory = root.find("memory")
     memory_mode = memory.get("snapshot", "no") if memory is not None else "no"
-    description, consistency = read_note(root.findtext("description", ""))
+    stored = root.findtext("description", "")
+    description, consistency = read_note(stored)
+    more = read_more(stored)
     before = [domain_from_element(node) for node in root.iterfind("domain")]
     others = [domain_from_element(node) for node in root.iterfind("inactiveDomain")]
     return Snapshot(
@@ -132,7 +160,16 @@ def parse_snapshot(xml: str, *, current: bool = False, inactive: bool = True) ->
         named=frozenset().union(*(definition.named for definition in (*before, *others))),
         xml=xml,
         ours=bool(consistency),
+        former=tuple(unquote(path) for path in more.get("former", "").split(",") if path),
+        kind=more.get("kind", ""),
+        was=more.get("was", ""),
     )
+
+
+def _brief(xml: str) -> str:
+    head, definition, _rest = xml.partition("<inactiveDomain")
+    text = f"{head}</domainsnapshot>" if definition else xml
+    return up_to_disks(text, "</domain></domainsnapshot>")
 
 
 def _snapshot_disk(node: ET.Element) -> SnapshotDisk:
@@ -152,9 +189,13 @@ def proven_consistency(state: str, memory: str) -> str:
     return OFFLINE if state == "shutoff" else CRASH
 
 
-def noted(description: str, consistency: str) -> str:
-    """The description as it is stored, with our note in its last line."""
-    note = f"vmkeep: consistency={consistency}"
+def noted(description: str, consistency: str, more: Mapping[str, str] | None = None) -> str:
+    """The description as it is stored, with our note in its last line.
+
+    ``more`` are other words of the note, with values of plain characters.
+    """
+    words = "".join(f" {key}={value}" for key, value in (more or {}).items() if value)
+    note = f"vmkeep: consistency={consistency}{words}"
     return f"{description}\n\n{note}" if description else note
 
 
@@ -164,73 +205,59 @@ def read_note(stored: str) -> tuple[str, str]:
     return (stored[: match.start()], match.group(1)) if match else (stored, "")
 
 
+def read_more(stored: str) -> dict[str, str]:
+    """The other words of the note in a stored description."""
+    match = _NOTE.search(stored)
+    words = match.group(2).split() if match else []
+    return dict(word.split("=", 1) for word in words)
+
+
 def rewritten(
     xml: str,
     sources: Mapping[str, tuple[str, str]],
     *,
     without: Iterable[str] = (),
+    files: Mapping[str, str] | None = None,
     consistency: str = "",
 ) -> str:
     """A snapshot's XML after images were merged or its note was corrected.
 
     ``sources`` maps each image that is gone to (image, format) that holds its content now;
-    the disks ``without`` are no longer part of the snapshot.
+    the disks ``without`` are no longer part of the snapshot; ``files`` maps targets to the
+    overlays that stand on its points now.
     """
     root = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
     for tag in ("domain", "inactiveDomain"):
         node = root.find(tag)
         if node is not None:
             with_sources(node, sources)
+    former: list[str] = []
     for disk in root.iterfind("disks/disk"):
+        former.extend(_on_other_overlay(disk, files or {}))
         if disk.get("name", "") in without:
             disk.set("snapshot", "no")
             disk.attrib.pop("type", None)
             for child in list(disk):
                 disk.remove(child)
-    description = root.find("description")
-    if consistency and description is not None:
-        description.text = noted(read_note(description.text or "")[0], consistency)
+    _renote(root.find("description"), consistency, former)
     return ET.tostring(root, encoding="unicode")
 
 
-def descendants(snapshots: Iterable[Snapshot], name: str) -> tuple[str, ...]:
-    """``name`` and all that descend from it, parents before children."""
-    children = _children(snapshots)
-    found, todo = [], [name]
-    while todo:
-        found.append(todo.pop(0))
-        todo.extend(snapshot.name for snapshot in children.get(found[-1], ()))
-    return tuple(found)
+def _on_other_overlay(disk: ET.Element, files: Mapping[str, str]) -> Iterator[str]:
+    """Let a disk of a snapshot name the overlay that stands on its point now; yields the former."""
+    source, name = disk.find("source"), disk.get("name", "")
+    if source is not None and name in files and source.get("file", "") != files[name]:
+        yield source.get("file", "")
+        source.set("file", files[name])
 
 
-def tree_text(snapshots: Iterable[Snapshot]) -> str:
-    """The tree as ``virsh snapshot-list --tree`` draws it; the current one is marked."""
-    children = _children(snapshots)
-    roots = children.get("", [])
-    lines = [line for root in roots for line in _branch(root, children, last=root is roots[-1])]
-    return "\n".join(line.rstrip() for line in lines).rstrip("\n")
-
-
-def _children(snapshots: Iterable[Snapshot]) -> dict[str, list[Snapshot]]:
-    listed = sorted(snapshots, key=lambda snapshot: (snapshot.created, snapshot.name))
-    names = {snapshot.name for snapshot in listed}
-    children: dict[str, list[Snapshot]] = {}
-    for snapshot in listed:
-        children.setdefault(snapshot.parent if snapshot.parent in names else "", []).append(
-            snapshot
-        )
-    return children
-
-
-def _branch(snapshot: Snapshot, children: Mapping[str, list[Snapshot]], *, last: bool) -> list[str]:
-    """A snapshot and what is below it; a blank line follows the last leaf of a branch."""
-    lines = [f"{snapshot.name} *" if snapshot.current else snapshot.name]
-    below = children.get(snapshot.name, [])
-    if not below:
-        return [*lines, ""] if last else lines
-    lines.append("  |")
-    for child in below:
-        first, *rest = _branch(child, children, last=child is below[-1])
-        lines.append(f"  +- {first}")
-        lines.extend(("    " if child is below[-1] else "  | ") + line for line in rest)
-    return lines
+def _renote(node: ET.Element | None, consistency: str, former: Sequence[str]) -> None:
+    """Correct our note; a snapshot without one is somebody else's, and gets none."""
+    stored = (node.text or "") if node is not None else ""
+    text, known = read_note(stored)
+    if node is None or not known:
+        return
+    more = read_more(stored)
+    left = [*more.get("former", "").split(","), *(quote(path, safe="/") for path in former)]
+    more["former"] = ",".join(path for path in left if path)
+    node.text = noted(text, consistency or known, more)

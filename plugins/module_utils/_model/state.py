@@ -25,7 +25,7 @@ class DiskState:
 
     ``persistent`` is the path in the inactive definition ('' for a transient VM), ``recorded``
     what that lists below it; ``trouble`` says why the chain could not be read, which then is
-    empty.
+    empty. ``unwritten`` is True where the VM is off and its active image holds nothing yet.
     """
 
     disk: Disk
@@ -33,6 +33,7 @@ class DiskState:
     persistent: str = ""
     recorded: tuple[str, ...] = ()
     trouble: str = ""
+    unwritten: bool = False
 
     @property
     def target(self) -> str:
@@ -60,7 +61,9 @@ class DiskState:
 class VmState:
     """A domain with everything that a decision about its disks needs.
 
-    ``missing`` are the overlay and memory files that snapshots name and that do not exist.
+    ``missing`` are the files that snapshots need and that do not exist. ``branches`` are the
+    chains of images that snapshots go back to and no disk stands on. ``reverted`` names the
+    snapshot that a dead run was to go back to, once this run has finished that.
     """
 
     name: str
@@ -72,6 +75,8 @@ class VmState:
     snapshots: tuple[Snapshot, ...]
     missing: frozenset[str] = frozenset()
     journal: Mapping[str, Any] | None = None
+    branches: tuple[tuple[Image, ...], ...] = ()
+    reverted: str = ""
 
     @property
     def off(self) -> bool:
@@ -82,6 +87,14 @@ class VmState:
 
     def snapshot(self, name: str) -> Snapshot | None:
         return next((snapshot for snapshot in self.snapshots if snapshot.name == name), None)
+
+    def chain_of(self, path: str) -> tuple[Image, ...]:
+        """An image and all below it, () if nobody here stands on it or goes back to it."""
+        for chain in (*(disk.chain for disk in self.disks), *self.branches):
+            for depth, image in enumerate(chain):
+                if path in (image.filename, image.file.real):
+                    return chain[depth:]
+        return ()
 
     @property
     def writable(self) -> tuple[DiskState, ...]:
@@ -104,19 +117,24 @@ class FileFact:
 
 @dataclass(frozen=True)
 class DirectoryFact:
-    """A directory that is to receive files. ``trouble`` is '' when it can."""
+    """A directory that is to receive files, in bytes. ``trouble`` is '' when it can."""
 
     path: str
     free: int = 0
     trouble: str = ""
+    size: int = 0
 
 
 @dataclass(frozen=True)
 class ImageUse:
-    """Somebody who stands on an image: a VM's disk, a snapshot of a VM, or an image file."""
+    """Somebody who stands on an image: a VM's disk, a snapshot of a VM, or an image file.
+
+    ``writes``: it is the active image of a VM's disk.
+    """
 
     image: str
     user: str
+    writes: bool = False
 
 
 @dataclass(frozen=True)

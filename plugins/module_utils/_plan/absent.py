@@ -8,13 +8,19 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from .._model.image import Image
 from .._model.problem import Conflict, Unsupported
-from .._model.snapshot import Snapshot, descendants
+from .._model.snapshot import (
+    Snapshot,
+)
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, DeleteInternal, ForgetSnapshot, Plan, RemoveFile, Step
+from .._model.tree import (
+    descendants,
+)
 from .merge import check_points, consequences, merge
 
 
@@ -57,7 +63,7 @@ def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step
         for step in consequences(vm, merges, names)
         if not (isinstance(step, ForgetSnapshot) and step.name in internal)
     ]
-    return (*merges, *deletions, *after, *_loose_overlays(vm, doomed))
+    return (*merges, *deletions, *after, *_loose_overlays(vm, doomed), *_beside(vm, doomed))
 
 
 def _check_readable(vm: VmState, doomed: tuple[Snapshot, ...]) -> None:
@@ -116,6 +122,24 @@ def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> tuple[Step, ..
         for target, file in snapshot.overlays.items()
         if file not in vm.missing and not _in_a_chain(vm, file) and vm.disk(target) is not None
     )
+
+
+def _beside(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[Step]:
+    """Images of ours beside the present state that only these snapshots go back to."""
+    surviving = [snapshot for snapshot in vm.snapshots if snapshot not in doomed]
+    needed = {image.filename for s in surviving for image in points_of(vm, s)}
+    needed.update(file for s in surviving for file in s.overlays.values())
+    made = {file for snapshot in vm.snapshots if snapshot.ours for file in snapshot.made}
+    found = {image.filename: image for snapshot in doomed for image in points_of(vm, snapshot)}
+    for path in found:
+        if path in made and path not in needed and not _in_a_chain(vm, path):
+            yield RemoveFile(path, "held the point of a removed snapshot")
+
+
+def points_of(vm: VmState, snapshot: Snapshot) -> Iterator[Image]:
+    """All images that a snapshot needs to be gone back to."""
+    for entry in snapshot.taken:
+        yield from vm.chain_of(snapshot.image_before(entry.target))
 
 
 def _left_alone(vm: VmState, names: Sequence[str]) -> tuple[str, ...]:

@@ -41,7 +41,8 @@ def _about_snapshots(vm: VmState) -> Iterator[dict[str, str]]:
         }
         for target, file in files.items():
             disk = vm.disk(target) if target else None
-            if file in vm.missing:
+            # The overlay of a snapshot beside the present state is gone with what was given up.
+            if file in vm.missing and (snapshot.name in lineage or not target):
                 message = f"snapshot {snapshot.name} names {file}, which does not exist"
                 kind = "missing_file"
             elif disk and disk.chain and disk.depth_of(file) is None and snapshot.name in lineage:
@@ -52,6 +53,12 @@ def _about_snapshots(vm: VmState) -> Iterator[dict[str, str]]:
             else:
                 continue
             yield _entry(kind, message, disk=target, file=file, snapshot=snapshot.name)
+        for target, point in snapshot.points.items():
+            if point in vm.missing:
+                message = f"snapshot {snapshot.name} goes back to {point}, which does not exist"
+                yield _entry(
+                    "missing_file", message, disk=target, file=point, snapshot=snapshot.name
+                )
 
 
 def _lineage(vm: VmState) -> set[str]:

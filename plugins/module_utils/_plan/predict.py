@@ -15,26 +15,35 @@ from dataclasses import replace
 from functools import partial
 
 from .._model.domain import local_source
+from .._model.image import Image
 from .._model.snapshot import (
     CRASH,
     FILESYSTEM,
     Snapshot,
     SnapshotDisk,
     proven_consistency,
-    tree_text,
 )
-from .._model.state import DiskState, VmState
+from .._model.state import OFF, DiskState, VmState
 from .._model.step import (
     CommitDisk,
+    CreateOverlay,
+    DefineAsOf,
     DeleteInternal,
     ForgetSnapshot,
     Plan,
     RemoveFile,
+    RestoreMemory,
     ResumeVm,
+    RevertInternal,
     RewriteSnapshot,
     SetSource,
+    StartVm,
     Step,
+    StopVm,
     TakeSnapshot,
+)
+from .._model.tree import (
+    tree_text,
 )
 
 
@@ -58,6 +67,9 @@ def predict(vm: VmState, plan: Plan) -> VmState:
 
 
 def _after(vm: VmState, step: Step) -> VmState:
+    if isinstance(step, CreateOverlay):
+        overlay = _overlay_on(vm.chain_of(step.backing), step.file)
+        return replace(vm, branches=(*vm.branches, overlay)) if overlay else vm
     if isinstance(step, TakeSnapshot):
         return _with_snapshot(vm, step)
     if isinstance(step, CommitDisk):
@@ -70,11 +82,59 @@ def _after(vm: VmState, step: Step) -> VmState:
     if isinstance(step, ForgetSnapshot):
         return replace(vm, snapshots=_without(vm.snapshots, step.name))
     if isinstance(step, RewriteSnapshot):
+        vm = replace(vm, snapshots=_with_current(vm, step.name)) if step.current else vm
         return replace(vm, snapshots=tuple(_rewritten(found, step) for found in vm.snapshots))
     if isinstance(step, RemoveFile):
         return replace(vm, missing=vm.missing | {step.file})
+    return _switched(vm, step)
+
+
+def _switched(vm: VmState, step: Step) -> VmState:
+    """After a step that switches the VM off or on, or lets it go on from somewhere."""
     if isinstance(step, ResumeVm):
         return replace(vm, status="running")
+    if isinstance(step, StopVm):
+        return _with_disks(replace(vm, status=OFF), partial(_powered_off, vm=vm))
+    if isinstance(step, (StartVm, RestoreMemory)):
+        status = "paused" if step.paused else "running"
+        return _with_disks(replace(vm, status=status), _powered_on)
+    if isinstance(step, DefineAsOf):
+        for target, image, _format in step.disks:
+            vm = _with_disk(vm, target, partial(_placed, chain=vm.chain_of(image)))
+        return vm
+    if isinstance(step, RevertInternal):
+        return replace(vm, status=step.status, snapshots=_with_current(vm, step.name))
+    return vm
+
+
+def _placed(disk: DiskState, chain: tuple[Image, ...]) -> DiskState:
+    """The disk of a VM that is off, on another chain."""
+    if not chain:
+        return disk
+    return _on(replace(disk, chain=chain, persistent=disk.disk.path, unwritten=True), off=True)
+
+
+def _powered_on(disk: DiskState) -> DiskState:
+    live = replace(disk.disk, recorded=disk.files[1:]) if disk.chain else disk.disk
+    return replace(disk, disk=live, unwritten=False)
+
+
+def _powered_off(disk: DiskState, vm: VmState) -> DiskState:
+    """What runs next is what the persistent definition says."""
+    path = disk.persistent
+    if not path:
+        return disk
+    live = replace(disk.disk, source=local_source(path), recorded=disk.recorded)
+    return replace(disk, disk=live, chain=vm.chain_of(path) or disk.chain)
+
+
+def _with_current(vm: VmState, name: str) -> tuple[Snapshot, ...]:
+    return tuple(replace(found, current=found.name == name) for found in vm.snapshots)
+
+
+def _with_disks(vm: VmState, change: Callable[[DiskState], DiskState]) -> VmState:
+    for disk in vm.disks:
+        vm = _with_disk(vm, disk.target, change)
     return vm
 
 
@@ -170,23 +230,34 @@ def _consistency(step: TakeSnapshot, state: str, memory: str) -> str:
 
 
 def _with_overlay(disk: DiskState, file: str, *, off: bool) -> DiskState:
-    below = disk.chain[0]
-    placed = below.file._replace(filename=file, real=file)
-    overlay = below._replace(file=placed, format="qcow2", snapshots=(), bitmaps=())
-    return _on(replace(disk, chain=(overlay, *disk.chain)), off=off)
+    return _on(replace(disk, chain=_overlay_on(disk.chain, file)), off=off)
+
+
+def _overlay_on(chain: tuple[Image, ...], file: str) -> tuple[Image, ...]:
+    """The chain with a new overlay on top; () on nothing."""
+    if not chain:
+        return ()
+    placed = chain[0].file._replace(filename=file, real=file)
+    overlay = chain[0]._replace(file=placed, format="qcow2", snapshots=(), bitmaps=())
+    return (overlay, *chain)
 
 
 def _rewritten(snapshot: Snapshot, step: RewriteSnapshot) -> Snapshot:
     if snapshot.name != step.name:
         return snapshot
     sources = {old: (new, image_format) for old, new, image_format in step.sources}
+    files = dict(step.files)
     disks = tuple(
-        SnapshotDisk(disk.target, "no") if disk.target in step.without else disk
+        SnapshotDisk(disk.target, "no")
+        if disk.target in step.without
+        else replace(disk, file=files.get(disk.target, disk.file))
         for disk in snapshot.disks
     )
     before = snapshot.before.moved(sources) if snapshot.before else None
     named = _renamed(snapshot, sources) | (before.named if before else frozenset())
-    return replace(snapshot, disks=disks, before=before, named=named)
+    gone = [file for target, file in snapshot.overlays.items() if target in files]
+    former = (*snapshot.former, *gone) if snapshot.ours else ()
+    return replace(snapshot, disks=disks, before=before, named=named, former=former)
 
 
 def _renamed(snapshot: Snapshot, sources: Mapping[str, tuple[str, str]]) -> frozenset[str]:

@@ -18,6 +18,7 @@ from .._model.snapshot import CRASH, Snapshot, SnapshotDisk, SnapshotSpec
 from .._model.state import DiskState, VmState
 from .._model.step import CreateOverlay, Plan, Step, TakeSnapshot
 from .commit import chosen
+from .damage import damages
 
 _LONGEST_FILE_NAME = 255
 _TAKEABLE = ("running", "paused", "shutoff")
@@ -91,23 +92,7 @@ def _differences(wish: SnapshotWish, vm: VmState, found: Snapshot) -> Iterator[s
         yield f"is described as {found.description!r}"
     if wish.quiesce == "required" and found.consistency == CRASH:
         yield "is only crash-consistent, not quiesced"
-    yield from _broken(vm, found)
-
-
-def _broken(vm: VmState, found: Snapshot) -> Iterator[str]:
-    """Why a snapshot that libvirt lists could not be gone back to."""
-    for target, file in found.overlays.items():
-        disk = vm.disk(target)
-        point = found.image_before(target)
-        if disk is None or disk.depth_of(file) is not None:
-            continue
-        if disk.depth_of(point) is not None or file in vm.missing:
-            yield (
-                f"its overlay {file} is no longer in the chain of {target}, so image {point} no"
-                " longer holds that point"
-            )
-    if found.memory_file in vm.missing:
-        yield f"its memory file {found.memory_file} is gone"
+    yield from damages(vm, found)
 
 
 def _check_memory(wish: SnapshotWish, vm: VmState) -> None:

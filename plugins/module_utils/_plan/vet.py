@@ -17,11 +17,14 @@ from .._model.state import DiskState, Facts, FileFact, Job, VmState
 from .._model.step import (
     CommitDisk,
     CreateOverlay,
+    DefineAsOf,
     Plan,
     RemoveFile,
     ResumeVm,
+    RevertInternal,
     SetSource,
     Step,
+    StopVm,
     TakeSnapshot,
 )
 
@@ -47,7 +50,7 @@ class Needs:
     memory: bool = False
 
 
-def needs(plan: Plan) -> Needs:
+def needs(plan: Plan, vm: VmState) -> Needs:
     """The facts that :func:`settle` will want."""
     created = [step.file for step in plan.steps if isinstance(step, CreateOverlay)]
     created += [
@@ -62,17 +65,25 @@ def needs(plan: Plan) -> Needs:
     return Needs(
         files=(*created, *removed),
         directories=tuple(sorted({posixpath.dirname(path) for path in (*created, *bases)})),
-        images=tuple(dict.fromkeys((*bases, *merged, *removed))),
+        images=tuple(dict.fromkeys((*bases, *merged, *removed, *_points(plan)))),
         removed=tuple(removed),
-        targets=tuple(disk for step in plan.steps for disk in _job_disks(step)),
+        targets=tuple(disk for step in plan.steps for disk in _job_disks(step, vm)),
         agent=any(isinstance(s, TakeSnapshot) and s.quiesce != "never" for s in plan.steps),
         memory=any(isinstance(s, TakeSnapshot) and s.spec.memory_file for s in plan.steps),
     )
 
 
-def _job_disks(step: Step) -> tuple[str, ...]:
+def _points(plan: Plan) -> list[str]:
+    """The images of a snapshot that is gone back to."""
+    placed = {image for s in plan.steps if isinstance(s, DefineAsOf) for _t, image, _f in s.disks}
+    return [s.backing for s in plan.steps if isinstance(s, CreateOverlay) and s.file in placed]
+
+
+def _job_disks(step: Step, vm: VmState) -> tuple[str, ...]:
     if isinstance(step, CommitDisk):
         return (step.target,)
+    if isinstance(step, (StopVm, RevertInternal)):
+        return tuple(disk.target for disk in vm.writable)
     if isinstance(step, TakeSnapshot):
         return tuple(disk.target for disk in step.spec.disks if disk.mode != "no")
     return ()
@@ -85,32 +96,37 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
     """
     if not plan.steps or all(isinstance(step, ResumeVm) for step in plan.steps):
         return plan
-    free = frozenset(path for step in plan.steps for path in _released(step))
+    free = frozenset(path for step in plan.steps for path in _released(step, vm))
     steps = tuple(_settle_step(step, vm, facts, frozenset(ours), free) for step in plan.steps)
     _check_managed_save(plan, vm, facts)
     _check_room(plan, vm, facts)
     return _quiesced_if_possible(replace(plan, steps=steps), vm, facts)
 
 
-def _released(step: Step) -> tuple[str, ...]:
+def _released(step: Step, vm: VmState) -> tuple[str, ...]:
     """Images that nothing of the VM names any more after this step."""
     if isinstance(step, CommitDisk):
         return step.merged
     if isinstance(step, SetSource):
         return (*step.gone, *((step.old,) if step.old != step.new else ()))
+    if isinstance(step, DefineAsOf):
+        moved = [vm.disk(target) for target, _image, _format in step.disks]
+        return tuple(path for disk in moved if disk for path in _named(disk))
     return ()
 
 
 def _settle_step(
     step: Step, vm: VmState, facts: Facts, ours: frozenset[str], free: frozenset[str]
 ) -> Step:
+    if not isinstance(step, CommitDisk):
+        for target in _job_disks(step, vm):
+            _refuse_job(facts.job(target), vm)
     if isinstance(step, CreateOverlay):
         _check_new_file(step.file, f"the overlay of disk {step.target}", vm, facts, ours)
+        _check_writers(step.backing, vm, facts)
     elif isinstance(step, TakeSnapshot):
         if step.spec.memory_file:
             _check_new_file(step.spec.memory_file, "the memory file", vm, facts, ours)
-        for target in _job_disks(step):
-            _refuse_job(facts.job(target), vm)
     elif isinstance(step, CommitDisk):
         _check_users(step.base, "is to receive merged data", vm, facts)
         for path in step.merged:
@@ -145,6 +161,18 @@ def _check_users(path: str, what: str, vm: VmState, facts: Facts) -> None:
             f"image {path} of VM {vm.name} {what} but is also used by {', '.join(users)}",
             wanted="an image that nothing else stands on",
             todo="choose a base above it, or detach the other user first",
+        )
+
+
+def _check_writers(path: str, vm: VmState, facts: Facts) -> None:
+    """Others may stand on an image that is frozen; none may write to it."""
+    writers = [use.user for use in facts.uses if use.image == path and use.writes]
+    if writers:
+        raise Conflict(
+            f"image {path} of VM {vm.name} is to be kept as it is but is the active image of"
+            f" {', '.join(writers)}",
+            wanted="an image that nothing writes to",
+            todo="detach it there; if the other VM has run since, this image has changed",
         )
 
 
@@ -186,7 +214,8 @@ def _resumed(step: CommitDisk, job: Job | None, vm: VmState) -> CommitDisk:
 
 
 def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
-    touches_disks = any(isinstance(step, (CommitDisk, TakeSnapshot)) for step in plan.steps)
+    touching = (CommitDisk, TakeSnapshot, DefineAsOf, RevertInternal)
+    touches_disks = any(isinstance(step, touching) for step in plan.steps)
     if vm.off and facts.managed_save and touches_disks:
         raise Conflict(
             f"VM {vm.name} has a managed save: its memory continues on the disks as they are",

@@ -1,0 +1,79 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Doing the steps that change image files.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+
+from .._model.problem import Conflict
+from .._model.step import CommitDisk, CreateOverlay, RemoveFile
+from . import qemu_img
+from .connection import call
+from .image_file import read_image
+from .journal import fsync_directory
+from .removal import remove
+from .work import Work, do
+
+
+@do.register
+def _create_overlay(step: CreateOverlay, work: Work) -> None:
+    owner = os.stat(step.backing)
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(step.file, flags, 0o600)
+    except FileExistsError as error:
+        raise Conflict(
+            f"{step.file} has appeared in the meantime",
+            wanted=f"to create it as the overlay of disk {step.target} of VM {work.vm.name}",
+            todo="run the task again to see what it is",
+        ) from error
+    try:
+        if os.geteuid() == 0:
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+        qemu_img.create_overlay(step.file, step.backing, step.backing_format, step.size)
+        for name, granularity in step.bitmaps:
+            qemu_img.bitmap_add(step.file, name, granularity)
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    fsync_directory(os.path.dirname(step.file))
+
+
+@do.register
+def _commit_offline(step: CommitDisk, work: Work) -> None:
+    """Offline: QEMU's own image locks keep the VM from starting meanwhile."""
+    if call(f"reading VM {work.vm.name}", work.dom.isActive):
+        raise Conflict(
+            f"VM {work.vm.name} was started in the meantime",
+            wanted="to commit its images while it is off",
+            todo="run the task again",
+        )
+    known = {bitmap.name for bitmap in read_image(step.base, format=step.base_format).bitmaps}
+    for image, bitmap, granularity in step.bitmaps:
+        if bitmap not in known:
+            qemu_img.bitmap_add(step.base, bitmap, granularity)
+            known.add(bitmap)
+        qemu_img.bitmap_merge(step.base, bitmap, image, bitmap)
+    qemu_img.commit(
+        step.top, step.base, rate_limit=step.bandwidth * 1024 * 1024, timeout=work.host.timeout
+    )
+    if step.overlay:
+        qemu_img.rebase_unsafe(step.overlay, step.base, step.base_format)
+
+
+@do.register
+def _remove_file(step: RemoveFile, work: Work) -> None:
+    try:
+        status = os.lstat(step.file)
+    except FileNotFoundError:
+        return
+    if not stat.S_ISREG(status.st_mode):
+        work.notes.append(f"{work.vm.name}: {step.file} is not a regular file and was left alone")
+        return
+    remove(step.file)

@@ -1,0 +1,94 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Doing the steps that switch a VM off or on, or let it go on from somewhere.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import xml.etree.ElementTree as ET
+
+from .._model.domain import place_disks
+from .._model.problem import Problem
+from .._model.step import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
+from .connection import call, call_within
+from .libvirt_dep import libvirt
+from .snapshots import XML_SECURE
+from .work import Work, do
+
+# virDomainPausedReason: unknown, user, migration, save, snapshot, failed API call. By number,
+# since bindings lack the newer names. Not an I/O error, a watchdog or a crash.
+_RESUMABLE = (0, 1, 2, 3, 9, 14)
+
+
+@do.register
+def _resume_vm(_step: ResumeVm, work: Work) -> None:
+    """Only what such a run could have paused; a VM that hit an I/O error stays paused."""
+    state, reason = call(f"reading VM {work.vm.name}", work.dom.state)
+    if state == libvirt.VIR_DOMAIN_PAUSED and reason in _RESUMABLE:
+        call(f"VM {work.vm.name}: resuming it", work.dom.resume)
+
+
+@do.register
+def _stop_vm(_step: StopVm, work: Work) -> None:
+    if call(f"reading VM {work.vm.name}", work.dom.isActive):
+        call_within(work.host.timeout, f"VM {work.vm.name}: stopping it", work.dom.destroy)
+
+
+@do.register
+def _start_vm(step: StartVm, work: Work) -> None:
+    flags = libvirt.VIR_DOMAIN_START_PAUSED if step.paused else 0
+    doing = f"VM {work.vm.name}: starting it"
+    call_within(work.host.timeout, doing, work.dom.createWithFlags, flags)
+
+
+@do.register
+def _define_as_of(step: DefineAsOf, work: Work) -> None:
+    """The definition of then, under the name that the VM has now."""
+    doing = f"VM {work.vm.name}: defining it as of snapshot {step.snapshot}"
+    found = call(doing, work.dom.snapshotLookupByName, step.snapshot, 0)
+    root = ET.fromstring(call(doing, found.getXMLDesc, XML_SECURE))  # noqa: S314 - the daemon's own
+    inactive = root.find("inactiveDomain")
+    then = root.find("domain") if inactive is None else inactive
+    if then is None:
+        raise Problem(
+            f"libvirt has no definition of VM {work.vm.name} as of snapshot {step.snapshot}",
+            wanted="the definition of then",
+            todo="go back to another snapshot",
+        )
+    then.tag = "domain"
+    _defined(then, step.disks, work)
+    call(doing, work.host.conn.defineXML, ET.tostring(then, encoding="unicode"))
+
+
+def _defined(domain: ET.Element, disks: tuple[tuple[str, str, str], ...], work: Work) -> None:
+    domain.attrib.pop("id", None)
+    name = domain.find("name")
+    if name is not None:
+        name.text = work.vm.name
+    place_disks(domain, {target: (image, form) for target, image, form in disks})
+
+
+@do.register
+def _restore_memory(step: RestoreMemory, work: Work) -> None:
+    doing = f"VM {work.vm.name}: letting it go on from {step.file}"
+    xml = call(doing, work.host.conn.saveImageGetXMLDesc, step.file, XML_SECURE)
+    domain = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
+    _defined(domain, step.disks, work)
+    flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if step.paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
+    restored = ET.tostring(domain, encoding="unicode")
+    call_within(work.host.timeout, doing, work.host.conn.restoreFlags, step.file, restored, flags)
+
+
+@do.register
+def _revert_internal(step: RevertInternal, work: Work) -> None:
+    doing = f"VM {work.vm.name}: going back to snapshot {step.name}"
+    found = call(doing, work.dom.snapshotLookupByName, step.name, 0)
+    work.journal.mark(step.mark(work.vm.live.number))
+    flags = {
+        "running": libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING,
+        "paused": libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_PAUSED,
+    }.get(step.status, 0)
+    call_within(work.host.timeout, doing, work.dom.revertToSnapshot, found, flags)

@@ -1,0 +1,55 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking at what a hypervisor offers: what C(hypervisor_info) does.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from ._host.connection import connect
+from ._host.facts import directory_fact
+from ._host.survey import definitions, program, versions
+from ._model.domain import Definition
+
+
+def look_at_hypervisor(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
+    """The result of C(hypervisor_info) for its options; what cannot be read raises Problem."""
+    conn = connect(params["uri"])
+    found = definitions(conn)
+    wanted = {path for vm in found for path in _directories(vm)} | set(params["directory"])
+    result = {
+        "versions": versions(conn),
+        "python": sys.executable,
+        "qemu_img": program("qemu-img") or None,
+        "vms": {vm.name: _vm(vm) for vm in sorted(found, key=lambda vm: vm.name)},
+        "directories": {path: _directory(path) for path in sorted(wanted)},
+    }
+    return result, []
+
+
+def _directories(vm: Definition) -> set[str]:
+    """Where the image files lie that a VM writes to."""
+    sources = [disk.source for disk in vm.disks if disk.writable]
+    return {os.path.dirname(found.path) for found in sources if found and found.kind == "file"}
+
+
+def _vm(vm: Definition) -> dict[str, Any]:
+    return {"active": vm.active, "agent": vm.agent or "absent"}
+
+
+def _directory(path: str) -> dict[str, Any]:
+    fact = directory_fact(path)
+    percent = fact.free * 100 // fact.size if fact.size else 0
+    return {
+        "free": fact.free,
+        "free_percent": percent,
+        "size": fact.size,
+        "trouble": fact.trouble,
+    }

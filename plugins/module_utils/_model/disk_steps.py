@@ -1,0 +1,83 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Steps that change images, and what a definition says of them.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+
+@dataclass(frozen=True)
+class CreateOverlay:
+    """Create an empty overlay on an image: mode 0600, the image's owner, its bitmaps continued.
+
+    ``bitmaps`` are (name, granularity in bytes); only an offline overlay needs them, QEMU
+    itself continues the bitmaps of a running VM.
+    """
+
+    step: ClassVar[str] = "create_overlay"
+    target: str
+    file: str
+    backing: str
+    backing_format: str
+    size: int
+    bitmaps: tuple[tuple[str, int], ...] = ()
+
+
+@dataclass(frozen=True)
+class CommitDisk:
+    """Merge ``top`` and all between it and ``base`` into ``base``.
+
+    ``how`` is active (block job with pivot), middle (block job) or offline (qemu-img);
+    ``merged`` are the images that leave the chain; ``overlay`` is the image above ``top``
+    ('' if none); ``resume`` continues the job that an earlier run left; ``bandwidth`` is in
+    MiB/s, 0 for no limit. ``bytes`` is what the merged images have allocated.
+    """
+
+    step: ClassVar[str] = "commit"
+    target: str
+    base: str
+    base_format: str
+    top: str
+    top_format: str
+    merged: tuple[str, ...]
+    how: str
+    overlay: str = ""
+    bitmaps: tuple[tuple[str, str, int], ...] = ()
+    bandwidth: int = 0
+    resume: bool = False
+    bytes: int = 0
+
+    @property
+    def pivot_mark(self) -> str:
+        """The note made in the journal before QEMU is told to switch the disk to its base."""
+        return f"pivot {self.target}"
+
+
+@dataclass(frozen=True)
+class SetSource:
+    """Point a disk of the persistent definition at an image (which may be the one it has).
+
+    ``gone`` are images that it must no longer record below that.
+    """
+
+    step: ClassVar[str] = "set_source"
+    target: str
+    old: str
+    new: str
+    format: str
+    gone: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RemoveFile:
+    """Delete a file that nothing uses any more; ``why`` says what it was."""
+
+    step: ClassVar[str] = "remove_file"
+    file: str
+    why: str

@@ -1,0 +1,58 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Steps that take snapshots, and change what libvirt records of them.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from .snapshot import SnapshotSpec
+
+
+@dataclass(frozen=True)
+class TakeSnapshot:
+    """Ask libvirt for the snapshot. ``quiesce`` is required, preferred or never."""
+
+    step: ClassVar[str] = "take_snapshot"
+    spec: SnapshotSpec
+    flags: tuple[str, ...]
+    quiesce: str
+    freeze_timeout: int
+
+
+@dataclass(frozen=True)
+class ForgetSnapshot:
+    """Remove libvirt's metadata of a snapshot, never an image."""
+
+    step: ClassVar[str] = "forget_snapshot"
+    name: str
+
+
+@dataclass(frozen=True)
+class RewriteSnapshot:
+    """Let a snapshot's metadata name the images that now hold its content.
+
+    ``sources`` are (old, new, new format); disks ``without`` are no longer part of it; ``files``
+    are (target, overlay that stands on its point now). ``current`` makes it the current one.
+    """
+
+    step: ClassVar[str] = "rewrite_snapshot"
+    name: str
+    sources: tuple[tuple[str, str, str], ...] = ()
+    without: tuple[str, ...] = ()
+    files: tuple[tuple[str, str], ...] = ()
+    current: bool = False
+
+
+@dataclass(frozen=True)
+class DeleteInternal:
+    """Let libvirt delete an internal snapshot from the images it lives in."""
+
+    step: ClassVar[str] = "delete_internal"
+    name: str
+    images: tuple[str, ...]

@@ -1,0 +1,86 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Finishing what a dead run had begun, or bringing in order what it had done of it.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from .._model.state import VmState
+from .._model.step import (
+    CommitDisk,
+    DeleteInternal,
+    ForgetSnapshot,
+    RemoveFile,
+    RewriteSnapshot,
+    SetSource,
+    Step,
+)
+from .left import Left, in_a_chain, merge_again, unknown, was_merged
+from .merge import consequences, moved_sources
+
+
+def finish_all(left: Left, vm: VmState) -> Iterator[Step]:
+    """The steps of the dead run that are still to be done, merges as they have to be done now."""
+    merging: set[str] = set()
+    lost = unknown(left, vm)
+    for step in left.steps:
+        if isinstance(step, CommitDisk):
+            again = merge_again(step, vm)
+            if again is not None:
+                merging.update((step.target, *again.merged))
+                yield again
+                yield from moved_sources(vm, [again])
+            continue
+        step = _as_of_now(step, vm, lost)
+        if _still_needed(step, vm, left.existing - lost, merging):
+            yield step
+
+
+def _as_of_now(step: Step, vm: VmState, lost: frozenset[str]) -> Step:
+    """A step without what has lost its ground: disks may have gone since it was planned."""
+    if isinstance(step, RewriteSnapshot):
+        return replace(step, sources=tuple(s for s in step.sources if s[0] not in lost))
+    if isinstance(step, DeleteInternal):
+        return replace(step, images=tuple(path for path in step.images if in_a_chain(path, vm)))
+    return step
+
+
+def close_up(left: Left, vm: VmState) -> Iterator[Step]:
+    """What follows from the merges that were done, as if only they had been asked for."""
+    finished = [
+        step
+        for step, done in zip(left.steps, left.done)
+        if isinstance(step, CommitDisk) and was_merged(step, vm, left, done=done)
+    ]
+    for step in consequences(vm, finished):
+        if not isinstance(step, RemoveFile) or step.file in left.existing:
+            yield step
+
+
+def _still_needed(step: Step, vm: VmState, existing: frozenset[str], merging: set[str]) -> bool:
+    if isinstance(step, SetSource):
+        disk = vm.disk(step.target)
+        if disk is None or disk.persistent != step.old or step.target in merging:
+            return False
+        return step.old != step.new or any(path in step.gone for path in disk.recorded)
+    if isinstance(step, (ForgetSnapshot, DeleteInternal)):
+        return vm.snapshot(step.name) is not None
+    if isinstance(step, RewriteSnapshot):
+        return _rewrite_needed(step, vm)
+    if isinstance(step, RemoveFile):
+        return step.file in existing and (step.file in merging or not in_a_chain(step.file, vm))
+    return False
+
+
+def _rewrite_needed(step: RewriteSnapshot, vm: VmState) -> bool:
+    snapshot = vm.snapshot(step.name)
+    if snapshot is None:
+        return False
+    stale = any(old in snapshot.named for old, _new, _format in step.sources)
+    return stale or any(target in snapshot.overlays for target in step.without)

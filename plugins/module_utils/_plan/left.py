@@ -1,0 +1,123 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a dead run left: its journal read, and what the VM shows of each of its steps.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from .._model.state import VmState
+from .._model.step import CommitDisk, CreateOverlay, RemoveFile, Step, TakeSnapshot, from_dict
+from .merge import merge
+
+
+@dataclass(frozen=True)
+class Left:
+    """What a dead run left: its steps with whether each was done, and notes made on the way.
+
+    ``existing`` are those of its files that exist; ``group_complete`` is False if it took a
+    snapshot of several VMs and not all of them have it; ``status`` is how it found the
+    VM. ``proven`` is False if it froze the guest and died before it knew that the guest
+    had stayed frozen until its snapshot was taken.
+    """
+
+    steps: tuple[Step, ...]
+    done: tuple[bool, ...]
+    marks: frozenset[str]
+    existing: frozenset[str]
+    group_complete: bool
+    status: str
+    proven: bool = True
+
+
+def left_by(
+    journal: Mapping[str, Any],
+    existing: frozenset[str],
+    *,
+    group_complete: bool,
+    proven: bool = True,
+) -> Left:
+    """Read a journal's content."""
+    return Left(
+        steps=tuple(from_dict(entry["step"]) for entry in journal["steps"]),
+        done=tuple(bool(entry["done"]) for entry in journal["steps"]),
+        marks=frozenset(journal.get("marks", ())),
+        existing=existing,
+        group_complete=group_complete,
+        status=journal.get("status", ""),
+        proven=proven,
+    )
+
+
+def point_of(journal: Mapping[str, Any]) -> tuple[TakeSnapshot, bool] | None:
+    """The snapshot that a dead run was to take, and whether it had seen it done."""
+    for entry in journal["steps"]:
+        step = from_dict(entry["step"])
+        if isinstance(step, TakeSnapshot):
+            return step, bool(entry["done"])
+    return None
+
+
+def files_of(journal: Mapping[str, Any]) -> tuple[str, ...]:
+    """The files that a journal's steps create or remove."""
+    steps = [from_dict(entry["step"]) for entry in journal["steps"]]
+    memory = [s.spec.memory_file for s in steps if isinstance(s, TakeSnapshot)]
+    files = [s.file for s in steps if isinstance(s, (CreateOverlay, RemoveFile))]
+    return tuple(path for path in (*files, *memory) if path)
+
+
+def merge_again(step: CommitDisk, vm: VmState) -> CommitDisk | None:
+    disk = vm.disk(step.target)
+    top = disk.depth_of(step.top) if disk else None
+    base = disk.depth_of(step.base) if disk else None
+    if disk is None or top is None or base is None or top >= base:
+        return None
+    return replace(merge(vm, disk, top, base, step.bandwidth), resume=True)
+
+
+def was_merged(step: CommitDisk, vm: VmState, left: Left, *, done: bool) -> bool:
+    """Whether the dead run is known to have merged these images.
+
+    That a disk does not stand on them any more can have other reasons: it was detached, or
+    somebody has gone back to a snapshot. After a merge the base is where the images were.
+    """
+    disk = vm.disk(step.target)
+    if done or disk is None:
+        return done
+    depth = disk.depth_of(step.base)
+    above = disk.depth_of(step.overlay) if step.overlay else -1
+    switched = step.how != "active" or step.pivot_mark in left.marks
+    return switched and depth is not None and above is not None and above + 1 == depth
+
+
+def unknown(left: Left, vm: VmState) -> frozenset[str]:
+    """Images in no chain that may hold the only copy of what the guest wrote."""
+    images: set[str] = set()
+    for step, done in zip(left.steps, left.done):
+        if isinstance(step, CommitDisk) and not was_merged(step, vm, left, done=done):
+            images.update(step.merged if merge_again(step, vm) is None else ())
+        elif isinstance(step, CreateOverlay) and not was_unused(step, vm):
+            images.add(step.file)
+    return frozenset(path for path in images if not in_a_chain(path, vm))
+
+
+def was_unused(step: CreateOverlay, vm: VmState) -> bool:
+    disk = vm.disk(step.target)
+    return disk is not None and disk.depth_of(step.backing) is not None
+
+
+def in_a_chain(path: str, vm: VmState) -> bool:
+    return any(disk.depth_of(path) is not None for disk in vm.disks)
+
+
+def kept(left: Left, vm: VmState) -> tuple[str, ...]:
+    return tuple(
+        f"{vm.name}: {path} was left alone, since it may hold what the guest wrote"
+        for path in sorted(unknown(left, vm) & left.existing)
+    )

@@ -1,0 +1,253 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which steps bring a VM back to a snapshot.
+
+An internal snapshot is brought back by libvirt. For an external one the VM gets new overlays on
+the images that the snapshot froze, on every version of libvirt: each step of that can be seen,
+and finished or undone by another run, and the snapshot stays as it is.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from .._model.problem import Conflict, NotFound, Unsupported
+from .._model.snapshot import Snapshot
+from .._model.state import OFF, DiskState, VmState
+from .._model.step import (
+    CreateOverlay,
+    DefineAsOf,
+    Plan,
+    RemoveFile,
+    RestoreMemory,
+    RevertInternal,
+    RewriteSnapshot,
+    StartVm,
+    Step,
+    StopVm,
+)
+from .absent import points_of
+from .damage import damages
+from .predict import predict
+from .revert_checks import check_vm, image_that_holds
+from .snapshot import SnapshotWish, plan_present
+
+GIVEN_UP = "given up by going back"
+_NUMBERED = re.compile(r"(.*)\.r(\d+)(\.[^./]*)\Z")
+
+
+@dataclass(frozen=True)
+class RevertWish:
+    """A snapshot that the VM is to go on from.
+
+    ``keep`` is the snapshot that keeps the present state, None to give it up; ``run_after`` is
+    unchanged, running, paused or shutoff; ``directory`` is for new overlays, '' for beside the
+    ones before.
+    """
+
+    name: str
+    keep: SnapshotWish | None = None
+    run_after: str = "unchanged"
+    directory: str = ""
+
+
+def plan_reverted(wish: RevertWish, vm: VmState) -> Plan:
+    """The steps; none if the VM is off and nothing was written since it was brought there.
+
+    Otherwise nobody can see whether something was, so it is brought back whenever it is asked.
+    """
+    found = vm.snapshot(wish.name)
+    if found is None:
+        raise NotFound(
+            f"VM {vm.name} has no snapshot {wish.name}",
+            wanted="one of " + (", ".join(s.name for s in vm.snapshots) or "(it has none)"),
+            todo="correct the option 'name'",
+        )
+    if vm.reverted == wish.name or _is_there(wish, vm, found):
+        return Plan(vm.name)
+    check_vm(vm, found)
+    kept = _keeping(wish, vm, found)
+    vm = predict(vm, kept)
+    going = _internal(wish, vm, found) if found.mode == "internal" else _external(wish, vm, found)
+    return Plan(vm.name, (*kept.steps, *going.steps), (*kept.notes, *going.notes))
+
+
+def unreverted(wish: RevertWish, vm: VmState) -> Plan:
+    """What shows that a VM is not where a run has just brought it: no steps if all is well."""
+    found = vm.snapshot(wish.name)
+    status = _status_after(wish, vm, found) if found else ""
+    there = found is not None and found.current and all(_stands(vm, found))
+    settled = wish.run_after == "unchanged" or vm.status == status
+    return Plan(vm.name) if there and settled else Plan(vm.name, (_brought_back(wish, found),))
+
+
+def _brought_back(wish: RevertWish, found: Snapshot | None) -> Step:
+    return RewriteSnapshot(found.name if found else wish.name, current=True)
+
+
+def _stands(vm: VmState, found: Snapshot) -> Iterator[bool]:
+    """For each disk of the snapshot whether the VM's active image stands right on its point."""
+    for target, point in found.points.items():
+        disk = vm.disk(target)
+        yield disk is not None and disk.depth_of(point) == 1
+
+
+def _is_there(wish: RevertWish, vm: VmState, found: Snapshot) -> bool:
+    """Whether it can be proved that going back would change nothing."""
+    if not (vm.off and found.current and found.mode == "external" and all(_stands(vm, found))):
+        return False
+    wants_off = _status_after(wish, vm, found) == OFF
+    disks = [vm.disk(target) for target in found.points]
+    return wants_off and all(disk is not None and disk.unwritten for disk in disks)
+
+
+def _status_after(wish: RevertWish, vm: VmState, found: Snapshot) -> str:
+    """running, paused or shutoff: as asked, else as at the point, or as it is now."""
+    if wish.run_after != "unchanged":
+        return wish.run_after
+    if found.memory != "no":
+        return "paused" if found.state == "paused" else "running"
+    return vm.status if vm.status in ("running", "paused") else OFF
+
+
+def _keeping(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
+    """The steps that keep the present state as a snapshot of its own."""
+    if wish.keep is None:
+        return Plan(vm.name)
+    if vm.snapshot(wish.keep.name):
+        raise Conflict(
+            f"VM {vm.name} has a snapshot {wish.keep.name} already",
+            wanted="to keep the present state under that name ('keep_current')",
+            todo="choose another name, or remove that snapshot first",
+        )
+    mode = "internal" if found.mode == "internal" else "external"
+    return plan_present(replace(wish.keep, mode=mode), vm)
+
+
+def _internal(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
+    images = tuple(image_that_holds(vm, found, entry.target) for entry in found.taken)
+    status = _status_after(wish, vm, found)
+    if found.memory == "no" or status != OFF:
+        return Plan(vm.name, (RevertInternal(found.name, images, status),))
+    # libvirt has no way to bring back the disks of such a snapshot without its memory.
+    return Plan(vm.name, (RevertInternal(found.name, images, "paused"), StopVm()))
+
+
+def _external(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
+    for damage in damages(vm, found):
+        raise Conflict(
+            f"VM {vm.name} cannot go back to snapshot {found.name}: {damage}",
+            wanted="a snapshot that is whole",
+            todo="go back to another one; remove this one (state: absent)",
+        )
+    overlays = tuple(_overlay(wish, vm, found, target) for target in found.points)
+    new = {step.target: step.file for step in overlays}
+    disks = tuple(_placed(vm, found, new))
+    status = _status_after(wish, vm, found)
+    steps: list[Step] = [*overlays, *([] if vm.off else [StopVm()])]
+    steps.append(DefineAsOf(found.name, disks))
+    steps.extend(_ancestors(vm, found))
+    steps.append(RewriteSnapshot(found.name, files=tuple(new.items()), current=True))
+    steps.extend(_going_on(found, disks, status))
+    gone, notes = _given_up(vm, found)
+    unused = found.memory != "no" and status == OFF
+    if unused:
+        notes += (f"{vm.name}: the memory of snapshot {found.name} is not used, since the VM is to"
+                  " be off",)  # fmt: skip
+    return Plan(vm.name, (*steps, *gone), notes)
+
+
+def _ancestors(vm: VmState, found: Snapshot) -> Iterator[Step]:
+    """Let the snapshots below name the overlays that stand on their points in this branch."""
+    above: dict[str, tuple[str, str]] = {}
+    for target, point in found.points.items():
+        chain = [image.filename for image in vm.chain_of(point)]
+        above.update({below: (target, image) for image, below in zip(chain, chain[1:])})
+    for snapshot in vm.snapshots:
+        standing = [above[point] for point in snapshot.points.values() if point in above]
+        moved = tuple(
+            (target, image)
+            for target, image in standing
+            if image in snapshot.former and snapshot.overlays.get(target) != image
+        )
+        if moved and snapshot is not found:
+            yield RewriteSnapshot(snapshot.name, files=moved)
+
+
+def _going_on(
+    found: Snapshot, disks: tuple[tuple[str, str, str], ...], status: str
+) -> tuple[Step, ...]:
+    if status == OFF:
+        return ()
+    if found.memory_file:
+        return (RestoreMemory(found.memory_file, disks, status == "paused"),)
+    return (StartVm(status == "paused"),)
+
+
+def _overlay(wish: RevertWish, vm: VmState, found: Snapshot, target: str) -> CreateOverlay:
+    point = found.points[target]
+    chain = vm.chain_of(point)
+    if not chain or chain[0].virtual_size is None:
+        raise Unsupported(
+            f"image {point} of VM {vm.name}, disk {target}, which snapshot {found.name} goes back"
+            " to, cannot be read",
+            wanted="a chain of local qcow2 or raw images",
+            todo="repair it (qcow2_info says what is wrong)",
+        )
+    before = found.before.disk(target) if found.before else None
+    image_format = before.format if before else chain[0].format
+    file = _next_name(found.overlays[target])
+    if wish.directory:
+        file = posixpath.join(wish.directory, posixpath.basename(file))
+    return CreateOverlay(target, file, point, image_format, chain[0].virtual_size)
+
+
+def _next_name(file: str) -> str:
+    """The overlay's name with the number of the revert: a.qcow2, a.r1.qcow2, a.r2.qcow2."""
+    match = _NUMBERED.match(file)
+    if match:
+        stem, number, extension = match.groups()
+        return f"{stem}.r{int(number) + 1}{extension}"
+    stem, extension = posixpath.splitext(file)
+    return f"{stem}.r1{extension}"
+
+
+def _placed(vm: VmState, found: Snapshot, new: dict[str, str]) -> Iterator[tuple[str, str, str]]:
+    """(target, image, format) of each disk: a new overlay, or what it has now where left out."""
+    for disk in found.before.disks if found.before else ():
+        now = vm.disk(disk.target)
+        if disk.target in new:
+            yield disk.target, new[disk.target], "qcow2"
+        elif disk.writable and now is not None and now.disk.source and now.disk.source.local:
+            yield disk.target, now.disk.path, now.disk.format
+
+
+def _given_up(vm: VmState, found: Snapshot) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+    """The removal of what only the present state needs, and notes of what is left alone."""
+    needed = {image.filename for snapshot in vm.snapshots for image in points_of(vm, snapshot)}
+    recorded = {file for snapshot in vm.snapshots if snapshot.ours for file in snapshot.made}
+    steps: list[Step] = []
+    notes: list[str] = []
+    for target in found.points:
+        for image in _above(vm.disk(target), needed):
+            if image in recorded:
+                steps.append(RemoveFile(image, GIVEN_UP))
+            else:
+                notes.append(
+                    f"{vm.name}: {image} is not used any more; it was left alone, since no snapshot"
+                    " of this collection made it"
+                )
+    return tuple(steps), tuple(notes)
+
+
+def _above(disk: DiskState | None, needed: set[str]) -> Iterator[str]:
+    for image in disk.chain[:-1] if disk else ():
+        if image.filename in needed:
+            return
+        yield image.filename

@@ -1,0 +1,66 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Each role says the same in its argument specs, its defaults and its README."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from tools.common import ROOT
+
+ROLES = sorted(path.name for path in (ROOT / "roles").iterdir())
+
+
+def read(role: str, name: str) -> Any:
+    return yaml.safe_load((ROOT / "roles" / role / name).read_text())
+
+
+def options(role: str) -> dict[str, Any]:
+    return dict(read(role, "meta/argument_specs.yml")["argument_specs"]["main"]["options"])
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_options_have_the_prefix_of_the_role_and_a_default(role: str) -> None:
+    assert all(name.startswith(f"{role}_") for name in options(role))
+    required = {name for name, option in options(role).items() if option.get("required")}
+    assert set(options(role)) - required == set(read(role, "defaults/main.yml"))
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_specified_defaults_are_the_real_ones(role: str) -> None:
+    real = read(role, "defaults/main.yml")
+    for name, option in options(role).items():
+        if "default" in option:
+            assert real[name] == option["default"], name
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_readme_lists_every_option_with_its_default(role: str) -> None:
+    page = (ROOT / "roles" / role / "README.md").read_text()
+    table = dict(re.findall(rf"^\| `({role}_\w+)` \| (.*?) \|", page, re.MULTILINE))
+    assert set(table) == set(options(role))
+    for name, option in options(role).items():
+        if "default" in option:
+            assert table[name].strip("`") == shown(option["default"]), name
+
+
+def shown(default: object) -> str:
+    return str(default).lower() if isinstance(default, bool) else str(default)
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_the_tags_of_the_readme_are_those_of_the_tasks(role: str) -> None:
+    tasks = [path.read_text() for path in Path(ROOT / "roles" / role / "tasks").glob("*.yml")]
+    used = {
+        tag
+        for text in tasks
+        for task in yaml.safe_load(text)
+        for tag in ([task["tags"]] if isinstance(task.get("tags"), str) else task.get("tags", []))
+    }
+    page = (ROOT / "roles" / role / "README.md").read_text()
+    assert used == set(re.findall(rf"^\| \w+ \| `({role}_\w+)` \|", page, re.MULTILINE))
