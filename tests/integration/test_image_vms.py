@@ -5,18 +5,22 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import libvirt
 import pytest
-from image_story import Images, content, qemu_img, tags, write
+from image_story import Images, content, needs_root, qemu_img, tags, write
 from images import corpus
 from images.storage import StorageDaemon
 from lab import VM, Disk, Lab
+from lab.modules import COLLECTIONS, RUNNER
 from story import folder
 
 MakeVm = Callable[..., VM]
@@ -240,17 +244,42 @@ def test_snapshots_that_libvirt_has_recorded(images: Images, make_vm: MakeVm) ->
     assert "snapshot outer of VM recorded" in message
 
 
-def test_definitions_that_may_not_be_read(
-    images: Images, make_vm: MakeVm, lab_session: Lab
-) -> None:
-    """Said, since a VM that is off may be overlooked."""
-    if os.geteuid() == 0:
-        pytest.skip("SKIPPED LOUDLY: root may read everything")
-    vm = make_vm("hidden", disks=1, running=False)
-    place = lab_session.directory / "c/libvirt/qemu"
-    place.chmod(0o300)
-    try:
-        result = images.run("qcow2_snapshot", disk(vm), name="s1", check=True)
-        assert "are not looked at" in result["notes"][0]
-    finally:
-        place.chmod(0o700)
+@needs_root
+def test_an_ordinary_user(lab_session: Lab) -> None:
+    """Works on what belongs to him, and says where he cannot see VMs that are off."""
+    nobody = 65534
+    with tempfile.TemporaryDirectory(prefix="vmkeep-") as place:
+        os.chown(place, nobody, nobody)
+        path, base = f"{place}/disk.qcow2", f"{place}/base.qcow2"
+        for made in (path, base):
+            qemu_img("create", "-q", "-f", "qcow2", made, "8M")
+        os.chown(path, nobody, nobody)
+        config = {"HOME": place, "XDG_CONFIG_HOME": str(lab_session.directory / "c")}
+        answer = as_user(nobody, "qcow2_snapshot", {"path": [path], "name": "s1"}, config)
+        assert answer["changed"] and tags(path) == {"1": "s1"}
+        assert os.path.isdir(f"{place}/.local/state/vmkeep/images/lock")
+        answer = as_user(nobody, "qcow2_snapshot", {"path": [base], "name": "s1"}, config)
+        assert f"'{base}' cannot be written" in answer["msg"] and "become" in answer["msg"]
+        options = {"path": [f"{place}/overlay"], "base": base, "owner": "root"}
+        answer = as_user(nobody, "qcow2_overlay", options, config)
+        assert "not permitted" in answer["msg"] and not os.path.exists(f"{place}/overlay")
+        hidden = Path(place) / "c/libvirt/qemu"
+        hidden.mkdir(parents=True, mode=0o700)
+        config["XDG_CONFIG_HOME"] = f"{place}/c"
+        options = {"path": [f"{place}/overlay"], "base": base}
+        answer = as_user(nobody, "qcow2_overlay", options, config)
+        assert answer["changed"] and os.stat(f"{place}/overlay").st_uid == nobody
+        assert f"VMs defined in '{hidden}' are not looked at" in " ".join(answer["notes"])
+
+
+def as_user(number: int, module: str, params: dict, env: dict[str, str]) -> dict:
+    """Run a module as another user; its own files are readable for everybody."""
+    line = ["setpriv", f"--reuid={number}", f"--regid={number}", "--clear-groups"]
+    done = subprocess.run(
+        [*line, sys.executable, str(RUNNER), module],
+        input=json.dumps({"ANSIBLE_MODULE_ARGS": params}).encode(),
+        env={**os.environ, "PYTHONPATH": str(COLLECTIONS), "TMPDIR": env["HOME"], **env},
+        capture_output=True,
+        check=False,
+    )
+    return json.loads(done.stdout.decode().splitlines()[-1])

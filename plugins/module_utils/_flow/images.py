@@ -53,14 +53,15 @@ class ImageOutcome:
 
     @property
     def to_do(self) -> bool:
-        """Whether a foreseen outcome needs hands.
+        """Whether a foreseen outcome needs hands: steps, or a journal to close.
 
         What is in the way of a run may be another run, so it needs a second look when nobody
         else works on the image.
         """
+        journaled = self.before is not None and self.before.journal is not None
         if self.problem is not None:
-            return isinstance(self.problem, (Busy, Conflict))
-        return bool(self.steps) or (self.before is not None and self.before.journal is not None)
+            return journaled or isinstance(self.problem, (Busy, Conflict))
+        return journaled or bool(self.steps)
 
     @property
     def removed(self) -> tuple[Identity, ...]:
