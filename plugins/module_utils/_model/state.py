@@ -9,12 +9,13 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .domain import Definition, Disk
 from .image import Image
 from .snapshot import Snapshot
+from .storage import UNSEEN, StorageState
 
 OFF = "shutoff"
 
@@ -61,6 +62,7 @@ class VmState:
     """A domain with everything that a decision about its disks needs.
 
     ``missing`` are the overlay and memory files that snapshots name and that do not exist.
+    ``storage`` is what is below the images, where somebody wants to know.
     """
 
     name: str
@@ -72,6 +74,7 @@ class VmState:
     snapshots: tuple[Snapshot, ...]
     missing: frozenset[str] = frozenset()
     journal: Mapping[str, Any] | None = None
+    storage: StorageState = UNSEEN
 
     @property
     def off(self) -> bool:
@@ -134,6 +137,8 @@ class Facts:
     """What was looked up for one plan: only what its steps need.
 
     ``agent`` is thawed, frozen or silent, '' where it was not asked; ``memory`` is in bytes.
+    ``clones`` tells of directories why files cannot be cloned there ('' if they can), and
+    ``dwellers`` which disks of other VMs lie in a subvolume.
     """
 
     files: Mapping[str, FileFact]
@@ -143,6 +148,8 @@ class Facts:
     managed_save: bool = False
     agent: str = ""
     memory: int = 0
+    clones: Mapping[str, str] = field(default_factory=dict)
+    dwellers: tuple[ImageUse, ...] = ()
 
     def job(self, target: str) -> Job | None:
         return next((job for job in self.jobs if job.target == target), None)

@@ -36,6 +36,7 @@ from .._model.step import (
     Step,
     TakeSnapshot,
 )
+from .predict_storage import storage_after, storage_lines
 
 
 def picture(vm: VmState) -> str:
@@ -47,6 +48,7 @@ def picture(vm: VmState) -> str:
     tree = tree_text(vm.snapshots)
     lines.append("  snapshots:" if tree else "  snapshots: none")
     lines.extend(f"    {line}" for line in tree.splitlines())
+    lines.extend(storage_lines(vm.storage))
     return "\n".join(lines) + "\n"
 
 
@@ -75,7 +77,7 @@ def _after(vm: VmState, step: Step) -> VmState:
         return replace(vm, missing=vm.missing | {step.file})
     if isinstance(step, ResumeVm):
         return replace(vm, status="running")
-    return vm
+    return replace(vm, storage=storage_after(vm.storage, step))
 
 
 def _with_disk(vm: VmState, target: str, change: Callable[[DiskState], DiskState]) -> VmState:

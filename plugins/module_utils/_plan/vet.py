@@ -20,10 +20,13 @@ from .._model.step import (
     Plan,
     RemoveFile,
     ResumeVm,
+    RevertStorage,
     SetSource,
+    SnapshotStorage,
     Step,
     TakeSnapshot,
 )
+from .vet_storage import check_storage, clone_directories, given_up, new_things, subvolumes
 
 OVERLAY_ROOM = 4 * 1024 * 1024
 """Bytes that an empty overlay and its first writes need at least."""
@@ -35,7 +38,8 @@ class Needs:
 
     ``files`` and ``directories`` by path, ``images`` whose users are to be found, those of them
     that will be ``removed`` and therefore count as no users, ``targets`` of disks that may have
-    jobs, whether the guest agent answers, and how much ``memory`` the VM uses.
+    jobs, whether the guest agent answers, and how much ``memory`` the VM uses. ``clones`` are
+    directories in which files have to share blocks, ``subvolumes`` are to hold no other VM.
     """
 
     files: tuple[str, ...] = ()
@@ -45,6 +49,8 @@ class Needs:
     targets: tuple[str, ...] = ()
     agent: bool = False
     memory: bool = False
+    clones: tuple[str, ...] = ()
+    subvolumes: tuple[str, ...] = ()
 
 
 def needs(plan: Plan) -> Needs:
@@ -60,13 +66,15 @@ def needs(plan: Plan) -> Needs:
     bases = [step.base for step in commits]
     merged = [path for step in commits for path in step.merged]
     return Needs(
-        files=(*created, *removed),
+        files=(*created, *removed, *(path for path in new_things(plan) if path.startswith("/"))),
         directories=tuple(sorted({posixpath.dirname(path) for path in (*created, *bases)})),
-        images=tuple(dict.fromkeys((*bases, *merged, *removed))),
+        images=tuple(dict.fromkeys((*bases, *merged, *removed, *given_up(plan)))),
         removed=tuple(removed),
         targets=tuple(disk for step in plan.steps for disk in _job_disks(step)),
         agent=any(isinstance(s, TakeSnapshot) and s.quiesce != "never" for s in plan.steps),
         memory=any(isinstance(s, TakeSnapshot) and s.spec.memory_file for s in plan.steps),
+        clones=clone_directories(plan),
+        subvolumes=subvolumes(plan),
     )
 
 
@@ -87,6 +95,9 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
         return plan
     free = frozenset(path for step in plan.steps for path in _released(step))
     steps = tuple(_settle_step(step, vm, facts, frozenset(ours), free) for step in plan.steps)
+    for path in given_up(plan):
+        _check_users(path, "is to be replaced or removed", vm, facts)
+    check_storage(plan, vm, facts, frozenset(ours))
     _check_managed_save(plan, vm, facts)
     _check_room(plan, vm, facts)
     return _quiesced_if_possible(replace(plan, steps=steps), vm, facts)
@@ -186,7 +197,8 @@ def _resumed(step: CommitDisk, job: Job | None, vm: VmState) -> CommitDisk:
 
 
 def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
-    touches_disks = any(isinstance(step, (CommitDisk, TakeSnapshot)) for step in plan.steps)
+    kinds = (CommitDisk, TakeSnapshot, SnapshotStorage, RevertStorage)
+    touches_disks = any(isinstance(step, kinds) for step in plan.steps)
     if vm.off and facts.managed_save and touches_disks:
         raise Conflict(
             f"VM {vm.name} has a managed save: its memory continues on the disks as they are",
