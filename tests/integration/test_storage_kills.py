@@ -209,11 +209,11 @@ def kill_everywhere(stage: StoredStage, killer: Killer, scene: Scene, pattern: s
             broken.append(f"{scene.name}, killed {setting['kill']}: {problem}")
             _clear_up(killer, task)
     report(scene.name, settings, broken, middle)
-    vm = task.vms[0]
-    vm.destroy()
-    vm.start()
-    assert vm.lost_records() == []
-    vm.destroy()
+    if scene.running:
+        vm = task.vms[0]
+        vm.destroy()
+        vm.start()
+        assert vm.lost_records() == []
 
 
 def _as_wanted(killer: Killer, task: Task, wanted: dict, before: dict) -> None:
@@ -321,9 +321,7 @@ def test_a_vm_that_ran_after_a_kill_keeps_what_it_wrote(stage: StoredStage, kill
     scene = REVERTS[0]
     task = stage.prepared(killer.modules, scene)
     (vm,) = task.vms
-    points = [point["kill"] for point in points_of(killer, task, "link")]
-    task = stage.prepared(killer.modules, scene)
-    killer.start(task, kill=points[-1].replace("before", "after")).wait()
+    killer.start(task, kill="after link vda.qcow2.vmkeep-new").wait()
     assert [p for p in folder(vm).iterdir() if p.name.endswith(".vmkeep-new")]
     run("qemu-io", "-f", "qcow2", "-c", "write -P 9 2M 1M", vm.disks["vda"].path)
     kept = digest(vm.disks["vda"].path)

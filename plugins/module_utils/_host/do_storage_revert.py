@@ -33,7 +33,7 @@ from .work import Work, do
 
 @do.register
 def _revert_storage(step: RevertStorage, work: Work) -> None:
-    if not work.resumed:
+    if not step.resume:
         check_off(work)
         _adopt(step, work)
         for copy in step.copies:

@@ -42,12 +42,14 @@ class RemoveStorage:
 class RevertStorage:
     """Let the disks of a VM that is off hold what these copies hold; the copies stay.
 
-    While only some of them do the VM cannot start, since an image is missing.
+    While only some of them do the VM cannot start, since an image is missing. ``resume`` goes on
+    where an earlier run has left.
     """
 
     step: ClassVar[str] = "revert_storage"
     name: str
     copies: tuple[Copy, ...]
+    resume: bool = False
 
     @property
     def mark(self) -> str:

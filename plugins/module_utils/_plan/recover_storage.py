@@ -12,6 +12,8 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from .._model.problem import Conflict
 from .._model.state import VmState
 from .._model.step import (
@@ -77,7 +79,7 @@ def _reverting(step: RevertStorage, left: Left, vm: VmState) -> tuple[Step, ...]
             wanted="to bring these back, too",
             todo="stop it, and run the task again",
         )
-    return (step,) if todo or hidden else ()
+    return (replace(step, resume=True),) if todo or hidden else ()
 
 
 def _is_left(step: RevertStorage, copy: Copy, left: Left, vm: VmState) -> bool:

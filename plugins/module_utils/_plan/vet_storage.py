@@ -31,8 +31,14 @@ def copies_in(
 def new_things(plan: Plan) -> Iterator[str]:
     """The files, subvolumes and volumes that must not exist before."""
     yield from (copy.made for copy in copies_in(plan, SnapshotStorage))
-    for copy in copies_in(plan, RevertStorage):
+    for copy in _reverting(plan):
         yield from (copy.new, copy.old)
+
+
+def _reverting(plan: Plan) -> tuple[Copy, ...]:
+    """The copies that a plan begins to go back to, unlike what an earlier run has begun."""
+    steps = (s for s in plan.steps if isinstance(s, RevertStorage) and not s.resume)
+    return tuple(copy for step in steps for copy in step.copies)
 
 
 def given_up(plan: Plan) -> tuple[str, ...]:
@@ -45,7 +51,7 @@ def given_up(plan: Plan) -> tuple[str, ...]:
 def clone_directories(plan: Plan) -> tuple[str, ...]:
     """The directories in which files have to share blocks."""
     cloned = [c.image for c in copies_in(plan, SnapshotStorage) if c.backend == REFLINK]
-    cloned += [c.image for c in copies_in(plan, RevertStorage) if c.backend != LVM]
+    cloned += [c.image for c in _reverting(plan) if c.backend != LVM]
     return tuple(dict.fromkeys(posixpath.dirname(path) for path in cloned))
 
 
@@ -105,7 +111,7 @@ def _check_volumes(plan: Plan, vm: VmState) -> None:
             )
     for group in dict.fromkeys(copy.volume.partition("/")[0] for copy in taken):
         _check_group(group, [c for c in taken if c.volume.startswith(f"{group}/")], vm)
-    for copy in copies_in(plan, RevertStorage):
+    for copy in _reverting(plan):
         if copy.backend == LVM:
             _check_revert(copy, vm)
 
