@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._argspec import state_dir_for
@@ -35,7 +35,8 @@ class Operation:
     ``result`` gets the VM before and after and the report of the run (empty in check mode).
     ``group`` makes all VMs change at one point in time, or none of them; ``read_only`` leaves
     even the journals of dead runs alone. ``proof`` is what is left to do after a run, where that
-    is not the plan itself: going back to a snapshot can be asked for again and again.
+    is not the plan itself: going back to a snapshot can be asked for again and again. ``storage``
+    wants to know what is below the images.
     """
 
     plan: PlanFor
@@ -43,13 +44,14 @@ class Operation:
     group: bool = False
     read_only: bool = False
     proof: PlanFor | None = None
+    storage: bool = False
 
     def carry_out(self, params: Mapping[str, Any], module: str, *, check: bool) -> Answer:
         """Do it to the VMs of the option ``vm``; with ``check`` only say what would be done.
 
         A problem of one VM stands in the answer; Problem is raised for those that concern all.
         """
-        host = _host(params, module)
+        host = replace(_host(params, module), storage=self.storage)
         return _answer(self, _outcomes(host, self, params["vm"], check))
 
 

@@ -56,6 +56,8 @@ READING = (
     "lookup", "memoryPeek", "memoryStats", "name", "num", "ref", "register", "setKeepAlive",
     "snapshotCurrent", "snapshotList", "snapshotLookup", "snapshotNum", "state", "unregister",
 )  # fmt: skip
+# Programs that are started by others, and are worth a name.
+SHOWN = ("qemu-img", "btrfs", "lvs", "lvcreate", "lvremove", "lvrename", "lvconvert", "lvchange")
 AGENT_CHANGES = ("guest-fsfreeze-freeze", "guest-fsfreeze-thaw")
 
 _counts: collections.Counter[str] = collections.Counter()
@@ -143,7 +145,7 @@ def process_label(_self: Any, args: Any, **_kwargs: Any) -> str:
         return "start guard"
     words = [short(word) for word in args if not str(word).startswith("-")]
     return "start " + next(
-        (" ".join(words[n : n + 2]) for n, word in enumerate(words) if word == "qemu-img"), words[0]
+        (" ".join(words[n : n + 2]) for n, word in enumerate(words) if word in SHOWN), words[0]
     )
 
 

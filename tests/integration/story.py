@@ -96,11 +96,16 @@ def world(vm: VM) -> dict:
         "live": sources(vm),
         "inactive": sources(vm, inactive=True) if domain.isPersistent() else None,
         "snapshots": sorted(found.getName() for found in domain.listAllSnapshots()),
-        "files": sorted(str(path) for path in folder(vm).rglob("*.*") if path.suffix in IMAGES),
+        "files": sorted(str(path) for path in folder(vm).rglob("*.*") if _is_image(path)),
     }
 
 
 IMAGES = (".qcow2", ".save", ".raw")
+
+
+def _is_image(path: Path) -> bool:
+    """Also one that storage has copied as IMAGE@NAME."""
+    return Path(path.name.partition("@")[0]).suffix in IMAGES
 
 
 def folder(vm: VM) -> Path:

@@ -20,7 +20,9 @@ from .._model.image import Image
 from .._model.names import check_vm_name
 from .._model.problem import NotFound, Problem
 from .._model.snapshot import Snapshot, parse_snapshot
-from .._model.state import OFF, DiskState, VmState
+from .._model.state import DiskState, VmState
+from .._model.storage import UNSEEN, StorageState
+from .._model.storage_steps import is_about_storage
 from .connection import NO_DOMAIN, call, code_of, problem_of
 from .image_file import is_unwritten, read_chain
 from .journal import read_journal
@@ -40,7 +42,8 @@ class Host:
     """The hypervisor of one run: its connection and where the run keeps its state.
 
     ``timeout`` is the deadline of each long operation in seconds, ``lock_timeout`` how long to
-    wait for another run; ``run`` names this run in locks and journals.
+    wait for another run; ``run`` names this run in locks and journals. ``storage`` is whether
+    what is below the images matters to it.
     """
 
     conn: Connection
@@ -49,6 +52,7 @@ class Host:
     timeout: float
     lock_timeout: float
     run: str
+    storage: bool = False
 
 
 def call_roll(host: Host) -> dict[str, str]:
@@ -119,17 +123,32 @@ def _state(
     status: str,
     snapshots: tuple[Snapshot, ...],
 ) -> VmState:
+    disks = tuple(_disk_state(disk, inactive) for disk in live.disks)
+    journal = read_journal(host.state_dir, live.uuid)
     return VmState(
         name=live.name,
         uuid=live.uuid,
         status=status,
         persistent=inactive is not None,
         live=live,
-        disks=tuple(_disk_state(disk, inactive, off=status == OFF) for disk in live.disks),
+        disks=disks,
         snapshots=snapshots,
         missing=frozenset(path for path in _recorded(snapshots) if not os.path.lexists(path)),
-        journal=read_journal(host.state_dir, live.uuid),
+        journal=journal,
+        storage=_storage(host, live, disks, journal),
     )
+
+
+def _storage(
+    host: Host, live: Definition, disks: Sequence[DiskState], journal: dict[str, Any] | None
+) -> StorageState:
+    """What is below the images, where this run or a dead one is about that."""
+    if not host.storage and not is_about_storage(journal):
+        return UNSEEN
+    # Only few runs need what can read it.
+    from .storage_state import read_storage
+
+    return read_storage(host.state_dir, (live.uuid, live.name), disks, journal)
 
 
 def _branches(vm: VmState) -> tuple[tuple[Image, ...], ...]:

@@ -42,9 +42,8 @@ from .._model.step import (
     StopVm,
     TakeSnapshot,
 )
-from .._model.tree import (
-    tree_text,
-)
+from .._model.tree import tree_text
+from .predict_storage import storage_after, storage_lines
 
 
 def picture(vm: VmState) -> str:
@@ -56,6 +55,7 @@ def picture(vm: VmState) -> str:
     tree = tree_text(vm.snapshots)
     lines.append("  snapshots:" if tree else "  snapshots: none")
     lines.extend(f"    {line}" for line in tree.splitlines())
+    lines.extend(storage_lines(vm.storage))
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +104,7 @@ def _switched(vm: VmState, step: Step) -> VmState:
         return vm
     if isinstance(step, RevertInternal):
         return replace(vm, status=step.status, snapshots=_with_current(vm, step.name))
-    return vm
+    return replace(vm, storage=storage_after(vm.storage, step))
 
 
 def _placed(disk: DiskState, chain: tuple[Image, ...]) -> DiskState:

@@ -207,7 +207,7 @@ def _quiesce(wish: SnapshotWish, vm: VmState) -> tuple[str, str]:
 
 
 def _overlay(vm: VmState, disk: DiskState, file: str) -> CreateOverlay:
-    kind = _kind_without_overlay(disk)
+    kind = kind_without_overlay(disk)
     if kind:
         raise Unsupported(
             f"disk {disk.target} of VM {vm.name} is a {kind}",
@@ -232,7 +232,7 @@ def _overlay(vm: VmState, disk: DiskState, file: str) -> CreateOverlay:
     )
 
 
-def _kind_without_overlay(disk: DiskState) -> str:
+def kind_without_overlay(disk: DiskState) -> str:
     """What kind of disk it is if no overlay can be put on it, else ''."""
     source = disk.disk.source
     if disk.disk.shareable:
