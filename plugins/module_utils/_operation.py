@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._argspec import state_dir_for
 from ._flow.look import each, nothing_to_do, observe_only
-from ._flow.outcome import Outcome, PlanFor
+from ._flow.outcome import ChangeAll, Outcome, PlanFor
 from ._host.connection import connect
 from ._host.observe import Host, call_roll, look_up
 from ._model.problem import BadInput, Problem
@@ -34,20 +34,23 @@ class Operation:
 
     ``result`` gets the VM before and after and the report of the run (empty in check mode).
     ``group`` makes all VMs change at one point in time, or none of them; ``read_only`` leaves
-    even the journals of dead runs alone.
+    even the journals of dead runs alone. ``also`` adds to what is observed of a VM, ``change``
+    brings all of them to what is wanted where that is not done one by one with a journal.
     """
 
     plan: PlanFor
     result: Callable[[VmState, VmState, dict[str, Any]], dict[str, Any]]
     group: bool = False
     read_only: bool = False
+    also: Callable[[Host, Domain, VmState], VmState] | None = None
+    change: ChangeAll | None = None
 
     def carry_out(self, params: Mapping[str, Any], module: str, *, check: bool) -> Answer:
         """Do it to the VMs of the option ``vm``; with ``check`` only say what would be done.
 
         A problem of one VM stands in the answer; Problem is raised for those that concern all.
         """
-        host = _host(params, module)
+        host = replace(_host(params, module), also=self.also)
         return _answer(self, _outcomes(host, self, params["vm"], check))
 
 
@@ -124,7 +127,15 @@ def _outcomes(
     from ._flow.all_vms import act
 
     known = {**outcomes, **settled}
-    return act(host, doms, known, operation.plan, group=operation.group, check_mode=check_mode)
+    return act(
+        host,
+        doms,
+        known,
+        operation.plan,
+        group=operation.group,
+        check_mode=check_mode,
+        change=operation.change,
+    )
 
 
 def _settled(host: Host, doms: Mapping[str, Domain], operation: Operation) -> dict[str, Outcome]:

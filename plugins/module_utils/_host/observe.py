@@ -12,7 +12,7 @@ import os
 import uuid as uuid_module
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from .._model.domain import Definition, Disk, parse_domain
 from .._model.names import check_vm_name
@@ -20,6 +20,7 @@ from .._model.problem import NotFound, Problem
 from .._model.snapshot import Snapshot, parse_snapshot
 from .._model.state import DiskState, VmState
 from .connection import NO_DOMAIN, call, code_of, problem_of
+from .hold import read_freeze
 from .image_file import read_chain
 from .journal import read_journal
 from .libvirt_dep import libvirt
@@ -38,7 +39,8 @@ class Host:
     """The hypervisor of one run: its connection and where the run keeps its state.
 
     ``timeout`` is the deadline of each long operation in seconds, ``lock_timeout`` how long to
-    wait for another run; ``run`` names this run in locks and journals.
+    wait for another run; ``run`` names this run in locks and journals. ``also`` adds to what is
+    observed of a VM what the plans of this run want to know besides.
     """
 
     conn: Connection
@@ -47,6 +49,7 @@ class Host:
     timeout: float
     lock_timeout: float
     run: str
+    also: Callable[[Host, Domain, VmState], VmState] | None = None
 
 
 def call_roll(host: Host) -> dict[str, str]:
@@ -94,7 +97,7 @@ def observe(host: Host, dom: Domain) -> VmState:
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE
         inactive = parse_domain(call(doing, dom.XMLDesc, flags))
     status = _STATUS.get(call(doing, dom.state)[0], "")
-    return _state(host, live, inactive, status, read_snapshots(dom))
+    return _more(host, dom, _state(host, live, inactive, status, read_snapshots(dom)))
 
 
 def glance(host: Host, dom: Domain, status: str) -> VmState:
@@ -105,7 +108,11 @@ def glance(host: Host, dom: Domain, status: str) -> VmState:
     """
     live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0), brief=True)
     snapshots = tuple(parse_snapshot(xml, brief=True) for _name, xml in _snapshots(dom))
-    return _state(host, live, None, status, snapshots)
+    return _more(host, dom, _state(host, live, None, status, snapshots))
+
+
+def _more(host: Host, dom: Domain, vm: VmState) -> VmState:
+    return host.also(host, dom, vm) if host.also else vm
 
 
 def _state(
@@ -125,6 +132,7 @@ def _state(
         snapshots=snapshots,
         missing=frozenset(path for path in _recorded(snapshots) if not os.path.lexists(path)),
         journal=read_journal(host.state_dir, live.uuid),
+        freeze=read_freeze(host.state_dir, live.uuid),
     )
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from .domain import Definition, Disk
+from .freeze import FreezeRecord, Guest
 from .image import Image
 from .snapshot import Snapshot
 
@@ -61,6 +62,8 @@ class VmState:
     """A domain with everything that a decision about its disks needs.
 
     ``missing`` are the overlay and memory files that snapshots name and that do not exist.
+    ``freeze`` is a freeze of ours that outlives its run. ``guest`` is there only for plans that
+    want to know it.
     """
 
     name: str
@@ -72,10 +75,17 @@ class VmState:
     snapshots: tuple[Snapshot, ...]
     missing: frozenset[str] = frozenset()
     journal: Mapping[str, Any] | None = None
+    freeze: FreezeRecord | None = None
+    guest: Guest | None = None
 
     @property
     def off(self) -> bool:
         return self.status == OFF
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the next run has something to bring in order before its own work."""
+        return self.journal is not None or (self.freeze is not None and self.freeze.expired)
 
     def disk(self, target: str) -> DiskState | None:
         return next((disk for disk in self.disks if disk.target == target), None)

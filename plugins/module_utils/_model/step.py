@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Union
 
 from .disk_steps import CommitDisk, CreateOverlay, RemoveFile, SetSource
+from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
 from .snapshot import SnapshotDisk, SnapshotSpec
 from .snapshot_steps import DeleteInternal, ForgetSnapshot, RewriteSnapshot, TakeSnapshot
@@ -23,6 +24,7 @@ __all__ = [
     "DefineAsOf",
     "DeleteInternal",
     "ForgetSnapshot",
+    "FreezeGuest",
     "Plan",
     "RemoveFile",
     "RestoreMemory",
@@ -34,6 +36,7 @@ __all__ = [
     "Step",
     "StopVm",
     "TakeSnapshot",
+    "ThawGuest",
     "from_dict",
     "shown",
     "to_dict",
@@ -54,6 +57,8 @@ Step = Union[
     DefineAsOf,
     RestoreMemory,
     RevertInternal,
+    FreezeGuest,
+    ThawGuest,
 ]
 _KINDS: Mapping[str, Any] = {kind.step: kind for kind in Step.__args__}  # type: ignore[attr-defined]
 

@@ -36,6 +36,7 @@ from .._model.step import (
     Step,
     TakeSnapshot,
 )
+from .freeze import after_freeze, freeze_lines
 
 
 def picture(vm: VmState) -> str:
@@ -47,6 +48,7 @@ def picture(vm: VmState) -> str:
     tree = tree_text(vm.snapshots)
     lines.append("  snapshots:" if tree else "  snapshots: none")
     lines.extend(f"    {line}" for line in tree.splitlines())
+    lines.extend(freeze_lines(vm))
     return "\n".join(lines) + "\n"
 
 
@@ -75,7 +77,7 @@ def _after(vm: VmState, step: Step) -> VmState:
         return replace(vm, missing=vm.missing | {step.file})
     if isinstance(step, ResumeVm):
         return replace(vm, status="running")
-    return vm
+    return after_freeze(vm, step)
 
 
 def _with_disk(vm: VmState, target: str, change: Callable[[DiskState], DiskState]) -> VmState:
