@@ -13,17 +13,18 @@ import os
 import uuid as uuid_module
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from .._model.domain import Definition, Disk, parse_domain
 from .._model.image import Image
 from .._model.names import check_vm_name
 from .._model.problem import NotFound, Problem
 from .._model.snapshot import Snapshot, parse_snapshot
-from .._model.state import DiskState, VmState
+from .._model.state import OFF, DiskState, VmState
 from .._model.storage import UNSEEN, StorageState
 from .._model.storage_steps import is_about_storage
 from .connection import NO_DOMAIN, call, code_of, problem_of
+from .hold import read_freeze
 from .image_file import is_unwritten, read_chain
 from .journal import read_journal
 from .libvirt_dep import libvirt
@@ -43,7 +44,8 @@ class Host:
 
     ``timeout`` is the deadline of each long operation in seconds, ``lock_timeout`` how long to
     wait for another run; ``run`` names this run in locks and journals. ``storage`` is whether
-    what is below the images matters to it.
+    what is below the images matters to it. ``also`` adds to what is
+    observed of a VM what the plans of this run want to know besides.
     """
 
     conn: Connection
@@ -53,6 +55,7 @@ class Host:
     lock_timeout: float
     run: str
     storage: bool = False
+    also: Callable[[Host, Domain, VmState], VmState] | None = None
 
 
 def call_roll(host: Host) -> dict[str, str]:
@@ -101,7 +104,7 @@ def observe(host: Host, dom: Domain) -> VmState:
         inactive = parse_domain(call(doing, dom.XMLDesc, flags))
     status = _STATUS.get(call(doing, dom.state)[0], "")
     vm = _state(host, live, inactive, status, read_snapshots(dom))
-    return replace(vm, branches=_branches(vm))
+    return _more(host, dom, replace(vm, branches=_branches(vm)))
 
 
 def glance(host: Host, dom: Domain, status: str) -> VmState:
@@ -113,7 +116,11 @@ def glance(host: Host, dom: Domain, status: str) -> VmState:
     """
     live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0), brief=True)
     snapshots = tuple(parse_snapshot(xml, brief=True) for _name, xml in _snapshots(dom))
-    return _state(host, live, None, status, snapshots)
+    return _more(host, dom, _state(host, live, None, status, snapshots))
+
+
+def _more(host: Host, dom: Domain, vm: VmState) -> VmState:
+    return host.also(host, dom, vm) if host.also else vm
 
 
 def _state(
@@ -123,7 +130,7 @@ def _state(
     status: str,
     snapshots: tuple[Snapshot, ...],
 ) -> VmState:
-    disks = tuple(_disk_state(disk, inactive) for disk in live.disks)
+    disks = tuple(_disk_state(disk, inactive, off=status == OFF) for disk in live.disks)
     journal = read_journal(host.state_dir, live.uuid)
     return VmState(
         name=live.name,
@@ -136,6 +143,7 @@ def _state(
         missing=frozenset(path for path in _recorded(snapshots) if not os.path.lexists(path)),
         journal=journal,
         storage=_storage(host, live, disks, journal),
+        freeze=read_freeze(host.state_dir, live.uuid),
     )
 
 

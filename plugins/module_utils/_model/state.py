@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .domain import Definition, Disk
+from .freeze import FreezeRecord, Guest
 from .image import Image
 from .snapshot import Snapshot
 from .storage import UNSEEN, StorageState
@@ -65,7 +66,8 @@ class VmState:
     ``missing`` are the files that snapshots need and that do not exist. ``branches`` are the
     chains of images that snapshots go back to and no disk stands on. ``reverted`` names the
     snapshot that a dead run was to go back to, once this run has finished that. ``storage`` is
-    what is below the images, where somebody wants to know.
+    what is below the images, where somebody wants to know. ``freeze`` is a freeze of
+    ours that outlives its run. ``guest`` is there only for plans that want to know it.
     """
 
     name: str
@@ -80,10 +82,17 @@ class VmState:
     branches: tuple[tuple[Image, ...], ...] = ()
     reverted: str = ""
     storage: StorageState = UNSEEN
+    freeze: FreezeRecord | None = None
+    guest: Guest | None = None
 
     @property
     def off(self) -> bool:
         return self.status == OFF
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the next run has something to bring in order before its own work."""
+        return self.journal is not None or (self.freeze is not None and self.freeze.expired)
 
     def disk(self, target: str) -> DiskState | None:
         return next((disk for disk in self.disks if disk.target == target), None)

@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Union
 
 from .disk_steps import CommitDisk, CreateOverlay, RemoveFile, SetSource
+from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
 from .snapshot import SnapshotDisk, SnapshotSpec
 from .snapshot_steps import DeleteInternal, ForgetSnapshot, RewriteSnapshot, TakeSnapshot
@@ -25,6 +26,7 @@ __all__ = [
     "DefineAsOf",
     "DeleteInternal",
     "ForgetSnapshot",
+    "FreezeGuest",
     "Plan",
     "RemoveFile",
     "RemoveStorage",
@@ -39,6 +41,7 @@ __all__ = [
     "Step",
     "StopVm",
     "TakeSnapshot",
+    "ThawGuest",
     "UnprepareRevert",
     "from_dict",
     "shown",
@@ -64,6 +67,8 @@ Step = Union[
     RemoveStorage,
     RevertStorage,
     UnprepareRevert,
+    FreezeGuest,
+    ThawGuest,
 ]
 _KINDS: Mapping[str, Any] = {kind.step: kind for kind in Step.__args__}  # type: ignore[attr-defined]
 

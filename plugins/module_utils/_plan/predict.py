@@ -43,6 +43,7 @@ from .._model.step import (
     TakeSnapshot,
 )
 from .._model.tree import tree_text
+from .freeze import after_freeze, freeze_lines
 from .predict_storage import storage_after, storage_lines
 
 
@@ -56,6 +57,7 @@ def picture(vm: VmState) -> str:
     lines.append("  snapshots:" if tree else "  snapshots: none")
     lines.extend(f"    {line}" for line in tree.splitlines())
     lines.extend(storage_lines(vm.storage))
+    lines.extend(freeze_lines(vm))
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +106,7 @@ def _switched(vm: VmState, step: Step) -> VmState:
         return vm
     if isinstance(step, RevertInternal):
         return replace(vm, status=step.status, snapshots=_with_current(vm, step.name))
-    return replace(vm, storage=storage_after(vm.storage, step))
+    return after_freeze(replace(vm, storage=storage_after(vm.storage, step)), step)
 
 
 def _placed(disk: DiskState, chain: tuple[Image, ...]) -> DiskState:

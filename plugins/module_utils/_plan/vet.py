@@ -29,6 +29,7 @@ from .._model.step import (
     StopVm,
     TakeSnapshot,
 )
+from .freeze import held
 from .room import check_room
 from .vet_storage import check_storage, clone_directories, given_up, new_things, subvolumes
 
@@ -245,11 +246,7 @@ def _quiesced_if_possible(plan: Plan, vm: VmState, facts: Facts) -> Plan:
     if facts.agent in ("", "thawed"):
         return plan
     if facts.agent == "frozen":
-        raise Conflict(
-            f"the file systems of VM {vm.name} are frozen by somebody else",
-            wanted="a guest that runs",
-            todo=f"let the other tool end, or thaw it (virsh domfsthaw {vm.name})",
-        )
+        raise held(vm)
     steps = tuple(_unquiesced(step, vm) for step in plan.steps)
     note = f"{vm.name}: not quiesced, the guest agent does not answer"
     return replace(plan, steps=steps, notes=(*plan.notes, note))
