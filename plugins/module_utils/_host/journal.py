@@ -48,8 +48,8 @@ def _unreadable(path: str, why: str) -> Conflict:
     return Conflict(
         f"the journal {path} of an interrupted run cannot be read: {why}",
         wanted="to finish or undo that run first",
-        todo="use the version of the collection that wrote it, or inspect the VM by hand"
-        " (vm_snapshot_info) and remove the file",
+        todo="use the version of the collection that wrote it, or inspect the VM or image by hand"
+        " (vm_snapshot_info, qcow2_info) and remove the file",
     )
 
 
