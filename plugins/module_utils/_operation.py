@@ -11,12 +11,12 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._argspec import state_dir_for
 from ._flow.look import each, nothing_to_do, observe_only
-from ._flow.outcome import Outcome, PlanFor
+from ._flow.outcome import ChangeAll, Outcome, PlanFor
 from ._host.connection import connect
 from ._host.observe import Host, call_roll, look_up
 from ._model.problem import BadInput, Problem
@@ -35,7 +35,10 @@ class Operation:
     ``result`` gets the VM before and after and the report of the run (empty in check mode).
     ``group`` makes all VMs change at one point in time, or none of them; ``read_only`` leaves
     even the journals of dead runs alone. ``proof`` is what is left to do after a run, where that
-    is not the plan itself: going back to a snapshot can be asked for again and again.
+    is not the plan itself: going back to a snapshot can be asked for again and again. ``storage``
+    wants to know what is below the images. ``also`` adds to what is observed of a VM,
+    ``change`` brings all of them to what is wanted where that is not done one by one with a
+    journal.
     """
 
     plan: PlanFor
@@ -43,13 +46,16 @@ class Operation:
     group: bool = False
     read_only: bool = False
     proof: PlanFor | None = None
+    storage: bool = False
+    also: Callable[[Host, Domain, VmState], VmState] | None = None
+    change: ChangeAll | None = None
 
     def carry_out(self, params: Mapping[str, Any], module: str, *, check: bool) -> Answer:
         """Do it to the VMs of the option ``vm``; with ``check`` only say what would be done.
 
         A problem of one VM stands in the answer; Problem is raised for those that concern all.
         """
-        host = _host(params, module)
+        host = replace(_host(params, module), storage=self.storage, also=self.also)
         return _answer(self, _outcomes(host, self, params["vm"], check))
 
 
@@ -134,6 +140,7 @@ def _outcomes(
         proof=operation.proof,
         group=operation.group,
         check_mode=check_mode,
+        change=operation.change,
     )
 
 

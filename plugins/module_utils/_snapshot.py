@@ -52,7 +52,7 @@ def _present(name: str, params: Mapping[str, Any]) -> PlanFor:
 def _absent(name: str, params: Mapping[str, Any]) -> PlanFor:
     useless = ("memory", "disks", "directory", "description", "keep_current", "run_after")
     _refuse(params, "state: absent", useless)
-    wish = AbsentWish(name, params["subtree"], params["metadata_only"])
+    wish = AbsentWish(name, subtree=params["subtree"], metadata_only=params["metadata_only"])
     return lambda vm: plan_absent(wish, vm)
 
 
@@ -153,6 +153,18 @@ def snapshot_result(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
+def snapshot_entry(snapshot: Snapshot, listed: Sequence[Snapshot]) -> dict[str, Any]:
+    """A snapshot among all of a VM, as the info modules return it."""
+    return {
+        **snapshot_result(snapshot),
+        "parent": snapshot.parent or None,
+        "children": [child.name for child in listed if child.parent == snapshot.name],
+        "current": snapshot.current,
+        "created": snapshot.created,
+        "state": snapshot.state,
+    }
+
+
 def info_operation(params: Mapping[str, Any]) -> Operation:
     """What the module vm_snapshot_info is to show."""
     wanted = params["name"]
@@ -166,14 +178,7 @@ def _info(vm: VmState, wanted: str | None) -> dict[str, Any]:
     return {
         "state": vm.status,
         "snapshots": [
-            {
-                **snapshot_result(snapshot),
-                "parent": snapshot.parent or None,
-                "children": [child.name for child in listed if child.parent == snapshot.name],
-                "current": snapshot.current,
-                "created": snapshot.created,
-                "state": snapshot.state,
-            }
+            snapshot_entry(snapshot, listed)
             for snapshot in listed
             if wanted in (None, snapshot.name)
         ],

@@ -45,7 +45,7 @@ options:
   name:
     description:
       - Name of the snapshot. Required with O(state=present), and otherwise unless O(id) is given.
-      - A snapshot is taken under a name of 1 to 127 letters, digits or any of C(_ . : @ + -),
+      - A snapshot is taken under a name of 1 to 127 letters, digits or any of C(_.:@+-),
         starting with a letter, digit or C(_). Those of other tools may have any name.
     type: str
   id:

@@ -13,9 +13,20 @@ from image_story import Images
 from kill_fixtures import killer, stage
 from lab import Lab
 from lab.fixtures import lab_session, make_vm, vm
+from storage_stage import storage, stored_vm
 from story import Modules
 
-__all__ = ["images", "killer", "lab_session", "make_vm", "modules", "stage", "vm"]
+__all__ = [
+    "images",
+    "killer",
+    "lab_session",
+    "make_vm",
+    "modules",
+    "stage",
+    "storage",
+    "stored_vm",
+    "vm",
+]
 
 
 @pytest.fixture

@@ -56,7 +56,9 @@ READING = (
     "lookup", "memoryPeek", "memoryStats", "name", "num", "ref", "register", "setKeepAlive",
     "snapshotCurrent", "snapshotList", "snapshotLookup", "snapshotNum", "state", "unregister",
 )  # fmt: skip
-AGENT_CHANGES = ("guest-fsfreeze-freeze", "guest-fsfreeze-thaw")
+# Programs that are started by others, and are worth a name.
+SHOWN = ("qemu-img", "btrfs", "lvs", "lvcreate", "lvremove", "lvrename", "lvconvert", "lvchange")
+AGENT_CHANGES = ("guest-fsfreeze-freeze", "guest-fsfreeze-freeze-list", "guest-fsfreeze-thaw")
 
 _counts: collections.Counter[str] = collections.Counter()
 _lock = threading.RLock()
@@ -143,7 +145,7 @@ def process_label(_self: Any, args: Any, **_kwargs: Any) -> str:
         return "start guard"
     words = [short(word) for word in args if not str(word).startswith("-")]
     return "start " + next(
-        (" ".join(words[n : n + 2]) for n, word in enumerate(words) if word == "qemu-img"), words[0]
+        (" ".join(words[n : n + 2]) for n, word in enumerate(words) if word in SHOWN), words[0]
     )
 
 
@@ -210,10 +212,8 @@ def wrap_collection() -> None:
     for name in ("_start", "_pivot", "_prove"):
         wrap(host["blockjob"], name, lambda _dom, step, n=name: f"job {n[1:]} {step.target}")
     guard = host["freeze"].Guard
-    wrap(
-        guard, "arm", lambda _self, uuid, _s: f"arm guard for {NAMES.get(uuid, uuid)}", effect=True
-    )
-    wrap(guard, "disarm", lambda _self, uuid: f"disarm guard for {NAMES.get(uuid, uuid)}")
+    for name, effect in (("arm", True), ("disarm", False), ("leave", True)):
+        wrap(guard, name, functools.partial(_guard_label, name), effect=effect)
     journal = host["journal"].Journal
     wrap(journal, "write", lambda self: f"journal write {vm_of(self._path)}")
     wrap(journal, "done", lambda self, n: f"journal done {n} {vm_of(self._path)}")
@@ -227,13 +227,17 @@ def wrap_collection() -> None:
     _remember_guards()
 
 
+def _guard_label(name: str, _self: Any, uuid: str, *_rest: Any) -> str:
+    return f"{name} guard for {NAMES.get(uuid, uuid)}"
+
+
 def _image_label(name: str, path: Any, *_rest: Any, **_options: Any) -> str:
     return f"qemu_img {name} {short(path)}"
 
 
 def _mutate(host: dict[str, Any]) -> None:
     if "no_guard" in SETTINGS.get("mutate", ()):
-        host["freeze"].Guard.arm = lambda _self, _uuid, _seconds: None
+        host["freeze"].Guard.arm = lambda _self, _uuid, _seconds, _token="": None
     if "no_recovery" in SETTINGS.get("mutate", ()):
         import_observe = sys.modules[f"{FLOW}._host.observe"]
         import_observe.read_journal = lambda _state_dir, _uuid: None

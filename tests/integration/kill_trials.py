@@ -32,6 +32,7 @@ HARNESS = Path(__file__).with_name("kill_harness.py")
 QUICK_SERVER = Path(__file__).with_name("quick_server.py")
 THAWED_WITHIN = 2.0
 NOTED = re.compile(r"interrupted run|left alone what could not be merged|thawed the guest")
+TAKING = ("vm_snapshot", "vm_storage_snapshot")
 # A call that takes longer (seconds) is also killed in its middle.
 LONG_CALL = 0.02
 # A draft of the journal beside the journal changes nothing once there is one.
@@ -62,7 +63,7 @@ class Task:
     @property
     def freezes(self) -> bool:
         """Whether the agent may be asked to freeze a guest."""
-        taking = self.module == "vm_snapshot" and "state" not in self.params
+        taking = self.module in TAKING and self.params.get("state", "present") == "present"
         return taking and not self.params.get("memory")
 
     @property

@@ -13,6 +13,13 @@ from typing import Any
 from lab import VM, Lab
 from lab.modules import ModuleRun, run_module, start_module
 
+# Counts in memory and on a disk; what is read of it is always a whole number.
+COUNTER = """while :; do
+    n=$((n + 1))
+    for file in /run/count /mnt/vda/count; do echo $n >$file.new; mv $file.new $file; done
+    sleep 0.05
+done"""
+
 
 class Modules:
     """The modules of the collection against one lab, with a state directory of their own."""
@@ -89,11 +96,16 @@ def world(vm: VM) -> dict:
         "live": sources(vm),
         "inactive": sources(vm, inactive=True) if domain.isPersistent() else None,
         "snapshots": sorted(found.getName() for found in domain.listAllSnapshots()),
-        "files": sorted(str(path) for path in folder(vm).rglob("*.*") if path.suffix in IMAGES),
+        "files": sorted(str(path) for path in folder(vm).rglob("*.*") if _is_image(path)),
     }
 
 
 IMAGES = (".qcow2", ".save", ".raw")
+
+
+def _is_image(path: Path) -> bool:
+    """Also one that storage has copied as IMAGE@NAME."""
+    return Path(path.name.partition("@")[0]).suffix in IMAGES
 
 
 def folder(vm: VM) -> Path:

@@ -14,9 +14,7 @@ from pathlib import Path
 import pytest
 from lab import VM
 from lab.vm import wait_until
-from story import chain, folder, sources
-
-COUNTER = "while :; do n=$((n + 1)); echo $n >/run/count; echo $n >/mnt/vda/count; sleep 0.05; done"
+from story import COUNTER, chain, folder, sources
 
 
 def counts_beyond(vm: VM, number: int) -> bool:

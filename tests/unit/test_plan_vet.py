@@ -36,12 +36,12 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import
     CommitWish,
     plan_commit,
 )
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.room import OVERLAY_ROOM
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot import (
     SnapshotWish,
     plan_present,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.vet import (
-    OVERLAY_ROOM,
     Needs,
     needs,
     settle,

@@ -15,7 +15,7 @@ from .._host.observe import Host
 from .change import change_one, foresee
 from .group import agreed, change_group
 from .look import each
-from .outcome import Outcome, PlanFor
+from .outcome import ChangeAll, Outcome, PlanFor
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -30,12 +30,14 @@ def act(
     proof: PlanFor | None = None,
     group: bool,
     check_mode: bool,
+    change: ChangeAll | None = None,
 ) -> dict[str, Outcome]:
     """name -> outcome: what was done, or with ``check_mode`` would be.
 
     ``known`` are the outcomes of VMs that are as wanted, and of names that are no VM; they come
     out as they are, but for a ``group``, which goes as a whole or not at all. ``proof`` is for
-    what can be asked for again and again: what is left to do after it was done.
+    what can be asked for again and again: what is left to do after it was done. ``change`` does
+    it, by default one VM after the plan of another, each with a journal.
     """
     rest = {name: dom for name, dom in doms.items() if name not in known}
     foreseen = each(rest, lambda dom: foresee(host, dom, plan_for))
@@ -49,6 +51,9 @@ def act(
         return change_group(host, doms, plan_for) if goes and not check_mode else outcomes
     todo = {name: doms[name] for name in doms if outcomes[name].to_do}
     if check_mode or not todo:
+        return outcomes
+    if change:
+        outcomes.update(change(host, todo, plan_for))
         return outcomes
     outcomes.update(each(todo, lambda dom: change_one(host, dom, plan_for, proof)))
     return outcomes

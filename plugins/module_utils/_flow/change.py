@@ -24,6 +24,7 @@ from .._host.work import Work
 from .._model.problem import Problem, Unreachable
 from .._model.state import Facts, VmState
 from .._model.step import CommitDisk, Plan, Step, TakeSnapshot
+from .._plan.freeze import without_expired
 from .._plan.left import files_of
 from .._plan.predict import predict
 from .._plan.vet import settle
@@ -45,7 +46,8 @@ def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
         return Outcome(problem=problem)
     try:
         recovery = recovery_plan(host, vm)
-        clean = replace(predict(vm, recovery), journal=None, reverted=recovery.reverted)
+        clean = predict(without_expired(vm), recovery)
+        clean = replace(clean, journal=None, reverted=recovery.reverted)
         plan = plan_for(clean)
         ours = files_of(vm.journal) if vm.journal else ()
         facts = _after_recovery(host, dom, vm, recovery, gather(host, dom, vm, plan))
@@ -60,9 +62,9 @@ def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
 def _after_recovery(host: Host, dom: Domain, vm: VmState, recovery: Plan, facts: Facts) -> Facts:
     """The facts without the jobs that the recovery takes up: they will have ended by then.
 
-    And without the freeze that the dead run left.
+    And without a freeze that should have ended, or that the dead run left.
     """
-    if facts.agent == "frozen" and froze(vm.journal):
+    if facts.agent == "frozen" and (froze(vm.journal) or (vm.freeze and vm.freeze.expired)):
         facts = replace(facts, agent="thawed")
     if not (facts.jobs and recovery.steps):
         return facts

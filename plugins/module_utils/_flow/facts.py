@@ -10,8 +10,16 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from .._host.clone import clone_trouble
 from .._host.connection import call
-from .._host.facts import block_jobs, directory_fact, file_fact, image_uses, memory_used
+from .._host.facts import (
+    block_jobs,
+    directory_fact,
+    dwellers,
+    file_fact,
+    image_uses,
+    memory_used,
+)
 from .._host.freeze import freeze_status
 from .._host.observe import Host
 from .._model.state import Facts, VmState
@@ -35,6 +43,8 @@ def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:
         managed_save=vm.off and bool(call(f"VM {vm.name}", dom.hasManagedSaveImage, 0)),
         agent=freeze_status(dom) if wanted.agent else "",
         memory=memory_used(dom) if wanted.memory else 0,
+        clones={path: clone_trouble(path) for path in wanted.clones},
+        dwellers=dwellers(host, vm, wanted.subvolumes),
     )
 
 

@@ -39,7 +39,7 @@ def nothing_to_do(host: Host, dom: Domain, status: str, plan_for: PlanFor) -> Ou
     """The outcome where a glance shows that all is as wanted, else None."""
     try:
         vm = glance(host, dom, status)
-        plan = None if vm.journal else plan_for(vm)
+        plan = None if vm.unsettled else plan_for(vm)
     except Problem:
         return None
     return Outcome(vm, vm, (), plan.notes) if plan and not plan.steps else None

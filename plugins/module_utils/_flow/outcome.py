@@ -16,10 +16,16 @@ from .._model.state import VmState
 from .._model.step import Plan, Step
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from .._host.libvirt_dep import Domain
+    from .._host.observe import Host
     from .._host.work import Work
 
 PlanFor = Callable[[VmState], Plan]
 """How a module decides: a pure function of what was observed."""
+ChangeAll = Callable[["Host", "Mapping[str, Domain]", PlanFor], "dict[str, Outcome]"]
+"""How VMs are brought to what their plans say, each with an outcome of its own."""
 
 
 @dataclass
@@ -42,7 +48,7 @@ class Outcome:
     @property
     def journaled(self) -> bool:
         """Whether a run was under way, or had died, when this was foreseen."""
-        return self.before is not None and self.before.journal is not None
+        return self.before is not None and self.before.unsettled
 
     @property
     def to_do(self) -> bool:

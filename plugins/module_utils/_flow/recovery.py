@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .._host.apply import apply
 from .._host.connection import call, wait_idle
 from .._host.freeze import freeze_status, thaw
+from .._host.hold import end_expired
 from .._host.journal import Journal, journal_path, read_journal
 from .._host.observe import Host, observe
 from .._host.work import Work
@@ -90,6 +91,8 @@ def froze(journal: Mapping[str, Any] | None) -> bool:
 
 def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
     """The VM in a clean state: what a dead run left is finished or undone, and reported."""
+    ended = end_expired(host, dom)
+    outcome.notes += (ended,) if ended else ()
     if read_journal(host.state_dir, dom.UUIDString()) is None:
         return observe(host, dom)
     # The daemon may still be at what the dead run had asked for.

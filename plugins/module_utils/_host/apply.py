@@ -12,7 +12,14 @@ import time
 from collections.abc import Sequence
 
 from .._model.step import CommitDisk, TakeSnapshot
-from . import blockjob, do_images, do_power, do_records  # noqa: F401 - they know how to do steps
+from . import (  # noqa: F401 - they know how to do steps
+    blockjob,
+    do_images,
+    do_power,
+    do_records,
+    do_storage,
+    do_storage_revert,
+)
 from .freeze import Guard
 from .snapshots import Taking, take_together
 from .work import Work, do

@@ -127,7 +127,7 @@ def _definition(path: str, *_version: int) -> Definition | None:
 @lru_cache(maxsize=4096)
 def _snapshot(path: str, *_version: int) -> Snapshot | None:
     try:
-        return parse_snapshot(_text(path), inactive=False)
+        return parse_snapshot(_text(path), brief=True)
     except (ET.ParseError, ValueError):
         return None
 

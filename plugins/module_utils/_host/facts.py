@@ -70,6 +70,29 @@ def image_uses(
     return tuple(dict.fromkeys(found))
 
 
+def dwellers(host: Host, vm: VmState, subvolumes: Sequence[str]) -> tuple[ImageUse, ...]:
+    """The disks of other VMs that lie in these subvolumes."""
+    found = [
+        ImageUse(subvolume, f"disk {disk.target} of VM {definition.name}")
+        for definition in (_definitions_of_others(host, vm) if subvolumes else ())
+        for disk in definition.disks
+        for subvolume in subvolumes
+        if disk.path and os.path.realpath(disk.path).startswith(f"{subvolume.rstrip('/')}/")
+    ]
+    return tuple(dict.fromkeys(found))
+
+
+def _definitions_of_others(host: Host, vm: VmState) -> Iterator[Definition]:
+    for dom in call("listing the VMs", host.conn.listAllDomains, 0):
+        if dom.UUIDString() == vm.uuid:
+            continue
+        name = dom.name()
+        yield parse_domain(call(f"reading VM {name}", dom.XMLDesc, 0))
+        if call(f"reading VM {name}", dom.isPersistent):
+            flags = libvirt.VIR_DOMAIN_XML_INACTIVE
+            yield parse_domain(call(f"reading VM {name}", dom.XMLDesc, flags))
+
+
 def _vm_uses(host: Host, vm: VmState, wanted: dict[Identity, str]) -> Iterator[ImageUse]:
     for dom in call("listing the VMs", host.conn.listAllDomains, 0):
         if dom.UUIDString() == vm.uuid:

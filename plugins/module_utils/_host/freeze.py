@@ -62,12 +62,14 @@ class Guard:
     """The guard process of this run. It outlives us by as long as a thaw takes.
 
     It keeps the descriptors ``locks`` open to its end, and with them the locks they hold.
+    ``state_dir`` is where the records of freezes are that outlive the run (see hold.py).
     """
 
-    def __init__(self, uri: str, locks: Sequence[int] = ()) -> None:
+    def __init__(self, uri: str, locks: Sequence[int] = (), state_dir: str = "") -> None:
         source = inspect.getsource(freeze_guard)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", source, uri],
+            [sys.executable, "-c", source, uri, state_dir],
+            cwd="/",
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -87,9 +89,16 @@ class Guard:
                 todo="see whether the hypervisor is overloaded, or use 'quiesce: never'",
             )
 
-    def arm(self, uuid: str, seconds: float) -> None:
-        """From now on this guest is thawed when we die or after ``seconds``."""
-        self._tell(f"arm {uuid} {seconds}")
+    def arm(self, uuid: str, seconds: float, token: str = "") -> None:
+        """From now on this guest is thawed when we die or after ``seconds``.
+
+        With a ``token`` only as long as the record of its freeze carries that.
+        """
+        self._tell(f"arm {uuid} {seconds} {token}")
+
+    def leave(self, uuid: str) -> None:
+        """Let the freeze outlive us; it still ends after its seconds."""
+        self._tell(f"leave {uuid}")
 
     def disarm(self, uuid: str) -> None:
         """The guest is thawed."""

@@ -5,19 +5,27 @@
 
 Its text is run by a fresh interpreter (see freeze.py), which keeps it free of the run's
 threads and files: it needs nothing but the libvirt binding. It reads lines from its
-standard input (``arm UUID SECONDS``, ``disarm UUID``); the end of input means that the
-run is gone. It answers ``ready`` once it is connected.
+standard input; the end of input means that the run is gone. It answers ``ready`` once it is
+connected. ``arm UUID SECONDS [TOKEN]`` puts a guest into its care, ``disarm UUID`` takes it out.
+
+A guest with a TOKEN has a record (see hold.py), and is ours only while that carries it. After
+``leave UUID`` the freeze outlives the run: it ends with its seconds.
 
 This util is PRIVATE to the collection.
 """
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import json
 import os
 import select
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from typing import Callable, NamedTuple, TextIO
 
 try:
     import libvirt
@@ -35,16 +43,53 @@ _LOST_SECONDS = 120.0
 _OFTEN_SECONDS = 20.0
 # The run may have died just after it sent a freeze that the daemon has still to begin.
 _QUIET_SECONDS = 3.0
+# How often a freeze that outlives its run is looked at: our record, and what the agent says.
+_RECORD_SECONDS = 0.2
+_GUEST_SECONDS = 2.0
+# Who holds the lock is about to freeze, or to thaw. A frozen guest does not wait for ever.
+_LOCK_SECONDS = 5.0
 
 
-def main(uri: str) -> None:
+class Guest(NamedTuple):
+    """A guest in our care until ``deadline``, of time.monotonic()."""
+
+    uuid: str
+    deadline: float
+    state_dir: str
+    token: str = ""
+
+    @property
+    def record(self) -> str:
+        return os.path.join(self.state_dir, "freeze", f"{self.uuid}.json")
+
+    def ours(self) -> bool:
+        """Whether nobody has thawed the guest and frozen it anew."""
+        if not self.token:
+            return True
+        try:
+            with open(self.record, encoding="utf-8") as file:
+                return bool(json.load(file)["token"] == self.token)
+        except (FileNotFoundError, NotADirectoryError, ValueError, KeyError, TypeError):
+            return False
+        except OSError:
+            return True
+
+    def forget(self) -> None:
+        """The guest is thawed, or gone."""
+        if self.token and self.ours():
+            with contextlib.suppress(OSError):
+                os.unlink(self.record)
+
+
+def main(uri: str, state_dir: str) -> None:
     """Watch over the guests of one run until its end."""
     connection = libvirt.open(uri)
-    armed: dict[str, float] = {}
+    armed: dict[str, Guest] = {}
     os.write(1, b"ready\n")
     pending = b""
     while True:
-        wait = max(0.0, min(armed.values()) - time.monotonic()) if armed else None
+        deadlines = [guest.deadline for guest in armed.values()]
+        wait = max(0.0, min(deadlines) - time.monotonic()) if deadlines else None
         readable, _writable, _errors = select.select([0], [], [], wait)
         if readable:
             chunk = os.read(0, 4096)
@@ -52,47 +97,112 @@ def main(uri: str) -> None:
                 break
             *lines, pending = (pending + chunk).split(b"\n")
             for line in lines:
-                _obey(line.decode().split(), armed)
-        for uuid in [uuid for uuid, deadline in armed.items() if deadline <= time.monotonic()]:
-            del armed[uuid]
-            _release(connection, uri, uuid)
-    for uuid in armed:
-        _release(connection, uri, uuid)
+                left = _obey(line.decode().split(), armed, state_dir)
+                if left:
+                    _start(_stay, connection, uri, left)
+        for guest in [guest for guest in armed.values() if guest.deadline <= time.monotonic()]:
+            del armed[guest.uuid]
+            _start(_release, connection, uri, guest)
+    for guest in armed.values():
+        _start(_release, connection, uri, guest)
 
 
-def _release(connection: libvirt.virConnect, uri: str, uuid: str) -> None:
-    """Thaw a guest. Each has its thread, so that none waits for another one's agent.
+def _start(do: Callable[..., None], connection: libvirt.virConnect, uri: str, guest: Guest) -> None:
+    """Care for a guest in a thread of its own, so that none waits for another one's agent.
 
     The process does not end before its threads.
     """
-    threading.Thread(target=_thaw, args=(connection, uri, uuid)).start()
+    threading.Thread(target=do, args=(connection, uri, guest)).start()
 
 
-def _obey(words: list[str], armed: dict[str, float]) -> None:
+def _obey(words: list[str], armed: dict[str, Guest], state_dir: str) -> Guest | None:
+    """Do as told; the guest whose freeze is to outlive the run, if it was told that."""
     if words[0] == "arm":
-        armed[words[1]] = time.monotonic() + float(words[2])
-    else:
-        armed.pop(words[1], None)
+        deadline = time.monotonic() + float(words[2])
+        armed[words[1]] = Guest(words[1], deadline, state_dir, *words[3:])
+        return None
+    guest = armed.pop(words[1], None)
+    return guest if words[0] == "leave" else None
 
 
-def _thaw(connection: libvirt.virConnect, uri: str, uuid: str) -> None:
-    """Thaw until the guest says that it is thawed and stays so, through daemon restarts."""
+def _stay(connection: libvirt.virConnect, uri: str, guest: Guest) -> None:
+    """Let the guest be until its seconds are over, or until somebody else has thawed it."""
+    looked = time.monotonic()
+    while guest.ours() and time.monotonic() < guest.deadline:
+        if time.monotonic() > looked + _GUEST_SECONDS:
+            connection = _again(connection, uri)
+            if _is_thawed(connection, guest.uuid):
+                break
+            looked = time.monotonic()
+        time.sleep(max(0.0, min(_RECORD_SECONDS, guest.deadline - time.monotonic())))
+    with _alone(guest):
+        _thaw(connection, uri, guest, quiet=0.0)
+
+
+def _is_thawed(connection: libvirt.virConnect, uuid: str) -> bool:
+    """Whether the guest says so, or is off; one that does not answer may be frozen."""
+    try:
+        domain = connection.lookupByUUIDString(uuid)
+        if not domain.isActive():
+            return True
+        return "thawed" in libvirt_qemu.qemuAgentCommand(domain, _STATUS, _AGENT_SECONDS, 0)
+    except libvirt.libvirtError as error:
+        return bool(error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)
+
+
+def _release(connection: libvirt.virConnect, uri: str, guest: Guest) -> None:
+    with _alone(guest):
+        _thaw(connection, uri, guest, quiet=_QUIET_SECONDS)
+
+
+@contextlib.contextmanager
+def _alone(guest: Guest) -> Iterator[None]:
+    """Hold the lock of those who freeze this guest, so that nobody begins while we thaw it.
+
+    A guest without a record is guarded by a process that has inherited the lock.
+    """
+    if not guest.token:
+        yield
+        return
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):
+            path = os.path.join(guest.state_dir, "lock", f"{guest.uuid}.guard")
+            _lock(stack.enter_context(open(path, "a", encoding="ascii")), guest)
+        yield
+
+
+def _lock(file: TextIO, guest: Guest) -> None:
+    limit = time.monotonic() + _LOCK_SECONDS
+    while guest.ours() and time.monotonic() < limit:
+        with contextlib.suppress(BlockingIOError):
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        time.sleep(0.05)
+    return None
+
+
+def _thaw(connection: libvirt.virConnect, uri: str, guest: Guest, quiet: float) -> None:
+    """Thaw until the guest says that it is thawed and stays so, through daemon restarts.
+
+    ``quiet`` is how many seconds it has to stay so.
+    """
     began = heard = time.monotonic()
-    while time.monotonic() < min(began + _GIVE_UP_SECONDS, heard + _LOST_SECONDS):
+    patience = _GIVE_UP_SECONDS if guest.token else _LOST_SECONDS
+    while guest.ours() and time.monotonic() < min(began + _GIVE_UP_SECONDS, heard + patience):
         try:
-            domain = connection.lookupByUUIDString(uuid)
+            domain = connection.lookupByUUIDString(guest.uuid)
             if not domain.isActive():
-                return
+                return guest.forget()
             heard = time.monotonic()
             if "frozen" in libvirt_qemu.qemuAgentCommand(domain, _STATUS, _AGENT_SECONDS, 0):
                 libvirt_qemu.qemuAgentCommand(domain, _THAW, _AGENT_SECONDS, 0)
-            elif time.monotonic() > began + _QUIET_SECONDS:
-                return
+            elif time.monotonic() >= began + quiet:
+                return guest.forget()
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
-                return
+                return guest.forget()
             connection = _again(connection, uri)
         time.sleep(0.1 if time.monotonic() < began + _OFTEN_SECONDS else 1.0)
+    return None
 
 
 def _again(connection: libvirt.virConnect, uri: str) -> libvirt.virConnect:
@@ -107,4 +217,4 @@ def _again(connection: libvirt.virConnect, uri: str) -> libvirt.virConnect:
 
 if __name__ == "__main__":
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
-    main(sys.argv[1])
+    main(sys.argv[1], sys.argv[2])

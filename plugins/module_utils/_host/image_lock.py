@@ -18,7 +18,7 @@ import contextlib
 import fcntl
 import os
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .._model.image import Identity, identity_of
 from .._model.problem import Busy, Problem
@@ -59,12 +59,21 @@ def unwritten(path: str) -> Iterator[int]:
         if any(_held(descriptor, byte) for byte in _WRITING):
             raise Busy(
                 f"{shown(path)} has been opened for writing by {_described(descriptor)}",
-                wanted="to remove it",
+                wanted="an image that nobody writes to",
                 todo="run the task again when nothing uses it",
             )
         yield descriptor
     finally:
         os.close(descriptor)
+
+
+@contextlib.contextmanager
+def all_unwritten(paths: Iterable[str]) -> Iterator[None]:
+    """Do so with several images, under whatever names."""
+    with contextlib.ExitStack() as stack:
+        for path in dict.fromkeys(os.path.realpath(path) for path in paths):
+            stack.enter_context(unwritten(path))
+        yield
 
 
 def _holders(path: str, bytes_: tuple[int, ...]) -> str:

@@ -65,14 +65,7 @@ class Journal:
 
     def write(self) -> None:
         """Make the present content durable under the journal's name."""
-        descriptor = os.open(self._draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        try:
-            os.write(descriptor, json.dumps(self._content).encode())
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(self._draft, self._path)
-        fsync_directory(self._directory)
+        write_durably(self._path, self._draft, self._content)
 
     def done(self, index: int) -> None:
         """Mark a step as done."""
@@ -90,6 +83,21 @@ class Journal:
             with contextlib.suppress(FileNotFoundError):
                 os.unlink(path)
         fsync_directory(self._directory)
+
+
+def write_durably(path: str, draft: str, content: dict[str, Any]) -> None:
+    """Replace a file by this content as JSON, whole or not at all; it is on disk afterwards.
+
+    ``draft`` is the name that it has while it is written, in the same directory.
+    """
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+    try:
+        os.write(descriptor, json.dumps(content).encode())
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+    os.replace(draft, path)
+    fsync_directory(os.path.dirname(path))
 
 
 def new_content(

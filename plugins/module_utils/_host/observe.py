@@ -13,7 +13,7 @@ import os
 import uuid as uuid_module
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable
 
 from .._model.domain import Definition, Disk, parse_domain
 from .._model.image import Image
@@ -21,7 +21,10 @@ from .._model.names import check_vm_name
 from .._model.problem import NotFound, Problem
 from .._model.snapshot import Snapshot, parse_snapshot
 from .._model.state import OFF, DiskState, VmState
+from .._model.storage import UNSEEN, StorageState
+from .._model.storage_steps import is_about_storage
 from .connection import NO_DOMAIN, call, code_of, problem_of
+from .hold import read_freeze
 from .image_file import is_unwritten, read_chain
 from .journal import read_journal
 from .libvirt_dep import libvirt
@@ -40,7 +43,9 @@ class Host:
     """The hypervisor of one run: its connection and where the run keeps its state.
 
     ``timeout`` is the deadline of each long operation in seconds, ``lock_timeout`` how long to
-    wait for another run; ``run`` names this run in locks and journals.
+    wait for another run; ``run`` names this run in locks and journals. ``storage`` is whether
+    what is below the images matters to it. ``also`` adds to what is
+    observed of a VM what the plans of this run want to know besides.
     """
 
     conn: Connection
@@ -49,6 +54,8 @@ class Host:
     timeout: float
     lock_timeout: float
     run: str
+    storage: bool = False
+    also: Callable[[Host, Domain, VmState], VmState] | None = None
 
 
 def call_roll(host: Host) -> dict[str, str]:
@@ -97,7 +104,7 @@ def observe(host: Host, dom: Domain) -> VmState:
         inactive = parse_domain(call(doing, dom.XMLDesc, flags))
     status = _STATUS.get(call(doing, dom.state)[0], "")
     vm = _state(host, live, inactive, status, read_snapshots(dom))
-    return replace(vm, branches=_branches(vm))
+    return _more(host, dom, replace(vm, branches=_branches(vm)))
 
 
 def glance(host: Host, dom: Domain, status: str) -> VmState:
@@ -109,7 +116,11 @@ def glance(host: Host, dom: Domain, status: str) -> VmState:
     """
     live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0), brief=True)
     snapshots = tuple(parse_snapshot(xml, brief=True) for _name, xml in _snapshots(dom))
-    return _state(host, live, None, status, snapshots)
+    return _more(host, dom, _state(host, live, None, status, snapshots))
+
+
+def _more(host: Host, dom: Domain, vm: VmState) -> VmState:
+    return host.also(host, dom, vm) if host.also else vm
 
 
 def _state(
@@ -119,17 +130,33 @@ def _state(
     status: str,
     snapshots: tuple[Snapshot, ...],
 ) -> VmState:
+    disks = tuple(_disk_state(disk, inactive, off=status == OFF) for disk in live.disks)
+    journal = read_journal(host.state_dir, live.uuid)
     return VmState(
         name=live.name,
         uuid=live.uuid,
         status=status,
         persistent=inactive is not None,
         live=live,
-        disks=tuple(_disk_state(disk, inactive, off=status == OFF) for disk in live.disks),
+        disks=disks,
         snapshots=snapshots,
         missing=frozenset(path for path in _recorded(snapshots) if not os.path.lexists(path)),
-        journal=read_journal(host.state_dir, live.uuid),
+        journal=journal,
+        storage=_storage(host, live, disks, journal),
+        freeze=read_freeze(host.state_dir, live.uuid),
     )
+
+
+def _storage(
+    host: Host, live: Definition, disks: Sequence[DiskState], journal: dict[str, Any] | None
+) -> StorageState:
+    """What is below the images, where this run or a dead one is about that."""
+    if not host.storage and not is_about_storage(journal):
+        return UNSEEN
+    # Only few runs need what can read it.
+    from .storage_state import read_storage
+
+    return read_storage(host.state_dir, (live.uuid, live.name), disks, journal)
 
 
 def _branches(vm: VmState) -> tuple[tuple[Image, ...], ...]:

@@ -63,21 +63,26 @@ def missing(program: str) -> str:
     return ", ".join(name for name in needed if shutil.which(name) is None)
 
 
-def run(command: Sequence[str], *, limits: Limits, timeout: float) -> Answer:
+def run(
+    command: Sequence[str], *, limits: Limits, timeout: float, keeps: Sequence[int] = ()
+) -> Answer:
     """Run ``command`` (program and arguments, no shell) and wait for it.
 
-    Files that it creates are for their owner only. Raises TimedOut after ``timeout`` seconds,
-    Problem if it prints more than 4 MiB, Unsupported if it is not there.
+    Files that it creates are for their owner only. With ``keeps``, descriptors that it holds open,
+    it does not die with us. Raises TimedOut after ``timeout`` seconds, Problem if it prints more
+    than 4 MiB, Unsupported if it is not there.
     """
     shown = shlex.join(command)
     try:
         process = subprocess.Popen(
-            [*_WITH_US, "prlimit", *limits.arguments(), "--", *command],
+            [*(() if keeps else _WITH_US), "prlimit", *limits.arguments(), "--", *command],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             env={"LC_ALL": "C", "PATH": os.environ.get("PATH", os.defpath)},
             umask=0o077,
+            pass_fds=tuple(keeps),
+            start_new_session=bool(keeps),
         )
     except FileNotFoundError as error:
         raise Unsupported("setpriv is not installed", todo="install util-linux") from error

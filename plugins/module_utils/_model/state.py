@@ -9,12 +9,14 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from .domain import Definition, Disk
+from .freeze import FreezeRecord, Guest
 from .image import Image
 from .snapshot import Snapshot
+from .storage import UNSEEN, StorageState
 
 OFF = "shutoff"
 
@@ -63,7 +65,9 @@ class VmState:
 
     ``missing`` are the files that snapshots need and that do not exist. ``branches`` are the
     chains of images that snapshots go back to and no disk stands on. ``reverted`` names the
-    snapshot that a dead run was to go back to, once this run has finished that.
+    snapshot that a dead run was to go back to, once this run has finished that. ``storage`` is
+    what is below the images, where somebody wants to know. ``freeze`` is a freeze of
+    ours that outlives its run. ``guest`` is there only for plans that want to know it.
     """
 
     name: str
@@ -77,10 +81,18 @@ class VmState:
     journal: Mapping[str, Any] | None = None
     branches: tuple[tuple[Image, ...], ...] = ()
     reverted: str = ""
+    storage: StorageState = UNSEEN
+    freeze: FreezeRecord | None = None
+    guest: Guest | None = None
 
     @property
     def off(self) -> bool:
         return self.status == OFF
+
+    @property
+    def unsettled(self) -> bool:
+        """Whether the next run has something to bring in order before its own work."""
+        return self.journal is not None or (self.freeze is not None and self.freeze.expired)
 
     def disk(self, target: str) -> DiskState | None:
         return next((disk for disk in self.disks if disk.target == target), None)
@@ -152,6 +164,8 @@ class Facts:
     """What was looked up for one plan: only what its steps need.
 
     ``agent`` is thawed, frozen or silent, '' where it was not asked; ``memory`` is in bytes.
+    ``clones`` tells of directories why files cannot be cloned there ('' if they can), and
+    ``dwellers`` which disks of other VMs lie in a subvolume.
     """
 
     files: Mapping[str, FileFact]
@@ -161,6 +175,8 @@ class Facts:
     managed_save: bool = False
     agent: str = ""
     memory: int = 0
+    clones: Mapping[str, str] = field(default_factory=dict)
+    dwellers: tuple[ImageUse, ...] = ()
 
     def job(self, target: str) -> Job | None:
         return next((job for job in self.jobs if job.target == target), None)

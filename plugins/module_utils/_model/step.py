@@ -13,9 +13,12 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, Union
 
 from .disk_steps import CommitDisk, CreateOverlay, RemoveFile, SetSource
+from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
 from .snapshot import SnapshotDisk, SnapshotSpec
 from .snapshot_steps import DeleteInternal, ForgetSnapshot, RewriteSnapshot, TakeSnapshot
+from .storage import to_copy
+from .storage_steps import RemoveStorage, RevertStorage, SnapshotStorage, UnprepareRevert
 
 __all__ = [
     "CommitDisk",
@@ -23,17 +26,23 @@ __all__ = [
     "DefineAsOf",
     "DeleteInternal",
     "ForgetSnapshot",
+    "FreezeGuest",
     "Plan",
     "RemoveFile",
+    "RemoveStorage",
     "RestoreMemory",
     "ResumeVm",
     "RevertInternal",
+    "RevertStorage",
     "RewriteSnapshot",
     "SetSource",
+    "SnapshotStorage",
     "StartVm",
     "Step",
     "StopVm",
     "TakeSnapshot",
+    "ThawGuest",
+    "UnprepareRevert",
     "from_dict",
     "shown",
     "to_dict",
@@ -54,6 +63,12 @@ Step = Union[
     DefineAsOf,
     RestoreMemory,
     RevertInternal,
+    SnapshotStorage,
+    RemoveStorage,
+    RevertStorage,
+    UnprepareRevert,
+    FreezeGuest,
+    ThawGuest,
 ]
 _KINDS: Mapping[str, Any] = {kind.step: kind for kind in Step.__args__}  # type: ignore[attr-defined]
 
@@ -68,6 +83,8 @@ def from_dict(data: Mapping[str, Any]) -> Step:
     values = {key: _frozen(value) for key, value in data.items() if key not in ("step", "spec")}
     if "spec" in data:
         values["spec"] = _spec(data["spec"])
+    if "copies" in data:
+        values["copies"] = tuple(to_copy(copy) for copy in data["copies"])
     step: Step = _KINDS[data["step"]](**values)
     return step
 
@@ -79,10 +96,13 @@ def shown(vm: str, step: Step) -> dict[str, Any]:
     if spec:
         data.update(name=spec["name"], mode=spec["mode"], memory_file=spec["memory_file"])
         data["disks"] = [disk["target"] for disk in spec["disks"] if disk["mode"] != "no"]
-    return {
-        "vm": vm,
-        **{key: value for key, value in data.items() if value not in ("", (), [], False)},
-    }
+    if "copies" in data:
+        data["copies"] = [_plain(copy) for copy in data["copies"]]
+    return {"vm": vm, **_plain(data)}
+
+
+def _plain(data: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in data.items() if value not in ("", (), [], False)}
 
 
 def _spec(data: Mapping[str, Any]) -> SnapshotSpec:

@@ -21,17 +21,19 @@ from .._model.step import CommitDisk, DeleteInternal, ForgetSnapshot, Plan, Remo
 from .._model.tree import (
     descendants,
 )
+from .kind import check_kind
 from .merge import check_points, consequences, merge
 
 
 @dataclass(frozen=True)
 class AbsentWish:
-    """A snapshot that is not to exist, with all that descend from it if ``subtree``."""
+    """A snapshot of a kind that is not to exist, with all that descend from it if ``subtree``."""
 
     name: str
     subtree: bool = False
     metadata_only: bool = False
     bandwidth: int = 0
+    kind: str = ""
 
 
 def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
@@ -39,6 +41,9 @@ def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
     if vm.snapshot(wish.name) is None:
         return Plan(vm.name)
     names = descendants(vm.snapshots, wish.name) if wish.subtree else (wish.name,)
+    for snapshot in vm.snapshots:
+        if snapshot.name in names:
+            check_kind(vm, snapshot, wish.kind)
     if wish.metadata_only:
         return Plan(vm.name, tuple(ForgetSnapshot(name) for name in reversed(names)))
     steps = removal(vm, names, wish.bandwidth)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from .._model.problem import BadInput, Conflict, NotFound
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, Plan
+from .kind import check_checkpoints
 from .merge import check_points, check_readable, consequences, merge
 
 
@@ -49,6 +50,7 @@ def plan_commit(wish: CommitWish, vm: VmState) -> Plan:
     if not merges:
         return Plan(vm.name, (), tuple(notes))
     check_points(vm, merges)
+    check_checkpoints(vm, {path for step in merges for path in step.merged})
     if not (wish.base or wish.top):
         _check_foreign(vm, merges)
     after = consequences(vm, merges, delete=wish.delete_merged)

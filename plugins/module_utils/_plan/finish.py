@@ -23,13 +23,15 @@ from .._model.step import (
 )
 from .left import Left, in_a_chain, merge_again, unknown, was_merged
 from .merge import consequences, moved_sources
+from .recover_storage import storage_as_of_now
 
 
 def finish_all(left: Left, vm: VmState) -> Iterator[Step]:
     """The steps of the dead run that are still to be done, merges as they have to be done now."""
     merging: set[str] = set()
     lost = unknown(left, vm)
-    for step in left.steps:
+    for step, done in zip(left.steps, left.done):
+        yield from storage_as_of_now(step, left, vm, done=done)
         if isinstance(step, CommitDisk):
             again = merge_again(step, vm)
             if again is not None:
@@ -58,9 +60,11 @@ def close_up(left: Left, vm: VmState) -> Iterator[Step]:
         for step, done in zip(left.steps, left.done)
         if isinstance(step, CommitDisk) and was_merged(step, vm, left, done=done)
     ]
-    for step in consequences(vm, finished):
-        if not isinstance(step, RemoveFile) or step.file in left.existing:
-            yield step
+    for step, done in zip(left.steps, left.done):
+        yield from storage_as_of_now(step, left, vm, done=done)
+    for after in consequences(vm, finished):
+        if not isinstance(after, RemoveFile) or after.file in left.existing:
+            yield after
 
 
 def _still_needed(step: Step, vm: VmState, existing: frozenset[str], merging: set[str]) -> bool:

@@ -14,6 +14,7 @@ from typing import Any
 
 from .._model.state import VmState
 from .._model.step import CommitDisk, CreateOverlay, RemoveFile, Step, TakeSnapshot, from_dict
+from .._model.storage_steps import StorageStep
 from .merge import merge
 
 
@@ -69,7 +70,9 @@ def files_of(journal: Mapping[str, Any]) -> tuple[str, ...]:
     steps = [from_dict(entry["step"]) for entry in journal["steps"]]
     memory = [s.spec.memory_file for s in steps if isinstance(s, TakeSnapshot)]
     files = [s.file for s in steps if isinstance(s, (CreateOverlay, RemoveFile))]
-    return tuple(path for path in (*files, *memory) if path)
+    copies = [copy for s in steps if isinstance(s, StorageStep) for copy in s.copies]
+    stored = [thing for copy in copies for thing in (copy.made, copy.new, copy.old)]
+    return tuple(path for path in (*files, *memory, *stored) if path)
 
 
 def merge_again(step: CommitDisk, vm: VmState) -> CommitDisk | None:

@@ -42,9 +42,9 @@ from .._model.step import (
     StopVm,
     TakeSnapshot,
 )
-from .._model.tree import (
-    tree_text,
-)
+from .._model.tree import tree_text
+from .freeze import after_freeze, freeze_lines
+from .predict_storage import storage_after, storage_lines
 
 
 def picture(vm: VmState) -> str:
@@ -56,6 +56,8 @@ def picture(vm: VmState) -> str:
     tree = tree_text(vm.snapshots)
     lines.append("  snapshots:" if tree else "  snapshots: none")
     lines.extend(f"    {line}" for line in tree.splitlines())
+    lines.extend(storage_lines(vm.storage))
+    lines.extend(freeze_lines(vm))
     return "\n".join(lines) + "\n"
 
 
@@ -104,7 +106,7 @@ def _switched(vm: VmState, step: Step) -> VmState:
         return vm
     if isinstance(step, RevertInternal):
         return replace(vm, status=step.status, snapshots=_with_current(vm, step.name))
-    return vm
+    return after_freeze(replace(vm, storage=storage_after(vm.storage, step)), step)
 
 
 def _placed(disk: DiskState, chain: tuple[Image, ...]) -> DiskState:
@@ -209,6 +211,7 @@ def _with_snapshot(vm: VmState, step: TakeSnapshot) -> VmState:
         before=vm.live,
         named=vm.live.named,
         xml="",
+        kind=dict(spec.more).get("kind", ""),
     )
     for entry in spec.disks:
         if entry.file:

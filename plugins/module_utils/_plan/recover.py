@@ -21,6 +21,7 @@ from .finish import close_up, finish_all
 from .left import Left, kept, was_unused
 from .merge import consequences, merge
 from .recover_revert import got_there, plan_finish, reverting, undo
+from .recover_storage import is_taken, taking, untaken
 
 
 def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
@@ -35,19 +36,26 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
             _check_pivot(step, left, vm)
     if reverting(left):
         return plan_finish(left, vm, finish=finish) if got_there(left, vm) else _stayed(left, vm)
-    taken = [step for step in left.steps if isinstance(step, TakeSnapshot)]
+    copying = taking(left)
+    kept_copies = is_taken(left, vm)
+    # What was to be kept by copies is kept by nothing else: its snapshot is complete with them.
+    taken = [step for step in left.steps if isinstance(step, TakeSnapshot) and not kept_copies]
+    if not taken and copying and not kept_copies:
+        note = f"{vm.name}: undid storage snapshot {copying.name} of an interrupted run"
+        return Plan(vm.name, untaken(left, vm), (note,))
     if not taken and finish:
         note = f"{vm.name}: finished what an interrupted run had begun"
         return Plan(vm.name, tuple(finish_all(left, vm)), (note, *kept(left, vm)))
     if not taken:
         note = f"{vm.name}: left alone what could not be merged, and brought the rest in order"
         return Plan(vm.name, tuple(close_up(left, vm)), (note, *kept(left, vm)))
-    if _complete(taken[0], vm) and left.group_complete and left.proven:
+    if not copying and _complete(taken[0], vm) and left.group_complete and left.proven:
         note = f"{vm.name}: snapshot {taken[0].spec.name} of an interrupted run is complete"
         return Plan(vm.name, (), (note,))
     undoing = tuple(_once_more(step, left, vm) for step in _undo(left, taken[0], vm))
-    steps = (*_resume(left, vm), *undoing)
-    note = f"{vm.name}: undid snapshot {taken[0].spec.name} of an interrupted run"
+    steps = (*_resume(left, vm), *untaken(left, vm), *undoing)
+    what = f"storage snapshot {copying.name}" if copying else f"snapshot {taken[0].spec.name}"
+    note = f"{vm.name}: undid {what} of an interrupted run"
     return Plan(vm.name, steps, (note, *kept(left, vm)))
 
 

@@ -34,6 +34,7 @@ from .._model.step import (
 )
 from .absent import points_of
 from .damage import damages
+from .kind import check_kind
 from .predict import predict
 from .revert_checks import check_vm, image_that_holds
 from .snapshot import SnapshotWish, plan_present
@@ -44,7 +45,7 @@ _NUMBERED = re.compile(r"(.*)\.r(\d+)(\.[^./]*)\Z")
 
 @dataclass(frozen=True)
 class RevertWish:
-    """A snapshot that the VM is to go on from.
+    """A snapshot of a kind that the VM is to go on from.
 
     ``keep`` is the snapshot that keeps the present state, None to give it up; ``run_after`` is
     unchanged, running, paused or shutoff; ``directory`` is for new overlays, '' for beside the
@@ -55,6 +56,7 @@ class RevertWish:
     keep: SnapshotWish | None = None
     run_after: str = "unchanged"
     directory: str = ""
+    kind: str = ""
 
 
 def plan_reverted(wish: RevertWish, vm: VmState) -> Plan:
@@ -69,6 +71,7 @@ def plan_reverted(wish: RevertWish, vm: VmState) -> Plan:
             wanted="one of " + (", ".join(s.name for s in vm.snapshots) or "(it has none)"),
             todo="correct the option 'name'",
         )
+    check_kind(vm, found, wish.kind)
     if vm.reverted == wish.name or _is_there(wish, vm, found):
         return Plan(vm.name)
     check_vm(vm, found)

@@ -29,7 +29,8 @@ class SnapshotWish:
     """A snapshot that is to exist.
 
     ``memory`` None: whatever the mode implies. ``files`` maps disk targets to overlay files,
-    ``disks`` empty means all writable disks. ``freeze_timeout`` is in seconds.
+    ``disks`` empty means all writable disks. ``freeze_timeout`` is in seconds. ``live``: the guest
+    runs while most of its memory is written. ``kind``: see Snapshot.
     """
 
     name: str
@@ -41,6 +42,8 @@ class SnapshotWish:
     description: str | None = None
     quiesce: str = "preferred"
     freeze_timeout: int = 10
+    live: bool = True
+    kind: str = ""
 
     def file_of(self, target: str) -> str:
         """The overlay file that was asked for, or ''."""
@@ -78,6 +81,8 @@ def plan_present(wish: SnapshotWish, vm: VmState) -> Plan:
 
 
 def _differences(wish: SnapshotWish, vm: VmState, found: Snapshot) -> Iterator[str]:
+    if wish.kind != found.kind:
+        yield f"is a {found.kind or 'snapshot'}, not a {wish.kind or 'snapshot'}"
     if wish.mode not in ("auto", found.mode):
         yield f"is {found.mode}, not {wish.mode}"
     if wish.memory is not None and wish.memory != (found.memory != "no"):
@@ -171,8 +176,10 @@ def _external(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> 
         else SnapshotDisk(disk.target, "no")
         for disk in vm.disks
     )
-    spec = SnapshotSpec(wish.name, wish.description or "", "external", entries, memory)
-    flags = ("atomic", "reuse_ext") + (("live",) if memory else ("disk_only",))
+    more = (("kind", wish.kind),) if wish.kind else ()
+    spec = SnapshotSpec(wish.name, wish.description or "", "external", entries, memory, more)
+    pace = ("live",) if wish.live else ()
+    flags = ("atomic", "reuse_ext", *(pace if memory else ("disk_only",)))
     quiesce, note = ("never", "") if memory or vm.off else _quiesce(wish, vm)
     steps: tuple[Step, ...] = (*overlays, TakeSnapshot(spec, flags, quiesce, wish.freeze_timeout))
     return Plan(vm.name, steps, (note,) if note else ())
@@ -200,7 +207,7 @@ def _quiesce(wish: SnapshotWish, vm: VmState) -> tuple[str, str]:
 
 
 def _overlay(vm: VmState, disk: DiskState, file: str) -> CreateOverlay:
-    kind = _kind_without_overlay(disk)
+    kind = kind_without_overlay(disk)
     if kind:
         raise Unsupported(
             f"disk {disk.target} of VM {vm.name} is a {kind}",
@@ -225,7 +232,7 @@ def _overlay(vm: VmState, disk: DiskState, file: str) -> CreateOverlay:
     )
 
 
-def _kind_without_overlay(disk: DiskState) -> str:
+def kind_without_overlay(disk: DiskState) -> str:
     """What kind of disk it is if no overlay can be put on it, else ''."""
     source = disk.disk.source
     if disk.disk.shareable:

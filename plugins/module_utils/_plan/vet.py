@@ -22,14 +22,16 @@ from .._model.step import (
     RemoveFile,
     ResumeVm,
     RevertInternal,
+    RevertStorage,
     SetSource,
+    SnapshotStorage,
     Step,
     StopVm,
     TakeSnapshot,
 )
-
-OVERLAY_ROOM = 4 * 1024 * 1024
-"""Bytes that an empty overlay and its first writes need at least."""
+from .freeze import held
+from .room import check_room
+from .vet_storage import check_storage, clone_directories, given_up, new_things, subvolumes
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class Needs:
 
     ``files`` and ``directories`` by path, ``images`` whose users are to be found, those of them
     that will be ``removed`` and therefore count as no users, ``targets`` of disks that may have
-    jobs, whether the guest agent answers, and how much ``memory`` the VM uses.
+    jobs, whether the guest agent answers, and how much ``memory`` the VM uses. ``clones`` are
+    directories in which files have to share blocks, ``subvolumes`` are to hold no other VM.
     """
 
     files: tuple[str, ...] = ()
@@ -48,6 +51,8 @@ class Needs:
     targets: tuple[str, ...] = ()
     agent: bool = False
     memory: bool = False
+    clones: tuple[str, ...] = ()
+    subvolumes: tuple[str, ...] = ()
 
 
 def needs(plan: Plan, vm: VmState) -> Needs:
@@ -63,13 +68,15 @@ def needs(plan: Plan, vm: VmState) -> Needs:
     bases = [step.base for step in commits]
     merged = [path for step in commits for path in step.merged]
     return Needs(
-        files=(*created, *removed),
+        files=(*created, *removed, *(path for path in new_things(plan) if path.startswith("/"))),
         directories=tuple(sorted({posixpath.dirname(path) for path in (*created, *bases)})),
-        images=tuple(dict.fromkeys((*bases, *merged, *removed, *_points(plan)))),
+        images=tuple(dict.fromkeys((*bases, *merged, *removed, *_points(plan), *given_up(plan)))),
         removed=tuple(removed),
         targets=tuple(disk for step in plan.steps for disk in _job_disks(step, vm)),
         agent=any(isinstance(s, TakeSnapshot) and s.quiesce != "never" for s in plan.steps),
         memory=any(isinstance(s, TakeSnapshot) and s.spec.memory_file for s in plan.steps),
+        clones=clone_directories(plan),
+        subvolumes=subvolumes(plan),
     )
 
 
@@ -98,8 +105,11 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
         return plan
     free = frozenset(path for step in plan.steps for path in _released(step, vm))
     steps = tuple(_settle_step(step, vm, facts, frozenset(ours), free) for step in plan.steps)
+    for path in given_up(plan):
+        _check_users(path, "is to be replaced or removed", vm, facts)
+    check_storage(plan, vm, facts, frozenset(ours))
     _check_managed_save(plan, vm, facts)
-    _check_room(plan, vm, facts)
+    check_room(plan, vm, facts)
     return _quiesced_if_possible(replace(plan, steps=steps), vm, facts)
 
 
@@ -214,7 +224,14 @@ def _resumed(step: CommitDisk, job: Job | None, vm: VmState) -> CommitDisk:
 
 
 def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
-    touching = (CommitDisk, TakeSnapshot, DefineAsOf, RevertInternal)
+    touching = (
+        CommitDisk,
+        TakeSnapshot,
+        DefineAsOf,
+        RevertInternal,
+        SnapshotStorage,
+        RevertStorage,
+    )
     touches_disks = any(isinstance(step, touching) for step in plan.steps)
     if vm.off and facts.managed_save and touches_disks:
         raise Conflict(
@@ -224,51 +241,12 @@ def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
         )
 
 
-def _check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
-    """Refuse what cannot fit: empty overlays, memory, and data that must land in a base.
-
-    Memory may take less, since pages of zeros take no room. But what fills up while memory is
-    written also stops every other VM there.
-    """
-    wanted: dict[str, int] = {}
-    for step in plan.steps:
-        if isinstance(step, CreateOverlay):
-            folder, size = posixpath.dirname(step.file), OVERLAY_ROOM
-        elif isinstance(step, CommitDisk):
-            folder, size = posixpath.dirname(step.base), _growth(step, vm)
-        elif isinstance(step, TakeSnapshot) and step.spec.memory_file:
-            folder, size = posixpath.dirname(step.spec.memory_file), facts.memory
-        else:
-            continue
-        wanted[folder] = wanted.get(folder, 0) + size
-    for folder, size in wanted.items():
-        directory = facts.directories[folder]
-        if not folder.startswith("/dev") and not directory.trouble and directory.free < size:
-            raise Unsupported(
-                f"{folder} has {directory.free} bytes free",
-                wanted=f"at least {size} bytes for VM {vm.name}",
-                todo="free space there, or choose another 'directory'",
-            )
-
-
-def _growth(step: CommitDisk, vm: VmState) -> int:
-    """How much the base has to grow at least: what each merged image has may be the same."""
-    disk = vm.disk(step.target)
-    held = {image.filename: image.actual_size for image in disk.chain} if disk else {}
-    most = max((held.get(path, 0) for path in step.merged), default=0)
-    return max(0, most - held.get(step.base, 0))
-
-
 def _quiesced_if_possible(plan: Plan, vm: VmState, facts: Facts) -> Plan:
     """The plan without a freeze where the agent does not answer and need not."""
     if facts.agent in ("", "thawed"):
         return plan
     if facts.agent == "frozen":
-        raise Conflict(
-            f"the file systems of VM {vm.name} are frozen by somebody else",
-            wanted="a guest that runs",
-            todo=f"let the other tool end, or thaw it (virsh domfsthaw {vm.name})",
-        )
+        raise held(vm)
     steps = tuple(_unquiesced(step, vm) for step in plan.steps)
     note = f"{vm.name}: not quiesced, the guest agent does not answer"
     return replace(plan, steps=steps, notes=(*plan.notes, note))

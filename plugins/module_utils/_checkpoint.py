@@ -1,0 +1,82 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Checkpoints (disks and memory of a VM) as options of a task and as results.
+
+A checkpoint is an external snapshot with memory, which other tasks leave whole.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ._model.names import check_description, check_snapshot_name
+from ._model.problem import BadInput
+from ._model.snapshot import CHECKPOINT
+from ._model.state import VmState
+from ._model.step import Plan
+from ._operation import Operation
+from ._plan.absent import AbsentWish, plan_absent
+from ._plan.revert import RevertWish, plan_reverted, unreverted
+from ._plan.snapshot import SnapshotWish, plan_present
+from ._snapshot import snapshot_entry, snapshot_result
+
+
+def checkpoint_operation(params: Mapping[str, Any]) -> Operation:
+    """What the module vm_checkpoint is to do. Raises BadInput."""
+    name = check_snapshot_name(params["name"])
+    if params["run_after"] and params["state"] != "restored":
+        raise BadInput(
+            f"the option run_after means nothing with state: {params['state']}",
+            wanted="a task that says what it does",
+            todo="remove it",
+        )
+
+    def result(_before: VmState, after: VmState, _report: Mapping[str, Any]) -> dict[str, Any]:
+        found = after.snapshot(name)
+        return {"checkpoint": snapshot_result(found) if found else None, "state": after.status}
+
+    if params["state"] == "absent":
+        gone = AbsentWish(name, kind=CHECKPOINT)
+        return Operation(lambda vm: plan_absent(gone, vm), result)
+    if params["state"] == "restored":
+        back = RevertWish(name, kind=CHECKPOINT, run_after=params["run_after"] or "unchanged")
+        return Operation(
+            lambda vm: plan_reverted(back, vm), result, proof=lambda vm: unreverted(back, vm)
+        )
+    wish = SnapshotWish(
+        name,
+        mode="external",
+        memory=True,
+        directory=(params["directory"] or "").rstrip("/"),
+        description=_described(params["description"]),
+        quiesce="never",
+        live=params["live"],
+        kind=CHECKPOINT,
+    )
+    return Operation(lambda vm: plan_present(wish, vm), result)
+
+
+def _described(text: str | None) -> str | None:
+    return None if text is None else check_description(text)
+
+
+def info_operation(params: Mapping[str, Any]) -> Operation:
+    """What the module vm_checkpoint_info is to show."""
+    wanted = params["name"]
+
+    def result(vm: VmState, _after: VmState, _report: Mapping[str, Any]) -> dict[str, Any]:
+        found = sorted(vm.snapshots, key=lambda snapshot: (snapshot.created, snapshot.name))
+        return {
+            "state": vm.status,
+            "checkpoints": [
+                snapshot_entry(each, found)
+                for each in found
+                if each.kind == CHECKPOINT and wanted in (None, each.name)
+            ],
+        }
+
+    return Operation(lambda vm: Plan(vm.name), result, read_only=True)

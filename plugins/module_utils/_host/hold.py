@@ -1,0 +1,170 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Freezes that outlive the run that made them.
+
+Each has a record, ``STATE_DIR/freeze/UUID.json``, that is on disk before the guest is frozen. The
+guard thaws the guest at the deadline as long as the record carries its token; every run of this
+collection that finds a record past its deadline does the same.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING, Any
+
+from .._model.freeze import FROZEN, FreezeGuest, FreezeRecord, Guest
+from .._model.problem import Problem, TimedOut
+from .._model.state import VmState
+from .connection import call
+from .freeze import STATUS_SECONDS, Guard, agent, freeze_status, thaw
+from .lock import guard_lock
+from .record import read_record, remove_record, write_record
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Domain
+    from .observe import Host
+
+_KIND = "freeze"
+
+
+def read_freeze(state_dir: str, uuid: str) -> FreezeRecord | None:
+    """The freeze of ours that is recorded; one that cannot be understood has expired."""
+    found = read_record(state_dir, _KIND, uuid)
+    if found is None:
+        return None
+    try:
+        return FreezeRecord(
+            token=found["token"],
+            deadline=found["deadline"],
+            until=found["until"],
+            asked=tuple(found["asked"]),
+            mountpoints=tuple(found["mountpoints"]),
+            expired=time.time() >= found["ends"],
+        )
+    except (KeyError, TypeError):
+        return FreezeRecord("", 0, "an unknown time", (), (), expired=True)
+
+
+def look_at_guest(_host: Host, dom: Domain, vm: VmState) -> VmState:
+    """The VM with what its guest agent says; one that does not run is not asked."""
+    return replace(vm, guest=_guest(dom)) if vm.status in ("running", "blocked") else vm
+
+
+def _guest(dom: Domain) -> Guest:
+    try:
+        status = str(agent(dom, "guest-fsfreeze-status", STATUS_SECONDS))
+        return Guest(status, mounts=() if status == FROZEN else _mounts(dom))
+    except Problem as problem:
+        return Guest("", problem.found)
+
+
+def _mounts(dom: Domain) -> tuple[tuple[str, str], ...]:
+    """What can be frozen; nothing where the agent may not or cannot tell."""
+    try:
+        found = agent(dom, "guest-get-fsinfo", STATUS_SECONDS)
+    except Problem:
+        return ()
+    return tuple((entry["mountpoint"], entry["name"]) for entry in found)
+
+
+def freeze_and_leave(host: Host, dom: Domain, guard: Guard, vm: VmState, step: FreezeGuest) -> str:
+    """Freeze the guest as the step says, in the care of the guard; what there is to tell, or ''.
+
+    ``guard`` must be ready. Raises what the agent says where it fails; the guest is thawed then.
+    """
+    with guard_lock(host.state_dir, vm.uuid, vm.name):
+        token = secrets.token_hex(8)
+        write_record(host.state_dir, _KIND, vm.uuid, _content(host, token, step))
+        guard.arm(vm.uuid, step.deadline, token)
+        try:
+            count = _freeze(dom, step)
+            told = _check(dom, vm, step, count)
+        except Problem:
+            if thaw(dom) is not None:
+                guard.disarm(vm.uuid)
+                remove_record(host.state_dir, _KIND, vm.uuid)
+            raise
+        guard.leave(vm.uuid)
+    return told
+
+
+def _content(host: Host, token: str, step: FreezeGuest) -> dict[str, Any]:
+    ends = time.time() + step.deadline
+    return {
+        "token": token,
+        "run": host.run,
+        "deadline": step.deadline,
+        "ends": ends,
+        "until": datetime.fromtimestamp(ends, timezone.utc).isoformat(timespec="seconds"),
+        "asked": step.mountpoints if step.chosen else (),
+        "mountpoints": step.mountpoints,
+    }
+
+
+def _freeze(dom: Domain, step: FreezeGuest) -> int:
+    """Ask for it; how many file systems were frozen."""
+    if step.chosen:
+        points = list(step.mountpoints)
+        command = "guest-fsfreeze-freeze-list"
+        return int(agent(dom, command, step.deadline, mountpoints=points))
+    return int(agent(dom, "guest-fsfreeze-freeze", step.deadline))
+
+
+def _check(dom: Domain, vm: VmState, step: FreezeGuest, count: int) -> str:
+    """Problem unless what was asked for is frozen; a note where not all could be."""
+    points = ", ".join(step.mountpoints)
+    mounts = vm.guest.mounts if vm.guest else ()
+    systems = {system for point, system in mounts if point in step.mountpoints}
+    if count == 0 or (step.chosen and count < len(systems)):
+        raise Problem(
+            f"the agent of VM {dom.name()} froze {count} of the file systems on {points or 'it'}",
+            wanted="all of them frozen" if step.chosen else "at least one mounted file system",
+            todo="leave out what cannot be frozen, such as vfat, with the option 'mountpoints'",
+        )
+    if freeze_status(dom) != FROZEN:
+        raise TimedOut(
+            f"VM {dom.name()} was thawed, after {step.deadline} s or by somebody else, before its"
+            " freeze was complete",
+            wanted="a frozen guest",
+            todo="raise 'deadline', or look who thaws it",
+        )
+    if count < len(systems):
+        return f"{dom.name()}: the guest could freeze {count} of the file systems on {points}"
+    return ""
+
+
+def thaw_and_forget(host: Host, dom: Domain) -> None:
+    """Thaw the guest and remove the record of its freeze. TimedOut if the agent does not obey."""
+    if thaw(dom) is None or freeze_status(dom) != "thawed":
+        raise TimedOut(
+            f"the guest agent of VM {dom.name()} does not answer, so it may still be frozen",
+            wanted="to thaw its file systems",
+            todo="look at qemu-guest-agent in the guest; a VM that is switched off is not frozen",
+        )
+    remove_record(host.state_dir, _KIND, dom.UUIDString())
+
+
+def end_expired(host: Host, dom: Domain) -> str:
+    """End a freeze of ours that should have ended, since its guard is gone; what was done, or ''.
+
+    A guest that was frozen by somebody else meanwhile cannot be told from one that we froze.
+    """
+    uuid, name = dom.UUIDString(), dom.name()
+    record = read_freeze(host.state_dir, uuid)
+    if record is None or not record.expired:
+        return ""
+    told = ""
+    active = call(f"reading VM {name}", dom.isActive)
+    status = freeze_status(dom) if active else "thawed"
+    if status == FROZEN and thaw(dom) is not None:
+        told = f"{name}: thawed the guest, which was to be frozen until {record.until}"
+    elif status != "thawed":
+        return f"{name}: it was to be frozen until {record.until}, and its agent does not answer"
+    remove_record(host.state_dir, _KIND, uuid)
+    return told
