@@ -82,7 +82,9 @@ class Lvm:
         snapshot = self.volume(name)
         if snapshot and not snapshot.merging:
             self._do("lvconvert", "--yes", "--merge", "--interval", "1", "--", name)
-        else:
+        elif snapshot:
+            # One that LVM has put off begins only now; one that goes on is watched again.
+            self._do("lvchange", "--refresh", "--", origin)
             self._do("lvchange", "--poll", "y", "--", origin)
         while self.volume(name):
             _check_going_on(self.volume(origin), name, origin)
@@ -136,9 +138,9 @@ def _yes(wanted: bool) -> str:
 def _check_going_on(origin: Volume | None, name: str, place: str) -> None:
     if origin is None:
         raise Problem(f"{place} is gone while {name} is merged into it")
-    if origin.is_open and not origin.merging:
+    if origin.is_open:
         raise Conflict(
-            f"{place} was opened, so that LVM has put off merging {name} into it",
+            f"{place} was opened, so that LVM may have put off merging {name} into it",
             wanted="a volume that nobody uses",
             todo="close it and run the task again",
         )
