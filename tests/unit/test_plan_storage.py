@@ -220,7 +220,7 @@ def test_a_device_by_a_name_that_would_not_follow():
 
 
 def settled(plan, state, **values):
-    return settle(plan, state, facts(needs(plan), **values))
+    return settle(plan, state, facts(needs(plan, state), **values))
 
 
 def test_room_in_the_group_and_in_the_pool():
@@ -383,7 +383,7 @@ def test_what_is_in_the_way():
         settled(taking, state, clones={"/vms": "Operation not supported"})
     with pytest.raises(Conflict, match="has a managed save"):
         settled(taking, state, managed_save=True)
-    assert needs(taking).clones == ("/vms",)
+    assert needs(taking, state).clones == ("/vms",)
     # What an earlier run has begun finds its own things.
     resumed = replace(back, steps=(replace(back.steps[0], resume=True),))
     assert settled(resumed, state, existing={new: FileFact(new, "file", 7)}).steps
@@ -392,7 +392,7 @@ def test_what_is_in_the_way():
 def test_a_subvolume_that_others_live_in():
     state = stored(off(), grounds=(Ground("vda", "/vms"), Ground("vdb", "/vms")))
     plan = plan_storage_present(StorageWish("s1", BTRFS), state)
-    assert needs(plan).subvolumes == ("/vms",)
+    assert needs(plan, state).subvolumes == ("/vms",)
     with pytest.raises(Conflict, match="holds disk vda of VM other as well"):
         settled(plan, state, dwellers=(ImageUse("/vms", "disk vda of VM other"),))
 
