@@ -48,7 +48,8 @@ def test_it_tells_what_is_there(lab_session: Lab, vms: list[VM]) -> None:
         "off": {"active": False, "agent": "disconnected"},
         "quiet": {"active": True, "agent": "connected"},
     }
-    shown = subprocess.run(["virsh", "-c", lab_session.uri, "version"], capture_output=True)
+    words = ["virsh", "-c", lab_session.uri, "version"]
+    shown = subprocess.run(words, check=True, capture_output=True)
     for version in found["versions"].values():
         assert version.encode() in shown.stdout
     assert found["qemu_img"] == shutil.which("qemu-img")

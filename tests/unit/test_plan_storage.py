@@ -131,7 +131,7 @@ def test_an_overlay_is_copied_with_what_it_stands_on():
 
 
 def test_a_merge_that_was_not_done_is_made_up_for():
-    found = taken(copy(image=at("vda", "base")) if False else copy())
+    found = taken(copy())
     state = stored(vm(disk("vda", f"{TEMPORARY} base"), snapshots=[snapshot(TEMPORARY)]), found)
     assert kinds(plan_storage_present(StorageWish("s1"), state)) == [
         "commit", "forget_snapshot", "remove_file",

@@ -12,17 +12,13 @@ import time
 from collections.abc import Sequence
 
 from .._model.step import CommitDisk, TakeSnapshot
-from . import (  # noqa: F401 - they know how to do steps
-    blockjob,
-    do_images,
-    do_power,
-    do_records,
-    do_storage,
-    do_storage_revert,
-)
+from . import blockjob, do_images, do_power, do_records, do_storage, do_storage_revert
 from .freeze import Guard
 from .snapshots import Taking, take_together
 from .work import Work, do
+
+DOERS = (do_images, do_power, do_records, do_storage, do_storage_revert)
+"""What has to be loaded to do steps: each registers how to do some of them."""
 
 
 def apply(work: Work, guard: Guard | None = None, *, until_point: bool = False) -> None:
