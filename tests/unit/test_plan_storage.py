@@ -156,7 +156,7 @@ def test_one_that_differs(wish, found, words):
 
 def test_one_that_is_damaged():
     state = stored(off(), taken(), existing=frozenset({copy().made}))
-    with pytest.raises(Conflict, match=r"vdb.base.qcow2@s1, which held vdb, is gone"):
+    with pytest.raises(Conflict, match=r"vdb\.base\.qcow2@s1, which held vdb, is gone"):
         plan_storage_present(StorageWish("s1"), state)
     invalid = volume("vg/db.s1", origin="vg/db", invalid=True)
     state = stored(off(disk()), taken(LVM_COPY), volumes=(volume(), invalid))
@@ -230,14 +230,14 @@ def test_room_in_the_group_and_in_the_pool():
     thin, pool = volume(thin=True, pool="vg/pool"), volume("vg/pool", used=96.5)
     state = on_volume(thin)
     state = replace(state, storage=replace(state.storage, volumes=(thin, pool)))
-    with pytest.raises(Unsupported, match=r"is 96.5 % full"):
+    with pytest.raises(Unsupported, match=r"is 96\.5 % full"):
         settled(plan_storage_present(StorageWish("s1"), state), state)
 
 
 def test_a_volume_of_that_name():
     state = on_volume(volume())
     state = replace(state, storage=replace(state.storage, volumes=(volume(), volume("vg/db.s1"))))
-    with pytest.raises(Conflict, match=r"vg/db.s1 exists already"):
+    with pytest.raises(Conflict, match=r"vg/db\.s1 exists already"):
         settled(plan_storage_present(StorageWish("s1"), state), state)
 
 
@@ -262,7 +262,7 @@ def test_going_back_by_a_merge():
         settled(plan_storage_reverted(BACK, open_), open_)
     small = volume("vg/db.s2", origin="vg/db", size=GIB // 20, used=90.0)
     state = lvm_taken(volume(), small)
-    with pytest.raises(Unsupported, match=r"vg/db.s2, another snapshot of vg/db, has room for"):
+    with pytest.raises(Unsupported, match=r"vg/db\.s2, another snapshot of vg/db, has room for"):
         settled(plan_storage_reverted(BACK, state), state)
 
 
@@ -383,7 +383,7 @@ def test_what_is_in_the_way():
         settled(taking, state, clones={"/vms": "Operation not supported"})
     with pytest.raises(Conflict, match="has a managed save"):
         settled(taking, state, managed_save=True)
-    assert needs(taking, state).clones == ("/vms",)
+    assert needs(taking, stored(off())).clones == ("/vms",)
     # What an earlier run has begun finds its own things.
     resumed = replace(back, steps=(replace(back.steps[0], resume=True),))
     assert settled(resumed, state, existing={new: FileFact(new, "file", 7)}).steps

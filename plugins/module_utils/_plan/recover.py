@@ -15,7 +15,16 @@ from dataclasses import replace
 
 from .._model.problem import Conflict, Unsupported
 from .._model.state import VmState
-from .._model.step import CommitDisk, CreateOverlay, Plan, RemoveFile, ResumeVm, Step, TakeSnapshot
+from .._model.step import (
+    CommitDisk,
+    CreateOverlay,
+    Plan,
+    RemoveFile,
+    ResumeVm,
+    Step,
+    TakeSnapshot,
+    UnprepareRevert,
+)
 from .absent import removal
 from .finish import close_up, finish_all
 from .left import Left, kept, was_unused
@@ -44,8 +53,10 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
         note = f"{vm.name}: undid storage snapshot {copying.name} of an interrupted run"
         return Plan(vm.name, untaken(left, vm), (note,))
     if not taken and finish:
-        note = f"{vm.name}: finished what an interrupted run had begun"
-        return Plan(vm.name, tuple(finish_all(left, vm)), (note, *kept(left, vm)))
+        steps = tuple(finish_all(left, vm))
+        undone = any(isinstance(step, UnprepareRevert) for step in steps)
+        note = f"{vm.name}: {'undid' if undone else 'finished'} what an interrupted run had begun"
+        return Plan(vm.name, steps, (note, *kept(left, vm)))
     if not taken:
         note = f"{vm.name}: left alone what could not be merged, and brought the rest in order"
         return Plan(vm.name, tuple(close_up(left, vm)), (note, *kept(left, vm)))
@@ -53,10 +64,10 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
         note = f"{vm.name}: snapshot {taken[0].spec.name} of an interrupted run is complete"
         return Plan(vm.name, (), (note,))
     undoing = tuple(_once_more(step, left, vm) for step in _undo(left, taken[0], vm))
-    steps = (*_resume(left, vm), *untaken(left, vm), *undoing)
+    back = (*_resume(left, vm), *untaken(left, vm), *undoing)
     what = f"storage snapshot {copying.name}" if copying else f"snapshot {taken[0].spec.name}"
     note = f"{vm.name}: undid {what} of an interrupted run"
-    return Plan(vm.name, steps, (note, *kept(left, vm)))
+    return Plan(vm.name, back, (note, *kept(left, vm)))
 
 
 def _stayed(left: Left, vm: VmState) -> Plan:
