@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -34,14 +34,16 @@ class Operation:
 
     ``result`` gets the VM before and after and the report of the run (empty in check mode).
     ``group`` makes all VMs change at one point in time, or none of them; ``read_only`` leaves
-    even the journals of dead runs alone. ``also`` adds to what is observed of a VM, ``change``
-    brings all of them to what is wanted where that is not done one by one with a journal.
+    even the journals of dead runs alone. ``find`` looks up the VMs, ``also`` adds to what is
+    observed of one, and ``change`` brings all of them to what is wanted where that is not done one
+    by one with a journal.
     """
 
     plan: PlanFor
     result: Callable[[VmState, VmState, dict[str, Any]], dict[str, Any]]
     group: bool = False
     read_only: bool = False
+    find: Callable[[Host, Sequence[str]], dict[str, Any]] = look_up
     also: Callable[[Host, Domain, VmState], VmState] | None = None
     change: ChangeAll | None = None
 
@@ -110,7 +112,7 @@ def _outcomes(
     host: Host, operation: Operation, names: Iterable[str], check_mode: bool
 ) -> dict[str, Outcome]:
     """name -> outcome, in the order of the option, each VM once."""
-    found = look_up(host, list(dict.fromkeys(names)))
+    found = operation.find(host, list(dict.fromkeys(names)))
     outcomes: dict[str, Outcome] = {}
     doms: dict[str, Domain] = {}
     for given, dom in found.items():

@@ -12,7 +12,7 @@ import time
 from collections.abc import Sequence
 
 from .._model.step import CommitDisk, TakeSnapshot
-from . import blockjob, do_images, do_power, do_records  # noqa: F401 - they know how to do steps
+from . import blockjob, do_images, do_memory, do_power, do_records  # noqa: F401 - they know how to do steps
 from .freeze import Guard
 from .snapshots import Taking, take_together
 from .work import Work, do

@@ -8,8 +8,8 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from .._model.step import ResumeVm
-from .connection import call
+from .._model.step import ResumeVm, StartVm
+from .connection import call, call_within
 from .libvirt_dep import libvirt
 from .work import Work, do
 
@@ -24,3 +24,10 @@ def _resume_vm(_step: ResumeVm, work: Work) -> None:
     state, reason = call(f"reading VM {work.vm.name}", work.dom.state)
     if state == libvirt.VIR_DOMAIN_PAUSED and reason in _RESUMABLE:
         call(f"VM {work.vm.name}: resuming it", work.dom.resume)
+
+
+@do.register
+def _start_vm(step: StartVm, work: Work) -> None:
+    flags = libvirt.VIR_DOMAIN_START_PAUSED if step.paused else 0
+    doing = f"VM {work.vm.name}: starting it"
+    call_within(work.host.timeout, doing, work.dom.createWithFlags, flags)

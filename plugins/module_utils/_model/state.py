@@ -15,6 +15,7 @@ from typing import Any
 from .domain import Definition, Disk
 from .freeze import FreezeRecord, Guest
 from .image import Image
+from .save import Saves
 from .snapshot import Snapshot
 
 OFF = "shutoff"
@@ -62,8 +63,8 @@ class VmState:
     """A domain with everything that a decision about its disks needs.
 
     ``missing`` are the overlay and memory files that snapshots name and that do not exist.
-    ``freeze`` is a freeze of ours that outlives its run. ``guest`` is there only for plans that
-    want to know it.
+    ``freeze`` is a freeze of ours that outlives its run. ``guest`` and ``saves`` are there
+    only for plans that want to know them.
     """
 
     name: str
@@ -77,6 +78,7 @@ class VmState:
     journal: Mapping[str, Any] | None = None
     freeze: FreezeRecord | None = None
     guest: Guest | None = None
+    saves: Saves | None = None
 
     @property
     def off(self) -> bool:

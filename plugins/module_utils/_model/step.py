@@ -15,6 +15,7 @@ from typing import Any, Union
 from .disk_steps import CommitDisk, CreateOverlay, RemoveFile, SetSource
 from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
+from .save_steps import RecordSave, RemoveSave, RestoreSave, SaveMemory
 from .snapshot import SnapshotDisk, SnapshotSpec
 from .snapshot_steps import DeleteInternal, ForgetSnapshot, RewriteSnapshot, TakeSnapshot
 
@@ -26,11 +27,15 @@ __all__ = [
     "ForgetSnapshot",
     "FreezeGuest",
     "Plan",
+    "RecordSave",
     "RemoveFile",
+    "RemoveSave",
     "RestoreMemory",
+    "RestoreSave",
     "ResumeVm",
     "RevertInternal",
     "RewriteSnapshot",
+    "SaveMemory",
     "SetSource",
     "StartVm",
     "Step",
@@ -59,6 +64,10 @@ Step = Union[
     RevertInternal,
     FreezeGuest,
     ThawGuest,
+    SaveMemory,
+    RestoreSave,
+    RemoveSave,
+    RecordSave,
 ]
 _KINDS: Mapping[str, Any] = {kind.step: kind for kind in Step.__args__}  # type: ignore[attr-defined]
 

@@ -37,6 +37,7 @@ from .._model.step import (
     TakeSnapshot,
 )
 from .freeze import after_freeze, freeze_lines
+from .memory import after_memory, memory_lines
 
 
 def picture(vm: VmState) -> str:
@@ -48,7 +49,7 @@ def picture(vm: VmState) -> str:
     tree = tree_text(vm.snapshots)
     lines.append("  snapshots:" if tree else "  snapshots: none")
     lines.extend(f"    {line}" for line in tree.splitlines())
-    lines.extend(freeze_lines(vm))
+    lines.extend((*freeze_lines(vm), *memory_lines(vm)))
     return "\n".join(lines) + "\n"
 
 
@@ -77,7 +78,7 @@ def _after(vm: VmState, step: Step) -> VmState:
         return replace(vm, missing=vm.missing | {step.file})
     if isinstance(step, ResumeVm):
         return replace(vm, status="running")
-    return after_freeze(vm, step)
+    return after_memory(after_freeze(vm, step), step)
 
 
 def _with_disk(vm: VmState, target: str, change: Callable[[DiskState], DiskState]) -> VmState:

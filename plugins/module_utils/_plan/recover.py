@@ -20,6 +20,7 @@ from .absent import removal
 from .finish import close_up, finish_all
 from .left import Left, kept, was_unused
 from .merge import consequences, merge
+from .recover_memory import moving_memory, plan_memory_recovery
 
 
 def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
@@ -28,6 +29,9 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     With ``finish`` False merges that are not done stay undone (their overlays remain in use)
     and only what follows from the others is brought in order.
     """
+    moving = moving_memory(left)
+    if moving:
+        return plan_memory_recovery(moving, left, vm)
     _check_readable(left, vm)
     for step, done in zip(left.steps, left.done):
         if isinstance(step, CommitDisk) and not done:

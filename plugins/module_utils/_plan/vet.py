@@ -20,6 +20,7 @@ from .._model.step import (
     Plan,
     RemoveFile,
     ResumeVm,
+    SaveMemory,
     SetSource,
     Step,
     TakeSnapshot,
@@ -56,6 +57,8 @@ def needs(plan: Plan) -> Needs:
         for step in plan.steps
         if isinstance(step, TakeSnapshot) and step.spec.memory_file
     ]
+    saves = [step for step in plan.steps if isinstance(step, SaveMemory)]
+    created += [step.file for step in saves if step.file]
     removed = [step.file for step in plan.steps if isinstance(step, RemoveFile)]
     commits = [step for step in plan.steps if isinstance(step, CommitDisk)]
     bases = [step.base for step in commits]
@@ -66,14 +69,18 @@ def needs(plan: Plan) -> Needs:
         images=tuple(dict.fromkeys((*bases, *merged, *removed))),
         removed=tuple(removed),
         targets=tuple(disk for step in plan.steps for disk in _job_disks(step)),
-        agent=any(isinstance(s, TakeSnapshot) and s.quiesce != "never" for s in plan.steps),
-        memory=any(isinstance(s, TakeSnapshot) and s.spec.memory_file for s in plan.steps),
+        agent=bool(saves)
+        or any(isinstance(s, TakeSnapshot) and s.quiesce != "never" for s in plan.steps),
+        memory=bool(saves)
+        or any(isinstance(s, TakeSnapshot) and s.spec.memory_file for s in plan.steps),
     )
 
 
 def _job_disks(step: Step) -> tuple[str, ...]:
     if isinstance(step, CommitDisk):
         return (step.target,)
+    if isinstance(step, SaveMemory):
+        return step.disks
     if isinstance(step, TakeSnapshot):
         return tuple(disk.target for disk in step.spec.disks if disk.mode != "no")
     return ()
@@ -112,6 +119,11 @@ def _settle_step(
             _check_new_file(step.spec.memory_file, "the memory file", vm, facts, ours)
         for target in _job_disks(step):
             _refuse_job(facts.job(target), vm)
+    elif isinstance(step, SaveMemory):
+        if not step.managed:
+            _check_new_file(step.file, "the save file", vm, facts, ours)
+        for target in step.disks:
+            _refuse_job(facts.job(target), vm)
     elif isinstance(step, CommitDisk):
         _check_users(step.base, "is to receive merged data", vm, facts)
         for path in step.merged:
@@ -135,7 +147,7 @@ def _check_new_file(path: str, what: str, vm: VmState, facts: Facts, ours: froze
         raise NotFound(
             f"the directory {directory.path} {directory.trouble}",
             wanted=f"to create {what} of VM {vm.name} there",
-            todo="create it and make it writable, or set 'directory'",
+            todo="create it and make it writable, or choose another one",
         )
 
 
@@ -210,6 +222,8 @@ def _check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
             folder, size = posixpath.dirname(step.base), _growth(step, vm)
         elif isinstance(step, TakeSnapshot) and step.spec.memory_file:
             folder, size = posixpath.dirname(step.spec.memory_file), facts.memory
+        elif isinstance(step, SaveMemory) and step.file:
+            folder, size = posixpath.dirname(step.file), facts.memory
         else:
             continue
         wanted[folder] = wanted.get(folder, 0) + size
@@ -238,6 +252,8 @@ def _quiesced_if_possible(plan: Plan, vm: VmState, facts: Facts) -> Plan:
     if facts.agent == "frozen":
         raise held(vm)
     steps = tuple(_unquiesced(step, vm) for step in plan.steps)
+    if steps == plan.steps:
+        return plan
     note = f"{vm.name}: not quiesced, the guest agent does not answer"
     return replace(plan, steps=steps, notes=(*plan.notes, note))
 
