@@ -463,7 +463,8 @@ def test_an_image_that_something_writes_to(stored_vm, modules):
     try:
         wait_until(lambda: _is_open(writer.pid, sources(vm)["vda"]), 10, "qemu-io opens the image")
         result = modules.attempt(MODULE, vm, name="s1")
-        assert "another process has" in result["msg"] and "open for writing" in result["msg"]
+        assert "has been opened for writing by process" in result["msg"]
+        assert str(writer.pid) in result["msg"]
         assert list(folder(vm).glob("*@*")) == []
     finally:
         writer.communicate(b"quit\n", timeout=10)
