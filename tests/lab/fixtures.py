@@ -27,16 +27,17 @@ def make_vm(lab_session: Lab) -> Iterator[Callable[..., VM]]:
     Whatever machine is there after the test and was not before is removed, also those that the
     code under test has made, and the daemon runs again.
     """
-    before = set(_names(lab_session))
+    before = _names(lab_session)
     yield lab_session.vm
     if not lab_session.daemon.running():
         lab_session.daemon.start()
-    for name in set(_names(lab_session)) - before:
+    for name in _names(lab_session) - before:
         lab_session.remove(name)
 
 
-def _names(lab: Lab) -> list[str]:
-    return [domain.name() for domain in lab.connection.listAllDomains()]
+def _names(lab: Lab) -> set[str]:
+    """Those that the daemon knows and those that the lab made, also where a test undefined them."""
+    return {domain.name() for domain in lab.connection.listAllDomains()} | set(lab.vms)
 
 
 @pytest.fixture

@@ -63,10 +63,14 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     if not copying and _complete(taken[0], vm) and left.group_complete and left.proven:
         note = f"{vm.name}: snapshot {taken[0].spec.name} of an interrupted run is complete"
         return Plan(vm.name, (), (note,))
-    undoing = tuple(_once_more(step, left, vm) for step in _undo(left, taken[0], vm))
-    back = (*_resume(left, vm), *untaken(left, vm), *undoing)
     what = f"storage snapshot {copying.name}" if copying else f"snapshot {taken[0].spec.name}"
     note = f"{vm.name}: undid {what} of an interrupted run"
+    undoing: tuple[Step, ...] = ()
+    if _can_go(taken[0], vm):
+        undoing = tuple(_once_more(step, left, vm) for step in _undo(left, taken[0], vm))
+    else:
+        note = f"{vm.name}: left snapshot {taken[0].spec.name} alone, since the VM went elsewhere"
+    back = (*_resume(left, vm), *untaken(left, vm), *undoing)
     return Plan(vm.name, back, (note, *kept(left, vm)))
 
 
@@ -76,7 +80,7 @@ def _stayed(left: Left, vm: VmState) -> Plan:
     back = [
         _once_more(step, left, vm)
         for taken in kept
-        if _on_it(taken, vm) or vm.snapshot(taken.spec.name) is None
+        if _can_go(taken, vm)
         for step in _undo(left, taken, vm)
     ]
     removed = {step.file for step in back if isinstance(step, RemoveFile)}
@@ -128,12 +132,17 @@ def _complete(taken: TakeSnapshot, vm: VmState) -> bool:
     return all(disk is not None and disk.depth_of(file) is not None for disk, file in disks)
 
 
-def _on_it(taken: TakeSnapshot, vm: VmState) -> bool:
-    """Whether each disk is on the overlay of a snapshot, or on its point where that was merged."""
+def _can_go(taken: TakeSnapshot, vm: VmState) -> bool:
+    """Whether no disk has left the overlay of a snapshot, which may hold the only copy of a state.
+
+    Each is on it, or on the snapshot's point where the overlay was merged; or there is no such
+    snapshot.
+    """
     found = vm.snapshot(taken.spec.name)
-    overlays = found.overlays if found else {}
-    for target, file in overlays.items():
-        disk, point = vm.disk(target), found.image_before(target) if found else ""
+    if found is None:
+        return True
+    for target, file in found.overlays.items():
+        disk, point = vm.disk(target), found.image_before(target)
         if disk is None or (disk.depth_of(file) is None and disk.depth_of(point) != 0):
             return False
     return True
