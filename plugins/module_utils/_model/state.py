@@ -15,6 +15,7 @@ from typing import Any
 from .domain import Definition, Disk
 from .freeze import FreezeRecord, Guest
 from .image import Image
+from .save import Saves
 from .snapshot import Snapshot
 from .storage import UNSEEN, StorageState
 
@@ -67,7 +68,8 @@ class VmState:
     chains of images that snapshots go back to and no disk stands on. ``reverted`` names the
     snapshot that a dead run was to go back to, once this run has finished that. ``storage`` is
     what is below the images, where somebody wants to know. ``freeze`` is a freeze of
-    ours that outlives its run. ``guest`` is there only for plans that want to know it.
+    ours that outlives its run. ``guest`` and ``saves`` are there only for plans that want to
+    know them.
     """
 
     name: str
@@ -84,6 +86,7 @@ class VmState:
     storage: StorageState = UNSEEN
     freeze: FreezeRecord | None = None
     guest: Guest | None = None
+    saves: Saves | None = None
 
     @property
     def off(self) -> bool:
