@@ -303,8 +303,9 @@ def test_no_file_is_written_over(db01: VM, modules: Modules) -> None:
         message = modules.refused("vm_memory", db01, **saving(at(db01)))
         assert f"{at(db01)} exists already and is no save" in message
         assert Path(at(db01)).read_bytes() == content
-    for path in (str(folder(db01) / "no/dir/x.save"), "relative.save"):
-        assert path in modules.refused("vm_memory", db01, **saving(path))
+    missing = modules.refused("vm_memory", db01, **saving(str(folder(db01) / "no/dir/x.save")))
+    assert f"the directory {folder(db01)}/no/dir does not exist" in missing
+    assert "relative.save" in modules.refused("vm_memory", db01, **saving("relative.save"))
     goes_on(db01)
 
 
@@ -439,10 +440,18 @@ def stopped_writers(vm: VM) -> list[int]:
     daemon = int((vm.lab.directory / "libvirtd.pid").read_text())
     pids = Path(f"/proc/{daemon}/task").glob("*/children")
     found = [int(pid) for path in pids for pid in path.read_text().split()]
-    helpers = [pid for pid in found if "iohelper" in Path(f"/proc/{pid}/comm").read_text()]
+    helpers = [pid for pid in found if comm(pid).startswith("libvirt_iohelp")]
     for pid in helpers:
         os.kill(pid, signal.SIGSTOP)
     return helpers
+
+
+def comm(pid: int) -> str:
+    """The name of a program, of which the kernel keeps 15 characters."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text()
+    except OSError:
+        return ""
 
 
 # --- killed ---
