@@ -309,6 +309,18 @@ def test_no_file_is_written_over(db01: VM, modules: Modules) -> None:
     goes_on(db01)
 
 
+def test_a_file_that_appears_in_the_last_moment(db01: VM, killer: Killer) -> None:
+    """It was not there when we looked, and it is none of ours."""
+    point = "before create memory.save"
+    with killer.start(Task("vm_memory", (db01,), saving(at(db01))), hold={point: 1.0}) as run:
+        killer.reaches(point)
+        Path(at(db01)).write_bytes(b"precious")
+        result = run.result()
+    assert result["failed"] and f"{at(db01)} has appeared in the meantime" in result["msg"]
+    assert Path(at(db01)).read_bytes() == b"precious" and not killer.journals()
+    goes_on(db01)
+
+
 def test_an_old_save_is_not_written_over(db01: VM, modules: Modules) -> None:
     modules.run("vm_memory", db01, **saving(at(db01)))
     kept = Path(f"{at(db01)}.kept")
