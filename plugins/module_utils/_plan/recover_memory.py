@@ -43,7 +43,8 @@ def _restoring(step: RestoreSave, left: Left, vm: VmState) -> Plan:
         note = f"{vm.name}: an interrupted run had not yet let it go on"
         return Plan(vm.name, (), (note,))
     steps: tuple[Step, ...] = (ResumeVm(),) if vm.status == "paused" else ()
-    if not step.managed and step.file in left.existing:
-        steps = (*steps, RemoveSave(step.file, False, "the VM has gone on from it"))
+    if step.managed or step.file in left.existing:
+        # libvirt removes a managed save by itself, and knows nothing of our record of it.
+        steps = (*steps, RemoveSave(step.file, step.managed, "the VM has gone on from it"))
     note = f"{vm.name}: an interrupted run has let it go on"
     return Plan(vm.name, steps, (note,))
