@@ -23,14 +23,15 @@ def commit_operation(params: Mapping[str, Any]) -> Operation:
     _check(params)
     wish = CommitWish(
         disks=tuple(dict.fromkeys(params["disks"] or ())),
-        base=_absolute("base", params["base"]),
-        top=_absolute("top", params["top"]),
+        base=absolute("base", params["base"]),
+        top=absolute("top", params["top"]),
         max_depth=params["max_depth"],
         delete_merged=params["delete_merged"],
         bandwidth=params["bandwidth"],
     )
     return Operation(
-        lambda vm: plan_commit(wish, vm), lambda before, after, _r: _result(wish, before, after)
+        lambda vm: plan_commit(wish, vm),
+        lambda before, after, _report: chains_result(wish.disks, before, after),
     )
 
 
@@ -48,7 +49,8 @@ def _check(params: Mapping[str, Any]) -> None:
         )
 
 
-def _absolute(option: str, path: str | None) -> str:
+def absolute(option: str, path: str | None) -> str:
+    """The path without symbolic links, '' for none; BadInput for a relative one."""
     if not path:
         return ""
     if not os.path.isabs(path):
@@ -58,9 +60,10 @@ def _absolute(option: str, path: str | None) -> str:
     return os.path.realpath(path)
 
 
-def _result(wish: CommitWish, before: VmState, after: VmState) -> dict[str, Any]:
+def chains_result(targets: tuple[str, ...], before: VmState, after: VmState) -> dict[str, Any]:
+    """What became of the chains of these disks (of all, where none is named), and of snapshots."""
     disks = {}
-    for disk in chosen(before, wish.disks):
+    for disk in chosen(before, targets):
         now = after.disk(disk.target)
         files = now.files if now else ()
         merged = [image for image in disk.chain if image.filename not in files]

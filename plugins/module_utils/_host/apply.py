@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from .._model.step import CommitDisk, TakeSnapshot
+from .._model.step import CommitDisk, PullDisk, Step, TakeSnapshot
 from . import (
     blockjob,
     do_images,
@@ -37,8 +37,8 @@ def apply(work: Work, guard: Guard | None = None, *, until_point: bool = False) 
             if until_point:
                 return
             take([work], guard)
-        elif isinstance(step, CommitDisk) and step.how != "offline":
-            _commit_side_by_side(work)
+        elif _is_job(step):
+            _run_side_by_side(work)
         else:
             do(step, work)
             work.advance()
@@ -63,21 +63,25 @@ def take(works: Sequence[Work], guard: Guard | None) -> None:
         work.advance()
 
 
-def _commit_side_by_side(work: Work) -> None:
+def _is_job(step: Step) -> bool:
+    """Whether it is a job of the QEMU that runs the VM."""
+    return isinstance(step, (CommitDisk, PullDisk)) and step.how != "offline"
+
+
+def _run_side_by_side(work: Work) -> None:
     """All block jobs that follow each other in the plan run together."""
     first = work.next
-    batch: list[CommitDisk] = []
+    batch: list[CommitDisk | PullDisk] = []
     for step in work.steps[first:]:
-        if not isinstance(step, CommitDisk):
+        if not isinstance(step, (CommitDisk, PullDisk)):
             break
         batch.append(step)
-    started = time.monotonic()
-    blockjob.commit(
+    blockjob.run(
         work.host.conn,
         work.dom,
         batch,
-        started + work.host.timeout,
-        lambda step: work.journal.mark(step.pivot_mark),
+        time.monotonic() + work.host.timeout,
+        work.journal.mark,
         lambda step: work.done(first + batch.index(step)),
     )
     work.next = first + len(batch)

@@ -31,6 +31,7 @@ from .._model.step import (
     DeleteInternal,
     ForgetSnapshot,
     Plan,
+    PullDisk,
     RemoveFile,
     RestoreMemory,
     ResumeVm,
@@ -77,6 +78,8 @@ def _after(vm: VmState, step: Step) -> VmState:
         return _with_snapshot(vm, step)
     if isinstance(step, CommitDisk):
         return _with_disk(vm, step.target, partial(_merged, step=step))
+    if isinstance(step, PullDisk):
+        return _with_disk(vm, step.target, partial(_pulled, step=step))
     if isinstance(step, SetSource):
         return _with_disk(vm, step.target, partial(_repointed, step=step, off=vm.off))
     if isinstance(step, DeleteInternal):
@@ -152,6 +155,11 @@ def _merged(disk: DiskState, step: CommitDisk) -> DiskState:
     if step.how == "offline":
         return _from(disk, step.merged) if step.overlay else disk
     return _on(_from(disk, step.merged), off=False)
+
+
+def _pulled(disk: DiskState, step: PullDisk) -> DiskState:
+    left = _from(disk, step.pulled)
+    return left if step.how == "offline" else _on(left, off=False)
 
 
 def _from(disk: DiskState, merged: tuple[str, ...]) -> DiskState:
