@@ -20,7 +20,7 @@ from ._plan.commit import CommitWish, chosen, plan_commit
 
 def commit_operation(params: Mapping[str, Any]) -> Operation:
     """What the module vm_blockcommit is to do. Raises BadInput."""
-    _check(params)
+    check_limits(params, "base", "top")
     wish = CommitWish(
         disks=tuple(dict.fromkeys(params["disks"] or ())),
         base=absolute("base", params["base"]),
@@ -35,15 +35,16 @@ def commit_operation(params: Mapping[str, Any]) -> Operation:
     )
 
 
-def _check(params: Mapping[str, Any]) -> None:
+def check_limits(params: Mapping[str, Any], *named: str) -> None:
+    """BadInput for numbers out of range, and for a depth where one of ``named`` is given, too."""
     for option, least in (("max_depth", 1), ("bandwidth", 0)):
         if params[option] < least:
             raise BadInput(
                 f"{option} is {params[option]}", wanted=f"at least {least}", todo="correct it"
             )
-    if params["max_depth"] > 1 and (params["base"] or params["top"]):
+    if params["max_depth"] > 1 and any(params[option] for option in named):
         raise BadInput(
-            "'max_depth' and 'base' or 'top' were both given",
+            f"'max_depth' and {' or '.join(repr(option) for option in named)} were both given",
             wanted="one of them to say which images to merge",
             todo="drop one",
         )

@@ -11,21 +11,18 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ._commit import absolute, chains_result
-from ._model.problem import BadInput
+from ._commit import absolute, chains_result, check_limits
 from ._operation import Operation
 from ._plan.pull import PullWish, plan_pull
 
 
 def pull_operation(params: Mapping[str, Any]) -> Operation:
     """What the module vm_blockpull is to do. Raises BadInput."""
-    if params["bandwidth"] < 0:
-        raise BadInput(
-            f"bandwidth is {params['bandwidth']}", wanted="at least 0", todo="correct it"
-        )
+    check_limits(params, "base")
     wish = PullWish(
         disks=tuple(dict.fromkeys(params["disks"] or ())),
         base=absolute("base", params["base"]),
+        max_depth=params["max_depth"],
         delete_merged=params["delete_merged"],
         bandwidth=params["bandwidth"],
     )

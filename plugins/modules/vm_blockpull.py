@@ -50,6 +50,13 @@ options:
         chain of each disk.
       - By default nothing is left below the active image.
     type: path
+  max_depth:
+    description:
+      - How many images may be left in the chain, the active one and the lowest. With V(2) it stands
+        on the lowest, such as the template that a VM was cloned from.
+      - Not used together with O(base).
+    type: int
+    default: 1
   delete_merged:
     description:
       - Delete the images that left the chain, once the new one has been verified, where snapshots of
@@ -74,12 +81,17 @@ EXAMPLES = r"""
   vmkeep.libvirt.vm_blockpull:
     vm: [db01, app01]
 
-- name: Keep the template and nothing between
+- name: Keep the templates and nothing between
   vmkeep.libvirt.vm_blockpull:
     vm: [db01, app01]
+    max_depth: 2
+    bandwidth: 100
+
+- name: Name the image that a disk is to stand on
+  vmkeep.libvirt.vm_blockpull:
+    vm: [db01]
     disks: [vda]
     base: /var/lib/libvirt/images/debian-13.qcow2
-    bandwidth: 100
 """
 
 RETURN = r"""
@@ -142,6 +154,7 @@ def main() -> None:
             **VM_OPTIONS,
             "disks": {"type": "list", "elements": "str"},
             "base": {"type": "path"},
+            "max_depth": {"type": "int", "default": 1},
             "delete_merged": {"type": "bool", "default": True},
             "bandwidth": {"type": "int", "default": 0},
         },

@@ -85,6 +85,19 @@ def test_what_is_above_the_base_is_pulled_and_nothing_else(length, data, off):
     assert plan_pull(wish, after).steps == ()
 
 
+@given(length=st.integers(1, 6), max_depth=st.integers(1, 7))
+def test_max_depth_keeps_the_active_image_and_the_lowest(length, max_depth):
+    before = vm(disk("vda", chain_of(length)))
+    files = before.disk("vda").files
+    wish = PullWish(max_depth=max_depth)
+
+    after = predict(before, plan_pull(wish, before))
+
+    kept = min(length, max_depth)
+    assert after.disk("vda").files == (files[0], *files[length - kept + 1 :])
+    assert plan_pull(wish, after).steps == ()
+
+
 def test_each_disk_is_pulled_by_itself():
     before = vm(disk("vda", "s1 base"), disk("vdb"), disk("vdc", "s2 s1 base"))
     pulls = of(PullDisk, plan_pull(WHOLE, before))

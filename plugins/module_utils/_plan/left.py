@@ -110,8 +110,11 @@ def was_merged(step: CommitDisk, vm: VmState, left: Left, *, done: bool) -> bool
     somebody has gone back to a snapshot. After a merge the base is where the images were.
     """
     disk = vm.disk(step.target)
-    if done or disk is None:
-        return done
+    if disk is None:
+        # A VM that was off may have started from a merged image, before its definition was moved.
+        return done and step.how != "offline"
+    if done:
+        return True
     depth = disk.depth_of(step.base)
     above = disk.depth_of(step.overlay) if step.overlay else -1
     switched = step.how != "active" or step.pivot_mark in left.marks
@@ -124,7 +127,7 @@ def unknown(left: Left, vm: VmState) -> frozenset[str]:
     for step, done in zip(left.steps, left.done):
         if isinstance(step, CommitDisk) and not was_merged(step, vm, left, done=done):
             images.update(step.merged if merge_again(step, vm) is None else ())
-        elif isinstance(step, PullDisk) and not done and still_between(step, vm) is None:
+        elif isinstance(step, PullDisk) and still_between(step, vm) is None:
             images.update(step.pulled)
         elif isinstance(step, CreateOverlay) and not was_unused(step, vm):
             images.add(step.file)

@@ -32,13 +32,14 @@ from .merge import check_readable, children_first
 
 @dataclass(frozen=True)
 class PullWish:
-    """Active images that stand on ``base`` and on nothing between, or on nothing at all.
+    """Active images that stand on ``base``, or on the lowest of ``max_depth`` images.
 
     ``disks`` empty means all writable ones; ``bandwidth`` is in MiB/s, 0 for no limit.
     """
 
     disks: tuple[str, ...] = ()
     base: str = ""
+    max_depth: int = 1
     delete_merged: bool = True
     bandwidth: int = 0
 
@@ -65,10 +66,10 @@ def plan_pull(wish: PullWish, vm: VmState) -> Plan:
 
 
 def _depth_of_base(wish: PullWish, vm: VmState, disk: DiskState) -> int:
-    """How many images the chain of a disk will have above its base, its length for none."""
+    """How deep in the chain of a disk its base is now, the length of the chain for none."""
     check_readable(vm, disk)
     if not wish.base:
-        return len(disk.chain)
+        return len(disk.chain) - (wish.max_depth - 1)
     depth = depth_of_base(wish.base, vm, disk)
     if depth == 0:
         raise BadInput(
