@@ -13,7 +13,8 @@ version_added: 0.2.0
 author: vmkeep contributors (@vmkeep)
 description:
   - Copies what the active image of a disk only has from the images below into it, so that it stands
-    on less, or on nothing, on running and shut off VMs, several disks side by side.
+    on less, or on nothing, on running and shut off VMs. Several VMs are worked on side by side, the
+    disks of each one after the other.
   - This is the way to shorten a chain whose base must not be written to, such as a template that
     other VMs stand on. Where the base may be written to, M(vmkeep.libvirt.vm_blockcommit) copies
     less.

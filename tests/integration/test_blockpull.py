@@ -8,6 +8,7 @@ Scenarios 22 and 23 of tp-libvirt's backing chain tests are among what is refuse
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import subprocess
@@ -40,12 +41,13 @@ def on_the_host(vm: VM) -> dict[str, str]:
 
 
 def raw(image: str) -> str:
-    command = (
-        f"qemu-img convert -f qcow2 -O raw {image} /dev/shm/pull.raw && sha256sum /dev/shm/pull.raw"
-    )
-    done = subprocess.run(command, shell=True, check=True, capture_output=True, text=True)
-    Path("/dev/shm/pull.raw").unlink()
-    return done.stdout.split()[0]
+    copy = Path("/dev/shm/vmkeep-pull.raw")
+    convert = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, str(copy)]
+    subprocess.run(convert, check=True, capture_output=True)
+    try:
+        return hashlib.sha256(copy.read_bytes()).hexdigest()
+    finally:
+        copy.unlink()
 
 
 def sound(vm: VM, modules: Modules) -> None:

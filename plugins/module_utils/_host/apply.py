@@ -8,6 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 
@@ -69,13 +70,12 @@ def _is_job(step: Step) -> bool:
 
 
 def _run_side_by_side(work: Work) -> None:
-    """All block jobs that follow each other in the plan run together."""
+    """All commits that follow each other in the plan run together, but each pull alone.
+
+    QEMU 7.2 was seen to crash when two pulls of a VM ended at the same time.
+    """
     first = work.next
-    batch: list[CommitDisk | PullDisk] = []
-    for step in work.steps[first:]:
-        if not isinstance(step, (CommitDisk, PullDisk)):
-            break
-        batch.append(step)
+    batch = _batch(work.steps[first:])
     blockjob.run(
         work.host.conn,
         work.dom,
@@ -85,3 +85,11 @@ def _run_side_by_side(work: Work) -> None:
         lambda step: work.done(first + batch.index(step)),
     )
     work.next = first + len(batch)
+
+
+def _batch(steps: Sequence[Step]) -> list[CommitDisk | PullDisk]:
+    """The jobs at the beginning of these steps that can run side by side."""
+    if isinstance(steps[0], PullDisk):
+        return [steps[0]]
+    commits = itertools.takewhile(lambda step: isinstance(step, CommitDisk), steps)
+    return [step for step in commits if isinstance(step, CommitDisk)]
