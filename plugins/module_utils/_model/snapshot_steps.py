@@ -16,13 +16,18 @@ from .snapshot import SnapshotSpec
 
 @dataclass(frozen=True)
 class TakeSnapshot:
-    """Ask libvirt for the snapshot. ``quiesce`` is required, preferred or never."""
+    """Ask libvirt for the snapshot. ``quiesce`` is required, preferred or never.
+
+    ``pause``: the vCPUs stand still until it is taken, so that a group has one point in time
+    also where the memory is part of it.
+    """
 
     step: ClassVar[str] = "take_snapshot"
     spec: SnapshotSpec
     flags: tuple[str, ...]
     quiesce: str
     freeze_timeout: int
+    pause: bool = False
 
 
 @dataclass(frozen=True)
