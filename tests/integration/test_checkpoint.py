@@ -150,7 +150,9 @@ def numbers(guests: list[VM]) -> list[int]:
 
 
 def test_two_vms_have_one_point_in_time(make_vm, modules) -> None:
-    guests = [make_vm("app01"), make_vm("db01")]
+    guests = [make_vm("app01"), make_vm("db01", memory=320)]
+    # More memory to write than the other has: alone it would be done later.
+    guests[1].run("dd if=/dev/urandom of=/run/ballast bs=1M count=120", timeout=60)
     with Relay(*guests):
         wait_until(lambda: all(vm.run("cat /run/number || true") for vm in guests), 20, "numbers")
         result = modules.run("vm_checkpoint", guests, name="c1")
