@@ -30,7 +30,7 @@ from .._plan.predict import predict
 from .._plan.vet import settle
 from .facts import gather, settled
 from .outcome import Outcome, PlanFor
-from .recovery import brought_in_order, froze, recovered, recovery_plan
+from .recovery import brought_in_order, ended, froze, recovered, recovery_plan
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -108,7 +108,7 @@ def _recover_then_apply(host: Host, dom: Domain, plan_for: PlanFor, outcome: Out
         work = begun(host, dom, vm, plan.steps)
         try:
             apply(work, guard)
-            work.journal.close()
+            ended(work)
         except Unreachable:
             raise
         except Problem as problem:

@@ -24,7 +24,7 @@ from .._model.step import Plan, Step, TakeSnapshot
 from .change import begun, converged, guarding
 from .facts import settled
 from .outcome import Outcome, PlanFor
-from .recovery import brought_in_order, recovered
+from .recovery import brought_in_order, ended, recovered
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -120,7 +120,7 @@ def _together(
                 take(works, guard)
             list(pool.map(apply, works))
         for work in works:
-            work.journal.close()
+            ended(work)
     except Unreachable:
         raise
     except Problem as problem:

@@ -126,7 +126,7 @@ def _obey(words: list[str], armed: dict[str, Guest], state_dir: str) -> Guest | 
     """Do as told; the guest whose freeze is to outlive the run, if it was told that."""
     if words[0] == "arm":
         deadline = time.monotonic() + float(words[2])
-        armed[words[1]] = Guest(words[1], deadline, state_dir, *words[3:])
+        armed[words[1]] = Guest(words[1], deadline, state_dir, "".join(words[3:]))
         return None
     if words[0] == "watch":
         deadline = time.monotonic() + float(words[2])

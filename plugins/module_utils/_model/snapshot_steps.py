@@ -39,6 +39,15 @@ class ForgetSnapshot:
 
 
 @dataclass(frozen=True)
+class DefineSnapshot:
+    """Let libvirt know a snapshot again that it dropped when a transient VM stopped."""
+
+    step: ClassVar[str] = "define_snapshot"
+    name: str
+    current: bool = False
+
+
+@dataclass(frozen=True)
 class RewriteSnapshot:
     """Let a snapshot's metadata name the images that now hold its content.
 
