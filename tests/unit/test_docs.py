@@ -44,6 +44,25 @@ def test_the_readme_lists_every_module() -> None:
     assert sorted(listed) == sorted(path.stem for path in (ROOT / "plugins/modules").glob("*.py"))
 
 
+def test_every_test_that_the_readme_names_is_there() -> None:
+    text = (ROOT / "README.md").read_text()
+    table = text.partition("## From virsh")[2].partition("\n## ")[0]
+    named = re.findall(r"`(test_\w+\.py)::(\w+)`", table)
+    rows = [row for row in table.splitlines() if row.startswith("| ") and "::" in row]
+    assert len(named) > len(rows) > 20
+    missing = [f"{file}::{name}" for file, name in named if name not in functions_of(file)]
+    assert not missing
+    modules = set(re.findall(r"`((?:vm|qcow2)_\w+)`", table))
+    assert modules <= {path.stem for path in (ROOT / "plugins/modules").glob("*.py")}
+
+
+def functions_of(file: str) -> set[str]:
+    """The names of the tests in a file of the integration tests."""
+    path = ROOT / "tests/integration" / file
+    tree = ast.parse(path.read_text() if path.exists() else "")
+    return {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+
+
 @pytest.mark.parametrize("playbook", PLAYBOOKS)
 def test_every_option_of_the_module_can_be_set(playbook: str) -> None:
     assert passed(playbook) == options(PLAYBOOKS[playbook]) - unused(playbook)
