@@ -20,35 +20,38 @@ from ._plan.commit import CommitWish, chosen, plan_commit
 
 def commit_operation(params: Mapping[str, Any]) -> Operation:
     """What the module vm_blockcommit is to do. Raises BadInput."""
-    _check(params)
+    check_limits(params, "base", "top")
     wish = CommitWish(
         disks=tuple(dict.fromkeys(params["disks"] or ())),
-        base=_absolute("base", params["base"]),
-        top=_absolute("top", params["top"]),
+        base=absolute("base", params["base"]),
+        top=absolute("top", params["top"]),
         max_depth=params["max_depth"],
         delete_merged=params["delete_merged"],
         bandwidth=params["bandwidth"],
     )
     return Operation(
-        lambda vm: plan_commit(wish, vm), lambda before, after, _r: _result(wish, before, after)
+        lambda vm: plan_commit(wish, vm),
+        lambda before, after, _report: chains_result(wish.disks, before, after),
     )
 
 
-def _check(params: Mapping[str, Any]) -> None:
+def check_limits(params: Mapping[str, Any], *named: str) -> None:
+    """BadInput for numbers out of range, and for a depth where one of ``named`` is given, too."""
     for option, least in (("max_depth", 1), ("bandwidth", 0)):
         if params[option] < least:
             raise BadInput(
                 f"{option} is {params[option]}", wanted=f"at least {least}", todo="correct it"
             )
-    if params["max_depth"] > 1 and (params["base"] or params["top"]):
+    if params["max_depth"] > 1 and any(params[option] for option in named):
         raise BadInput(
-            "'max_depth' and 'base' or 'top' were both given",
+            f"'max_depth' and {' or '.join(repr(option) for option in named)} were both given",
             wanted="one of them to say which images to merge",
             todo="drop one",
         )
 
 
-def _absolute(option: str, path: str | None) -> str:
+def absolute(option: str, path: str | None) -> str:
+    """The path without symbolic links, '' for none; BadInput for a relative one."""
     if not path:
         return ""
     if not os.path.isabs(path):
@@ -58,9 +61,10 @@ def _absolute(option: str, path: str | None) -> str:
     return os.path.realpath(path)
 
 
-def _result(wish: CommitWish, before: VmState, after: VmState) -> dict[str, Any]:
+def chains_result(targets: tuple[str, ...], before: VmState, after: VmState) -> dict[str, Any]:
+    """What became of the chains of these disks (of all, where none is named), and of snapshots."""
     disks = {}
-    for disk in chosen(before, wish.disks):
+    for disk in chosen(before, targets):
         now = after.disk(disk.target)
         files = now.files if now else ()
         merged = [image for image in disk.chain if image.filename not in files]

@@ -210,14 +210,16 @@ def wrap_collection() -> None:
     wrap(import_module(f"{FLOW}._flow.group"), "take", take_label)
     wrap(host["snapshots"], "_create", lambda taking, *_rest: f"snapshot of {taking.vm.name}")
     for name in ("_start", "_pivot", "_prove"):
-        wrap(host["blockjob"], name, lambda _dom, step, n=name: f"job {n[1:]} {step.target}")
+        wrap(
+            host["blockjob"], name, lambda _dom, step, *_rest, n=name: f"job {n[1:]} {step.target}"
+        )
     guard = host["freeze"].Guard
     for name, effect in (("arm", True), ("disarm", False), ("leave", True)):
         wrap(guard, name, functools.partial(_guard_label, name), effect=effect)
     journal = host["journal"].Journal
     wrap(journal, "write", lambda self: f"journal write {vm_of(self._path)}")
     wrap(journal, "done", lambda self, n: f"journal done {n} {vm_of(self._path)}")
-    wrap(journal, "mark", lambda self, note: f"journal mark {note} {vm_of(self._path)}")
+    wrap(journal, "mark", _mark_label)
     wrap(journal, "close", lambda self: f"journal close {vm_of(self._path)}")
     for name, found in list(vars(host["qemu_img"]).items()):
         ours = getattr(found, "__module__", "").endswith("qemu_img")
@@ -225,6 +227,11 @@ def wrap_collection() -> None:
             wrap(host["qemu_img"], name, functools.partial(_image_label, name), effect=True)
     _mutate(host)
     _remember_guards()
+
+
+def _mark_label(self: Any, note: str) -> str:
+    # Which start of the VM a note is about changes from run to run.
+    return f"journal mark {note.partition(' in ')[0]} {vm_of(self._path)}"
 
 
 def _guard_label(name: str, _self: Any, uuid: str, *_rest: Any) -> str:

@@ -16,7 +16,7 @@ import libvirt
 from lab import VM, Disk, Lab
 from lab.programs import LabError
 from lab.vm import wait_until
-from story import folder
+from story import chain, folder
 
 # Small, since the content of images is compared after each kill.
 SIZE = 16
@@ -68,7 +68,9 @@ class Stage:
 
 
 def _disturbed(vm: VM) -> bool:
-    """Whether a test that failed has left the machine paused, frozen, or with a block job."""
+    """Whether a test has left the machine paused, frozen, with a block job, or off its base."""
+    if any(chain(vm.source(target))[-1] != disk.path for target, disk in vm.disks.items()):
+        return True
     domain = vm.domain
     if domain.state()[0] != libvirt.VIR_DOMAIN_RUNNING or vm.frozen():
         return True

@@ -77,6 +77,10 @@ def commit(name: str, **params: object) -> Scene:
     return Scene(name, "vm_blockcommit", dict(params), LAYERS)
 
 
+def pull(name: str, **params: object) -> Scene:
+    return Scene(name, "vm_blockpull", dict(params), LAYERS)
+
+
 def off(scene: Scene) -> Scene:
     return replace(scene, name=f"off-{scene.name}", machines=("off01",), off=True)
 
@@ -91,6 +95,8 @@ RUNNING = [
     replace(absent("absent-internal", "internal"), snapshots=("internal",)),
     replace(commit("commit-active"), snapshots=LAYERS[:2]),
     commit("commit-middle", max_depth=2),
+    replace(pull("pull"), snapshots=LAYERS[:2]),
+    pull("pull-down", max_depth=2),
 ]
 OFF = [
     off(present("present")),
@@ -99,6 +105,8 @@ OFF = [
     off(absent("absent-oldest", "s1")),
     off(commit("commit-all")),
     off(commit("commit-middle", max_depth=2)),
+    off(pull("pull")),
+    off(pull("pull-down", max_depth=3)),
     off(reverted("reverted", "s1")),
     off(reverted("reverted-keeping", "s2", keep_current="kept")),
 ]
@@ -110,7 +118,9 @@ GROUP = replace(
 SCENES = [*OFF, *RUNNING, GROUP]
 BY_NAME = {scene.name: scene for scene in SCENES}
 # Different enough to pass through every kind of step; the others come with all kills.
-USUAL = ("present", "commit-active", "off-absent-middle", "off-reverted-keeping", "group")
+USUAL = (
+    "present", "commit-active", "pull-down", "off-absent-middle", "off-reverted-keeping", "group"
+)  # fmt: skip
 
 
 def kill_everywhere(
@@ -221,6 +231,9 @@ ALL_TWICE = [
     ("commit-active", "before journal mark pivot vda db01.json"),
     ("off-present", "before libvirt snapshotCreateXML off01"),
     ("off-commit-middle", "before libvirt defineXML"),
+    ("pull-down", "before libvirt suspend db01"),
+    ("pull", "after libvirt suspend db01"),
+    ("off-pull", "after qemu_img pull off01.vda.s3.qcow2"),
     ("group", "after libvirt snapshotCreateXML app01"),
 ]
 

@@ -81,14 +81,18 @@ class Walk:
         names = sorted({name for vm in vms for name in self._snapshots(vm)})
         kinds = ["present"] if len(names) < MOST_SNAPSHOTS else []
         kinds += ["absent", "commit"] if names else []
+        depth = max(len(self._snapshots(vm)) for vm in vms)
+        kinds += ["pull"] if depth > 1 else []
         kind = self.random.choice([*kinds, *kinds[:1]])
         if kind == "present":
             return self._present(tuple(vms))
         if kind == "absent":
             params = {"name": self.random.choice(names), "state": "absent"}
             return self._kind("absent", vms), Task("vm_snapshot", tuple(vms), params)
-        depth = max(len(self._snapshots(vm)) for vm in vms)
-        params = {"max_depth": self.random.randint(1, depth)}
+        # The first images stay in the chains.
+        params = {"max_depth": self.random.randint(2 if kind == "pull" else 1, depth)}
+        if kind == "pull":
+            return self._kind("pull", vms), Task("vm_blockpull", tuple(vms), params)
         return self._kind("commit", vms), Task("vm_blockcommit", tuple(vms), params)
 
     def _present(self, vms: tuple[VM, ...]) -> tuple[str, Task]:

@@ -22,6 +22,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import 
     CommitDisk,
     CreateOverlay,
     Plan,
+    PullDisk,
     RemoveFile,
     RevertInternal,
     Step,
@@ -41,6 +42,10 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.left import (
     left_by,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.pull import (
+    PullWish,
+    plan_pull,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.recover import (
     plan_recovery,
 )
@@ -92,13 +97,20 @@ commits = st.tuples(
     ),
 )
 spans = st.tuples(st.just("span"), st.sampled_from(TARGETS), st.integers(0, 4), st.integers(1, 3))
+pulls = st.tuples(
+    st.just("pull"),
+    some_disks,
+    st.integers(1, 4),
+    st.booleans(),
+    st.sampled_from([True, True, False]),
+)
 reverts = st.tuples(
     st.just("revert"),
     st.integers(0, 5),
     st.booleans(),
     st.sampled_from(["unchanged", "running", "paused", "shutoff"]),
 )
-wishes = st.one_of(takes("new"), removals, commits, spans, reverts)
+wishes = st.one_of(takes("new"), removals, commits, spans, pulls, reverts)
 by_hand = st.one_of(
     st.just(("power",)),
     st.tuples(st.just("commit_by_hand"), st.sampled_from(TARGETS)),
@@ -130,6 +142,15 @@ def plan_of(event: Event, vm: VmState) -> PlanFor:
         top = min(top, max(0, len(files) - 2))
         wish = CommitWish((target,), files[min(top + length, len(files) - 1)], files[top])
         return lambda vm: plan_commit(wish, vm)
+    if event[0] == "pull":
+        _kind, targets, depth, whole, delete = event
+        found = vm.disk((targets or TARGETS)[0])
+        files = found.files if found else ("/none", "/nowhere")
+        base = "" if whole else files[min(depth, len(files) - 1)]
+        pull = PullWish((targets or TARGETS)[:1], base, delete_merged=delete)
+        if whole:
+            pull = PullWish(targets, max_depth=depth, delete_merged=delete)
+        return lambda vm: plan_pull(pull, vm)
     names = sorted(found.name for found in vm.snapshots) or ["none"]
     if event[0] == "revert":
         _kind, number, keep, after = event
@@ -162,11 +183,15 @@ def planned(world: World, plan_for: PlanFor, reverted: str = "") -> Plan | None:
 
 
 def carry_out(world: World, plan: Plan) -> None:
-    """All steps of a plan; nothing is lost at any moment, while the guest goes on writing."""
+    """All steps of a plan; nothing is lost at any moment, while the guest goes on writing.
+
+    What QEMU had lost when it was killed is back once all such images are mended.
+    """
     surviving = survivors(world, plan)
-    for step in plan.steps:
+    for n, step in enumerate(plan.steps, 1):
         world.do(step)
-        world.check(surviving)
+        if not any(left.doubtful for left in of(PullDisk, plan.steps[n:])):
+            world.check(surviving)
         world.write()
     world.check(surviving)
 
@@ -260,6 +285,8 @@ def die(
             return
         if isinstance(step, CommitDisk) and step.how == "active" and moment % 2:
             journal["marks"].append(step.pivot_mark)
+        if isinstance(step, PullDisk) and step.how == "running":
+            journal["marks"].append(step.mark(world.observe().live.number, ""))
         if n == last and part != "after":
             half_done(world, step, part)
             return
@@ -351,9 +378,15 @@ def test_whatever_others_do_after_a_run_died_nothing_is_lost(history, wish, mome
         found = recovery(world, journal)
     except Problem:
         return
+    if ("power",) in then and any(step.doubtful for step in of(PullDisk, found)):
+        # The guest ran on what was left of an image. Nobody can see that once it is off again; it
+        # gets back what it missed.
+        return
     held = {path for step in of(CommitDisk, plan) for path in step.merged}
     held.update(step.file for step in of(CreateOverlay, plan))
+    held.update(path for step in of(PullDisk, plan) for path in step.pulled)
     held.difference_update(path for step in of(CommitDisk, found) for path in step.merged)
+    held.difference_update(path for step in of(PullDisk, found) for path in step.pulled)
     for step in of(RemoveFile, found):
         if step.why == GIVEN_UP:
             continue

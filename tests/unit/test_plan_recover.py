@@ -371,6 +371,14 @@ def test_images_that_may_not_have_been_merged_are_kept(chain, why, finish):
     assert len(of(RemoveFile, seen)) == 2, "the run had seen that both were merged"
 
 
+def test_a_vm_that_was_off_may_have_run_on_a_merged_image_since():
+    """Its definition still named it; then the disk was detached with what the guest wrote."""
+    before = vm(disk("vda", "s1 base"), disk("vdb"), status="shutoff")
+    plan = plan_commit(CommitWish(), before)
+    found = recover(plan, vm(disk("vdb")), done=1, status="shutoff")
+    assert of(RemoveFile, found) == [] and "may hold what the guest wrote" in found.notes[1]
+
+
 def test_a_switch_that_was_not_ours_proves_nothing():
     plan = plan_commit(CommitWish(), vm(disk("vda", "s1 base")))
     assert not of(RemoveFile, recover(plan, vm(disk("vda")), marks=[]))

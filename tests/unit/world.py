@@ -41,6 +41,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import 
     DefineAsOf,
     DeleteInternal,
     ForgetSnapshot,
+    PullDisk,
     RemoveFile,
     RestoreMemory,
     ResumeVm,
@@ -83,6 +84,7 @@ class World:
     written: dict[str, Content] = field(default_factory=dict)
     points: dict[str, dict[str, Content]] = field(default_factory=dict)
     clock: int = 100
+    starts: int = 1
 
     # -- what there is -----------------------------------------------------------------------
 
@@ -142,7 +144,9 @@ class World:
         return tuple(image(name, internal=self.files[name].inside) for name in self.chain(path))
 
     def _definition(self) -> Definition:
-        return Definition(NAME, UUID, not self.off, tuple(self.live.values()), "connected")
+        number = "" if self.off else str(self.starts)
+        disks = tuple(self.live.values())
+        return Definition(NAME, UUID, not self.off, disks, "connected", number=number)
 
     def _disk_state(self, target: str) -> DiskState:
         disk, twin = self.live[target], self.persistent.get(target)
@@ -223,6 +227,7 @@ class World:
 
     def power(self) -> None:
         """Off and on; what runs next is what the persistent definition says."""
+        self.starts += self.off
         self.status = "running" if self.off else "shutoff"
         self.live = {target: self._started(disk) for target, disk in self.persistent.items()}
         for target, disk in self.live.items():
@@ -237,6 +242,7 @@ class World:
             CreateOverlay: self._create,
             TakeSnapshot: self._take,
             CommitDisk: self._commit,
+            PullDisk: self._pull,
             SetSource: self._set_source,
             ForgetSnapshot: lambda step: self.forget(step.name),
             RewriteSnapshot: self._rewrite,
@@ -355,6 +361,37 @@ class World:
             raise Broken(f"merging {step.merged} of {span}")
         self.files[step.base].writes |= self.content(step.top)
 
+    def _pull(self, step: PullDisk) -> None:
+        self.copy_up(step)
+        self.files[step.into].backing = step.base
+        if step.how == "running":
+            self._switch(step.target, step.into)
+
+    def copy_up(self, step: PullDisk) -> None:
+        """The part of a pull before its end: the active image has the data, and stands on all."""
+        if (step.how == "offline") != self.off or self.live[step.target].path != step.into:
+            raise Broken(f"{step.how} and {self.status}, {self.live[step.target].path} is active")
+        if step.doubtful:
+            self.files[step.into].backing = step.pulled[0]
+        below = self.chain(step.into)[1:]
+        found = tuple(below[: below.index(step.base)] if step.base else below)
+        if found != step.pulled and not (step.resume and not found):
+            raise Broken(f"pulling {step.pulled} of {below}")
+        for path in found:
+            self.files[step.into].writes |= self.files[path].writes
+
+    def lose(self, step: PullDisk) -> None:
+        """QEMU is killed when the image has its new backing file, and not yet what was copied."""
+        self.files[step.into].backing = step.base
+        self.status = "shutoff"
+        self.live = dict(self.persistent)
+
+    def stays_off(self) -> bool:
+        """Whether it would start from where it is."""
+        return bool(self.persistent) and all(
+            self.persistent[target].path == disk.path for target, disk in self.live.items()
+        )
+
     def _set_source(self, step: SetSource) -> None:
         if self.persistent[step.target].path != step.old:
             raise Broken(f"{step.target} is not at {step.old}")
@@ -463,6 +500,9 @@ def halves(step: Step) -> Iterator[str]:
     """How a run may die within a step: what was done of it."""
     if isinstance(step, CommitDisk):
         yield "copied"
+    if isinstance(step, PullDisk):
+        yield "pulled"
+        yield "lost"
     if isinstance(step, TakeSnapshot) and step.spec.mode == "external":
         yield "switched"
         if step.spec.memory_file:
@@ -473,6 +513,10 @@ def half_done(world: World, step: Step, half: str) -> None:
     """Do that part of a step."""
     if half == "copied":
         world.copy_down(step)
+    elif half == "lost" and step.how == "running" and world.stays_off():
+        world.lose(step)
+    elif half in ("lost", "pulled"):
+        world.copy_up(step)
     elif half == "switched":
         world.begin_snapshot(step)
     elif half == "memory":

@@ -23,7 +23,7 @@ from .._host.observe import Host, observe
 from .._host.work import Work
 from .._model.problem import Problem, Unreachable
 from .._model.state import Facts, VmState
-from .._model.step import CommitDisk, Plan, Step, TakeSnapshot
+from .._model.step import CommitDisk, Plan, PullDisk, Step, TakeSnapshot
 from .._plan.freeze import without_expired
 from .._plan.left import files_of
 from .._plan.predict import predict
@@ -72,7 +72,8 @@ def _after_recovery(host: Host, dom: Domain, vm: VmState, recovery: Plan, facts:
         settled(host, dom, vm, recovery)
     except Problem:
         return facts  # somebody else's jobs
-    taken_up = {step.target for step in recovery.steps if isinstance(step, CommitDisk)}
+    jobs = (CommitDisk, PullDisk)
+    taken_up = {step.target for step in recovery.steps if isinstance(step, jobs)}
     return replace(facts, jobs=tuple(job for job in facts.jobs if job.target not in taken_up))
 
 

@@ -8,10 +8,11 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 
-from .._model.step import CommitDisk, ResumeVm, TakeSnapshot
+from .._model.step import CommitDisk, PullDisk, ResumeVm, Step, TakeSnapshot
 from . import (
     blockjob,
     do_images,
@@ -40,8 +41,8 @@ def apply(work: Work, guard: Guard | None = None, *, until_point: bool = False) 
             return
         if isinstance(step, TakeSnapshot):
             take([work], guard)
-        elif isinstance(step, CommitDisk) and step.how != "offline":
-            _commit_side_by_side(work)
+        elif _is_job(step):
+            _run_side_by_side(work)
         else:
             do(step, work)
             work.advance()
@@ -66,21 +67,32 @@ def take(works: Sequence[Work], guard: Guard | None) -> None:
         work.advance()
 
 
-def _commit_side_by_side(work: Work) -> None:
-    """All block jobs that follow each other in the plan run together."""
+def _is_job(step: Step) -> bool:
+    """Whether it is a job of the QEMU that runs the VM."""
+    return isinstance(step, (CommitDisk, PullDisk)) and step.how != "offline"
+
+
+def _run_side_by_side(work: Work) -> None:
+    """All commits that follow each other in the plan run together, but each pull alone.
+
+    QEMU 7.2 was seen to crash when two pulls of a VM ended at the same time.
+    """
     first = work.next
-    batch: list[CommitDisk] = []
-    for step in work.steps[first:]:
-        if not isinstance(step, CommitDisk):
-            break
-        batch.append(step)
-    started = time.monotonic()
-    blockjob.commit(
+    batch = _batch(work.steps[first:])
+    blockjob.run(
         work.host.conn,
         work.dom,
         batch,
-        started + work.host.timeout,
-        lambda step: work.journal.mark(step.pivot_mark),
+        time.monotonic() + work.host.timeout,
+        work.journal.mark,
         lambda step: work.done(first + batch.index(step)),
     )
     work.next = first + len(batch)
+
+
+def _batch(steps: Sequence[Step]) -> list[CommitDisk | PullDisk]:
+    """The jobs at the beginning of these steps that can run side by side."""
+    if isinstance(steps[0], PullDisk):
+        return [steps[0]]
+    commits = itertools.takewhile(lambda step: isinstance(step, CommitDisk), steps)
+    return [step for step in commits if isinstance(step, CommitDisk)]

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Block commits of a running VM: started side by side, waited for by events, proved by reading.
+"""Block commits and pulls of a running VM: started side by side, awaited by events, then proved.
 
 This util is PRIVATE to the collection.
 """
@@ -13,17 +13,22 @@ import os
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Union
 
-from .._model.domain import Disk, parse_domain
+from .._model.domain import Definition, parse_domain
 from .._model.problem import Problem, TimedOut, Unreachable
-from .._model.step import CommitDisk
+from .._model.step import CommitDisk, PullDisk
 from .connection import BLOCK_COPY_ACTIVE, await_events, call, call_within, code_of
+from .flush import flush
 from .image_file import read_chain
 from .libvirt_dep import libvirt
+from .stamp import boot_id
 
 if TYPE_CHECKING:
     from .libvirt_dep import Connection, Domain
+
+JobStep = Union[CommitDisk, PullDisk]
+Note = Callable[[str], None]
 
 _POLL_SECONDS = 1.0
 _PIVOT_SECONDS = 120.0
@@ -60,29 +65,29 @@ def _events(conn: Connection, dom: Domain) -> Iterator[_Bell]:
             conn.domainEventDeregisterAny(number)
 
 
-def commit(
+def run(
     conn: Connection,
     dom: Domain,
-    steps: Sequence[CommitDisk],
+    steps: Sequence[JobStep],
     deadline: float,
-    before_pivot: Callable[[CommitDisk], None],
-    done: Callable[[CommitDisk], None],
+    note: Note,
+    done: Callable[[JobStep], None],
 ) -> None:
-    """Run the commits of one VM side by side and prove each by its chain.
+    """Run the jobs of one VM side by side and prove each by its chain.
 
-    ``deadline`` is of time.monotonic(). ``before_pivot`` is called before QEMU is told to
-    switch, ``done`` when a merge is proved. Raises Problem or TimedOut; jobs that are not yet
-    switched are then cancelled, which leaves their overlays active.
+    ``deadline`` is of time.monotonic(). ``note`` writes into the journal what a later run has to
+    know, before QEMU is told; ``done`` is called when a job is proved. Raises Problem or TimedOut;
+    jobs that have not ended are then cancelled, which leaves their chains as they were.
     """
     with _events(conn, dom) as bell:
         pending = {step.target: step for step in steps}
         try:
             for step in steps:
-                if not step.resume or not _job(dom, step.target):
-                    _start(dom, step)
+                if not _goes_on(dom, step):
+                    _start(dom, step, note)
             while pending:
                 for step in tuple(pending.values()):
-                    if _advance(dom, step, bell, before_pivot):
+                    if _advance(dom, step, bell, note):
                         done(pending.pop(step.target))
                 if pending and time.monotonic() > deadline:
                     raise _late(dom, tuple(pending.values()))
@@ -94,10 +99,27 @@ def commit(
             raise
 
 
-def _start(dom: Domain, step: CommitDisk) -> None:
+def _goes_on(dom: Domain, step: JobStep) -> bool:
+    """Whether the job of an earlier run is still there, or has done its work."""
+    if not step.resume:
+        return False
+    return bool(_job(dom, step.target)) or (isinstance(step, PullDisk) and _arrived(dom, step))
+
+
+def _start(dom: Domain, step: JobStep, note: Note) -> None:
+    doing = f"VM {dom.name()}, disk {step.target}: {_doing(step)}"
+    if isinstance(step, PullDisk):
+        note(step.mark(_live(dom).number, boot_id()))
+        call(doing, dom.blockRebase, step.target, step.base or None, step.bandwidth, 0)
+        return
     flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if step.how == "active" else 0
-    doing = f"VM {dom.name()}, disk {step.target}: committing {step.top} into {step.base}"
     call(doing, dom.blockCommit, step.target, step.base, step.top, step.bandwidth, flags)
+
+
+def _doing(step: JobStep) -> str:
+    if isinstance(step, PullDisk):
+        return f"pulling {', '.join(step.pulled)} into {step.into}"
+    return f"committing {', '.join(step.merged)} into {step.base}"
 
 
 def _job(dom: Domain, target: str) -> dict[str, int]:
@@ -105,34 +127,34 @@ def _job(dom: Domain, target: str) -> dict[str, int]:
     return call(doing, dom.blockJobInfo, target, 0) or {}
 
 
-def _advance(
-    dom: Domain, step: CommitDisk, bell: _Bell, before_pivot: Callable[[CommitDisk], None]
-) -> bool:
-    """Take a job as far as it goes now; True once its merge is proved."""
+def _advance(dom: Domain, step: JobStep, bell: _Bell, note: Note) -> bool:
+    """Take a job as far as it goes now; True once it is proved."""
     status = bell.statuses.get(step.target)
     if status in _ENDED_BADLY:
         raise _failed(dom, step, f"the job {_ENDED_BADLY[status]}")
     if step.how == "active" and (status == _READY or _mirror_ready(dom, step.target)):
-        before_pivot(step)
-        if not _pivot(dom, step):
+        if isinstance(step, CommitDisk) and not _pivot(dom, step, note):
             return False
     elif _job(dom, step.target):
         return False
     _prove(dom, step)
+    if isinstance(step, PullDisk):
+        flush(dom, step, note)
     return True
 
 
 def _mirror_ready(dom: Domain, target: str) -> bool:
-    disk = _live_disk(dom, target)
+    disk = _live(dom).disk(target)
     return bool(disk and disk.mirror and disk.mirror.is_ready)
 
 
-def _live_disk(dom: Domain, target: str) -> Disk | None:
-    return parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0)).disk(target)
+def _live(dom: Domain) -> Definition:
+    return parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0))
 
 
-def _pivot(dom: Domain, step: CommitDisk) -> bool:
+def _pivot(dom: Domain, step: CommitDisk, note: Note) -> bool:
     """Switch to the base; False if QEMU says that the job is not ready after all."""
+    note(step.pivot_mark)
     doing = f"VM {dom.name()}, disk {step.target}: switching from {step.top} to {step.base}"
     try:
         flags = libvirt.VIR_DOMAIN_BLOCK_JOB_ABORT_PIVOT
@@ -141,39 +163,44 @@ def _pivot(dom: Domain, step: CommitDisk) -> bool:
         if code_of(problem.__cause__) == BLOCK_COPY_ACTIVE:
             return False
         # The switch may have happened all the same: what the chain says decides.
-        if isinstance(problem, Unreachable) or not _merged(dom, step):
+        if isinstance(problem, Unreachable) or not _arrived(dom, step):
             raise
     return True
 
 
-def _prove(dom: Domain, step: CommitDisk) -> None:
+def _prove(dom: Domain, step: JobStep) -> None:
     """A job that is gone has only succeeded if the chain says so."""
-    if not _merged(dom, step):
+    if not _arrived(dom, step):
         raise _failed(dom, step, "the job is gone but the chain is as before")
 
 
-def _merged(dom: Domain, step: CommitDisk) -> bool:
-    """Whether neither libvirt nor the images have a merged image in the chain."""
-    disk = _live_disk(dom, step.target)
+def _arrived(dom: Domain, step: JobStep) -> bool:
+    """Whether libvirt and the images have what is wanted in the chain, and nothing that goes."""
+    disk = _live(dom).disk(step.target)
     if disk is None or disk.mirror is not None:
         return False
+    stay, go = (
+        ((step.into, step.base), step.pulled)
+        if isinstance(step, PullDisk)
+        else ((step.base,), step.merged)
+    )
     chain = read_chain(disk.path, format=disk.format)
     files = {os.path.realpath(image.filename) for image in chain}
-    gone = {os.path.realpath(path) for path in step.merged}
-    return os.path.realpath(step.base) in files and not files & gone
+    wanted = {os.path.realpath(path) for path in stay if path}
+    return wanted <= files and not files.intersection(os.path.realpath(path) for path in go)
 
 
-def _failed(dom: Domain, step: CommitDisk, why: str) -> Problem:
+def _failed(dom: Domain, step: JobStep, why: str) -> Problem:
+    gone = step.pulled if isinstance(step, PullDisk) else step.merged
     return Problem(
-        f"VM {dom.name()}, disk {step.target}: committing {', '.join(step.merged)} into"
-        f" {step.base} did not succeed: {why}",
-        wanted="the chain without the merged images",
-        todo="the overlay is still active and nothing is lost; look at free space and at QEMU's"
+        f"VM {dom.name()}, disk {step.target}: {_doing(step)} did not succeed: {why}",
+        wanted=f"a chain without {', '.join(gone)}",
+        todo="the chain is as it was and nothing is lost; look at free space and at QEMU's"
         " log of this VM, then run the task again",
     )
 
 
-def _late(dom: Domain, steps: Sequence[CommitDisk]) -> TimedOut:
+def _late(dom: Domain, steps: Sequence[JobStep]) -> TimedOut:
     progress = ", ".join(
         f"{step.target} at {info['cur']} of {info['end']} bytes"
         for step in steps
@@ -181,13 +208,14 @@ def _late(dom: Domain, steps: Sequence[CommitDisk]) -> TimedOut:
         if info
     )
     return TimedOut(
-        f"VM {dom.name()}: the commit was not done in time ({progress or 'no job is left'})",
+        f"VM {dom.name()}: the {steps[0].step} was not done in time"
+        f" ({progress or 'no job is left'})",
         wanted="an end before the deadline",
-        todo="raise 'timeout' or 'bandwidth'; the overlay is still active and nothing is lost",
+        todo="raise 'timeout' or 'bandwidth'; the chain is as it was and nothing is lost",
     )
 
 
-def _cancel(dom: Domain, step: CommitDisk) -> None:
+def _cancel(dom: Domain, step: JobStep) -> None:
     """End a job of ours without the switch, as far as libvirt can still be reached."""
     with contextlib.suppress(libvirt.libvirtError):
         dom.blockJobAbort(step.target, 0)

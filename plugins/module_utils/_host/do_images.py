@@ -12,7 +12,7 @@ import os
 import stat
 
 from .._model.problem import Conflict
-from .._model.step import CommitDisk, CreateOverlay, RemoveFile
+from .._model.step import CommitDisk, CreateOverlay, PullDisk, RemoveFile
 from . import qemu_img
 from .connection import call
 from .image_file import read_image
@@ -47,13 +47,7 @@ def _create_overlay(step: CreateOverlay, work: Work) -> None:
 
 @do.register
 def _commit_offline(step: CommitDisk, work: Work) -> None:
-    """Offline: QEMU's own image locks keep the VM from starting meanwhile."""
-    if call(f"reading VM {work.vm.name}", work.dom.isActive):
-        raise Conflict(
-            f"VM {work.vm.name} was started in the meantime",
-            wanted="to commit its images while it is off",
-            todo="run the task again",
-        )
+    _check_off(work, "to commit its images while it is off")
     known = {bitmap.name for bitmap in read_image(step.base, format=step.base_format).bitmaps}
     for image, bitmap, granularity in step.bitmaps:
         if bitmap not in known:
@@ -65,6 +59,47 @@ def _commit_offline(step: CommitDisk, work: Work) -> None:
     )
     if step.overlay:
         qemu_img.rebase_unsafe(step.overlay, step.base, step.base_format)
+
+
+@do.register
+def _pull_offline(step: PullDisk, work: Work) -> None:
+    """Offline, as with a commit. A bitmap that says too much only makes a backup larger."""
+    _check_off(work, "to pull into its images while it is off")
+    if step.doubtful:
+        _put_back(step, work)
+    for image, bitmap in step.bitmaps:
+        qemu_img.bitmap_merge(step.into, bitmap, image, bitmap)
+    qemu_img.pull(
+        step.into,
+        step.base,
+        step.base_format,
+        rate_limit=step.bandwidth * 1024 * 1024,
+        timeout=work.host.timeout,
+    )
+
+
+def _put_back(step: PullDisk, work: Work) -> None:
+    """Let an image stand on what it was pulled from; what it holds itself still counts first."""
+    former = step.pulled[0]
+    if not os.path.exists(former):
+        raise Conflict(
+            f"QEMU went off before all that it had pulled into {step.into} of VM {work.vm.name} was"
+            f" on the disk for sure, and {former}, which has it too, is gone",
+            wanted="to pull it once more",
+            todo=f"bring {former} back, or check the file systems of the guest and remove the"
+            " journal",
+        )
+    qemu_img.rebase_unsafe(step.into, former, step.pulled_format)
+
+
+def _check_off(work: Work, wanted: str) -> None:
+    """QEMU's own image locks keep the VM from starting while an image is written."""
+    if call(f"reading VM {work.vm.name}", work.dom.isActive):
+        raise Conflict(
+            f"VM {work.vm.name} was started in the meantime",
+            wanted=wanted,
+            todo="run the task again",
+        )
 
 
 @do.register

@@ -101,8 +101,30 @@ def rebase(
     By writing through, what was copied is in the image before the header names the other file;
     else a qemu-img that is killed at its end leaves the new name without the data.
     """
-    place = ["-t", "writethrough", "-f", "qcow2", "-F", backing_format, "-b", _absolute(backing)]
+    below = ["-F", backing_format, "-b", _absolute(backing)]
+    place = ["-t", "writethrough", "-f", "qcow2", *below]
     return _change("rebase", "-q", *place, "--", _absolute(path), timeout=timeout)
+
+
+def pull(
+    path: str, backing: str, backing_format: str, *, rate_limit: int = 0, timeout: float = LONG
+) -> tuple[str, ...]:
+    """Put an overlay on an image further down its own chain, or on none where ``backing`` is ''.
+
+    Its content stays, as with :func:`rebase`. ``rate_limit`` is in bytes written per second;
+    qemu-img has no option for that, so QEMU's own throttle stands between image and file.
+    """
+    below = ["-F", backing_format, "-b", _absolute(backing)] if backing else ["-b", ""]
+    place = ["-t", "writethrough", *below]
+    if not rate_limit:
+        return _change(
+            "rebase", "-q", *place, "-f", "qcow2", "--", _absolute(path), timeout=timeout
+        )
+    limit = ["--object", f"throttle-group,id=limit,x-bps-write={rate_limit}"]
+    file = {f"file.file.{key}": value for key, value in _protocol(path).items()}
+    node = {"driver": "qcow2", "file.driver": "throttle", "file.throttle-group": "limit", **file}
+    options = ",".join(f"{key}={_escaped(value)}" for key, value in node.items())
+    return _change("rebase", "-q", *limit, "--image-opts", *place, "--", options, timeout=timeout)
 
 
 def same_content(

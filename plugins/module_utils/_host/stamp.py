@@ -30,12 +30,16 @@ def stamp(path: str) -> str:
         return ""
 
 
+def boot_id() -> str:
+    """What tells one boot of this host from the next."""
+    return _text("/proc/sys/kernel/random/boot_id").strip()
+
+
 def _of_device(number: int) -> str:
     place = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
     counts = _text(f"{place}/stat").split()
     written = " ".join(counts[field] for field in _WRITES)
-    boot = _text("/proc/sys/kernel/random/boot_id").strip()
-    return f"device {boot} {_text(f'{place}/diskseq').strip()} {written}"
+    return f"device {boot_id()} {_text(f'{place}/diskseq').strip()} {written}"
 
 
 def _text(path: str) -> str:

@@ -60,6 +60,45 @@ class CommitDisk:
 
 
 @dataclass(frozen=True)
+class PullDisk:
+    """Copy what the images between the active image ``into`` and ``base`` hold up into it.
+
+    Then it stands on ``base``, or on nothing where that is ''. ``pulled`` are the images that
+    leave the chain; ``how`` is running (block job) or offline (qemu-img); ``bitmaps`` are (image,
+    bitmap) to be added to those of ``into``. ``resume`` continues what an earlier run began.
+    ``doubtful``: QEMU went off before all that it had copied was on the disk for sure, so
+    ``into`` is put back on what it stood on, and it is copied once more. ``bandwidth`` and
+    ``bytes`` as in CommitDisk.
+    """
+
+    step: ClassVar[str] = "pull"
+    target: str
+    into: str
+    base: str
+    base_format: str
+    pulled: tuple[str, ...]
+    pulled_format: str
+    how: str
+    bitmaps: tuple[tuple[str, str], ...] = ()
+    bandwidth: int = 0
+    resume: bool = False
+    doubtful: bool = False
+    bytes: int = 0
+
+    def mark(self, number: str, boot: str) -> str:
+        """The note made in the journal before QEMU is told, which tells one QEMU from another.
+
+        ``number``: see Definition; ``boot`` is the boot of the host.
+        """
+        return f"pull {self.target} in {number} of {boot}"
+
+    @property
+    def pause_mark(self) -> str:
+        """The note made before the VM is paused for a moment, so that QEMU writes all it has."""
+        return f"pause for {self.target}"
+
+
+@dataclass(frozen=True)
 class SetSource:
     """Point a disk of the persistent definition at an image (which may be the one it has).
 
@@ -76,8 +115,12 @@ class SetSource:
 
 @dataclass(frozen=True)
 class RemoveFile:
-    """Delete a file that nothing uses any more; ``why`` says what it was."""
+    """Delete a file that nothing uses any more; ``why`` says what it was.
+
+    ``spare``: where something else uses it after all, it is kept, and that is no error.
+    """
 
     step: ClassVar[str] = "remove_file"
     file: str
     why: str
+    spare: bool = False

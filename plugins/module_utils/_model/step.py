@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Union
 
-from .disk_steps import CommitDisk, CreateOverlay, RemoveFile, SetSource
+from .disk_steps import CommitDisk, CreateOverlay, PullDisk, RemoveFile, SetSource
 from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
 from .save_steps import RecordSave, RemoveSave, RestoreSave, SaveMemory
@@ -36,6 +36,7 @@ __all__ = [
     "ForgetSnapshot",
     "FreezeGuest",
     "Plan",
+    "PullDisk",
     "RecordSave",
     "RemoveFile",
     "RemoveSave",
@@ -64,6 +65,7 @@ Step = Union[
     CreateOverlay,
     TakeSnapshot,
     CommitDisk,
+    PullDisk,
     SetSource,
     DefineSnapshot,
     ForgetSnapshot,

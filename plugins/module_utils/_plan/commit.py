@@ -106,7 +106,7 @@ def _span(wish: CommitWish, vm: VmState, disk: DiskState) -> tuple[tuple[int, in
     check_readable(vm, disk)
     if not (wish.base or wish.top):
         return _by_depth(wish.max_depth, len(disk.chain)), ""
-    base = _depth(wish.base, vm, disk) if wish.base else len(disk.chain) - 1
+    base = depth_of_base(wish.base, vm, disk) if wish.base else len(disk.chain) - 1
     if not wish.top:
         return ((0, base) if base else None), ""
     top = disk.depth_of(wish.top)
@@ -130,7 +130,7 @@ def _by_depth(max_depth: int, depth: int) -> tuple[int, int] | None:
     return (max_depth - 1, depth - 1)
 
 
-def _depth(path: str, vm: VmState, disk: DiskState) -> int:
+def depth_of_base(path: str, vm: VmState, disk: DiskState) -> int:
     depth = disk.depth_of(path)
     if depth is None:
         raise NotFound(

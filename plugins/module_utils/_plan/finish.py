@@ -16,6 +16,7 @@ from .._model.step import (
     CommitDisk,
     DeleteInternal,
     ForgetSnapshot,
+    PullDisk,
     RemoveFile,
     RewriteSnapshot,
     SetSource,
@@ -23,6 +24,8 @@ from .._model.step import (
 )
 from .left import Left, in_a_chain, merge_again, unknown, was_merged
 from .merge import consequences, moved_sources
+from .pull import pull_consequences, pull_sources, still_between
+from .recover_pull import pull_again
 from .recover_storage import storage_as_of_now
 
 
@@ -38,6 +41,13 @@ def finish_all(left: Left, vm: VmState) -> Iterator[Step]:
                 merging.update((step.target, *again.merged))
                 yield again
                 yield from moved_sources(vm, [again])
+            continue
+        if isinstance(step, PullDisk):
+            once_more = pull_again(step, vm, left, done=done)
+            if once_more is not None:
+                merging.update((step.target, *once_more.pulled))
+                yield once_more
+                yield from pull_sources(vm, [once_more])
             continue
         step = _as_of_now(step, vm, lost)
         if _still_needed(step, vm, left.existing - lost, merging):
@@ -62,9 +72,23 @@ def close_up(left: Left, vm: VmState) -> Iterator[Step]:
     ]
     for step, done in zip(left.steps, left.done):
         yield from storage_as_of_now(step, left, vm, done=done)
-    for after in consequences(vm, finished):
+    pulls, pulled = _pulled(left, vm)
+    yield from pulls
+    for after in (*consequences(vm, finished), *pull_consequences(vm, pulled)):
         if not isinstance(after, RemoveFile) or after.file in left.existing:
             yield after
+
+
+def _pulled(left: Left, vm: VmState) -> tuple[list[PullDisk], list[PullDisk]]:
+    """Pulls that have ended and must be made sure of, and all that then are done."""
+    doubtful: list[PullDisk] = []
+    finished: list[PullDisk] = []
+    for step, done in zip(left.steps, left.done):
+        if isinstance(step, PullDisk) and still_between(step, vm) == ():
+            again = pull_again(step, vm, left, done=done)
+            doubtful.extend([again] if again else [])
+            finished.append(step)
+    return doubtful, finished
 
 
 def _still_needed(step: Step, vm: VmState, existing: frozenset[str], merging: set[str]) -> bool:
@@ -87,4 +111,5 @@ def _rewrite_needed(step: RewriteSnapshot, vm: VmState) -> bool:
     if snapshot is None:
         return False
     stale = any(old in snapshot.named for old, _new, _format in step.sources)
-    return stale or any(target in snapshot.overlays for target in step.without)
+    moved = any(snapshot.overlays.get(target, file) != file for target, file in step.files)
+    return stale or moved or any(target in snapshot.overlays for target in step.without)

@@ -16,6 +16,7 @@ from .._model.state import VmState
 from .._model.step import (
     CommitDisk,
     CreateOverlay,
+    PullDisk,
     RemoveFile,
     RestoreSave,
     SaveMemory,
@@ -25,6 +26,7 @@ from .._model.step import (
 )
 from .._model.storage_steps import StorageStep
 from .merge import merge
+from .pull import still_between
 
 
 @dataclass(frozen=True)
@@ -35,7 +37,7 @@ class Left:
     snapshot of several VMs and not all of them have it; ``status`` is how it found the
     VM. ``proven`` is False if it froze the guest and died before it knew that the guest
     had stayed frozen until its snapshot was taken. ``saved``: the save that it was to make is
-    complete.
+    complete. ``boot`` is the present boot of the host.
     """
 
     steps: tuple[Step, ...]
@@ -46,6 +48,7 @@ class Left:
     status: str
     proven: bool = True
     saved: bool = False
+    boot: str = ""
 
 
 def left_by(
@@ -55,6 +58,7 @@ def left_by(
     group_complete: bool,
     proven: bool = True,
     saved: bool = False,
+    boot: str = "",
 ) -> Left:
     """Read a journal's content."""
     return Left(
@@ -66,6 +70,7 @@ def left_by(
         status=journal.get("status", ""),
         proven=proven,
         saved=saved,
+        boot=boot,
     )
 
 
@@ -105,8 +110,11 @@ def was_merged(step: CommitDisk, vm: VmState, left: Left, *, done: bool) -> bool
     somebody has gone back to a snapshot. After a merge the base is where the images were.
     """
     disk = vm.disk(step.target)
-    if done or disk is None:
-        return done
+    if disk is None:
+        # A VM that was off may have started from a merged image, before its definition was moved.
+        return done and step.how != "offline"
+    if done:
+        return True
     depth = disk.depth_of(step.base)
     above = disk.depth_of(step.overlay) if step.overlay else -1
     switched = step.how != "active" or step.pivot_mark in left.marks
@@ -119,6 +127,8 @@ def unknown(left: Left, vm: VmState) -> frozenset[str]:
     for step, done in zip(left.steps, left.done):
         if isinstance(step, CommitDisk) and not was_merged(step, vm, left, done=done):
             images.update(step.merged if merge_again(step, vm) is None else ())
+        elif isinstance(step, PullDisk) and still_between(step, vm) is None:
+            images.update(step.pulled)
         elif isinstance(step, CreateOverlay) and not was_unused(step, vm):
             images.add(step.file)
     return frozenset(path for path in images if not in_a_chain(path, vm))

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The VM as it will be after a plan, and the picture of it that a person compares.
+"""The VM as it will be after a plan.
 
 Check mode shows the prediction, a real run what was observed; tests hold both together.
 
@@ -32,6 +32,7 @@ from .._model.step import (
     DeleteInternal,
     ForgetSnapshot,
     Plan,
+    PullDisk,
     RemoveFile,
     RestoreMemory,
     ResumeVm,
@@ -43,24 +44,9 @@ from .._model.step import (
     StopVm,
     TakeSnapshot,
 )
-from .._model.tree import tree_text
-from .freeze import after_freeze, freeze_lines
-from .memory import after_memory, memory_lines
-from .predict_storage import storage_after, storage_lines
-
-
-def picture(vm: VmState) -> str:
-    """Chains (base first, joined by the arrow of ``<-`` is backed by) and the tree."""
-    lines = [f"VM {vm.name}"]
-    for disk in vm.writable:
-        chain = " <- ".join(reversed(disk.files)) or str(disk.disk.source)
-        lines.append(f"  {disk.target}: {chain}")
-    tree = tree_text(vm.snapshots)
-    lines.append("  snapshots:" if tree else "  snapshots: none")
-    lines.extend(f"    {line}" for line in tree.splitlines())
-    lines.extend(storage_lines(vm.storage))
-    lines.extend((*freeze_lines(vm), *memory_lines(vm)))
-    return "\n".join(lines) + "\n"
+from .freeze import after_freeze
+from .memory import after_memory
+from .predict_storage import storage_after
 
 
 def predict(vm: VmState, plan: Plan) -> VmState:
@@ -78,6 +64,8 @@ def _after(vm: VmState, step: Step) -> VmState:
         return _with_snapshot(vm, step)
     if isinstance(step, CommitDisk):
         return _with_disk(vm, step.target, partial(_merged, step=step))
+    if isinstance(step, PullDisk):
+        return _with_disk(vm, step.target, partial(_pulled, step=step))
     if isinstance(step, SetSource):
         return _with_disk(vm, step.target, partial(_repointed, step=step, off=vm.off))
     if isinstance(step, DeleteInternal):
@@ -155,6 +143,11 @@ def _merged(disk: DiskState, step: CommitDisk) -> DiskState:
     if step.how == "offline":
         return _from(disk, step.merged) if step.overlay else disk
     return _on(_from(disk, step.merged), off=False)
+
+
+def _pulled(disk: DiskState, step: PullDisk) -> DiskState:
+    left = _from(disk, step.pulled)
+    return left if step.how == "offline" else _on(left, off=False)
 
 
 def _from(disk: DiskState, merged: tuple[str, ...]) -> DiskState:

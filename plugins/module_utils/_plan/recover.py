@@ -19,6 +19,7 @@ from .._model.step import (
     CommitDisk,
     CreateOverlay,
     Plan,
+    PullDisk,
     RemoveFile,
     ResumeVm,
     Step,
@@ -32,6 +33,8 @@ from .merge import consequences, merge
 from .recover_memory import moving_memory, plan_memory_recovery
 from .recover_revert import got_there, plan_finish, reverting, undo
 from .recover_storage import is_taken, taking, untaken
+
+_ABOUT_A_CHAIN = (CommitDisk, CreateOverlay, PullDisk)
 
 
 def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
@@ -75,11 +78,11 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
 def _forward(left: Left, vm: VmState, *, finish: bool) -> Plan:
     """Go on with a run that was not to keep anything."""
     if finish:
-        steps = tuple(finish_all(left, vm))
+        steps = (*_resume_pulling(left, vm), *finish_all(left, vm))
         undone = any(isinstance(step, UnprepareRevert) for step in steps)
         note = f"{vm.name}: {'undid' if undone else 'finished'} what an interrupted run had begun"
     else:
-        steps = tuple(close_up(left, vm))
+        steps = (*_resume_pulling(left, vm), *close_up(left, vm))
         note = f"{vm.name}: left alone what could not be merged, and brought the rest in order"
     return Plan(vm.name, steps, (note, *kept(left, vm)))
 
@@ -102,7 +105,7 @@ def _stayed(left: Left, vm: VmState) -> Plan:
 def _check_readable(left: Left, vm: VmState) -> None:
     """Where a chain cannot be read, nobody knows which of its images are in use."""
     for step, done in zip(left.steps, left.done):
-        disk = vm.disk(step.target) if isinstance(step, (CommitDisk, CreateOverlay)) else None
+        disk = vm.disk(step.target) if isinstance(step, _ABOUT_A_CHAIN) else None
         undecided = isinstance(step, CreateOverlay) or not done
         if disk is not None and undecided and not disk.chain:
             raise Unsupported(
@@ -160,6 +163,12 @@ def _can_go(taken: TakeSnapshot, vm: VmState) -> bool:
 
 def _resume(left: Left, vm: VmState) -> tuple[Step, ...]:
     return (ResumeVm(),) if left.status == "running" and vm.status == "paused" else ()
+
+
+def _resume_pulling(left: Left, vm: VmState) -> tuple[Step, ...]:
+    """A VM is paused for a moment after a pull; others may pause it for longer."""
+    paused = any(isinstance(s, PullDisk) and s.pause_mark in left.marks for s in left.steps)
+    return _resume(left, vm) if paused else ()
 
 
 def _undo(left: Left, taken: TakeSnapshot, vm: VmState) -> tuple[Step, ...]:

@@ -12,7 +12,7 @@ import posixpath
 
 from .._model.problem import Unsupported
 from .._model.state import Facts, VmState
-from .._model.step import CommitDisk, CreateOverlay, Plan, SaveMemory, TakeSnapshot
+from .._model.step import CommitDisk, CreateOverlay, Plan, PullDisk, SaveMemory, TakeSnapshot
 
 OVERLAY_ROOM = 4 * 1024 * 1024
 """Bytes that an empty overlay and its first writes need at least."""
@@ -29,7 +29,15 @@ def check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
         if isinstance(step, CreateOverlay):
             folder, size = posixpath.dirname(step.file), OVERLAY_ROOM
         elif isinstance(step, CommitDisk):
-            folder, size = posixpath.dirname(step.base), _growth(step, vm)
+            folder, size = (
+                posixpath.dirname(step.base),
+                _growth(step.target, step.base, step.merged, vm),
+            )
+        elif isinstance(step, PullDisk):
+            folder, size = (
+                posixpath.dirname(step.into),
+                _growth(step.target, step.into, step.pulled, vm),
+            )
         elif isinstance(step, TakeSnapshot) and step.spec.memory_file:
             folder, size = posixpath.dirname(step.spec.memory_file), facts.memory
         elif isinstance(step, SaveMemory) and step.file:
@@ -47,9 +55,9 @@ def check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
             )
 
 
-def _growth(step: CommitDisk, vm: VmState) -> int:
-    """How much the base has to grow at least: what each merged image has may be the same."""
-    disk = vm.disk(step.target)
+def _growth(target: str, into: str, merged: tuple[str, ...], vm: VmState) -> int:
+    """How much ``into`` has to grow at least: what each merged image has may be the same."""
+    disk = vm.disk(target)
     held = {image.filename: image.actual_size for image in disk.chain} if disk else {}
-    most = max((held.get(path, 0) for path in step.merged), default=0)
-    return max(0, most - held.get(step.base, 0))
+    most = max((held.get(path, 0) for path in merged), default=0)
+    return max(0, most - held.get(into, 0))

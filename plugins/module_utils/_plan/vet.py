@@ -13,12 +13,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from .._model.problem import Conflict, NotFound, Unsupported
-from .._model.state import DiskState, Facts, FileFact, Job, VmState
+from .._model.state import DiskState, Facts, FileFact, VmState
 from .._model.step import (
     CommitDisk,
     CreateOverlay,
     DefineAsOf,
     Plan,
+    PullDisk,
     RemoveFile,
     ResumeVm,
     RevertInternal,
@@ -27,11 +28,12 @@ from .._model.step import (
     SetSource,
     SnapshotStorage,
     Step,
-    StopVm,
     TakeSnapshot,
 )
 from .freeze import held
 from .room import check_room
+from .spare import spared
+from .vet_jobs import check_job, job_disks, refuse_job
 from .vet_storage import check_storage, clone_directories, given_up, new_things, subvolumes
 
 
@@ -68,14 +70,19 @@ def needs(plan: Plan, vm: VmState) -> Needs:
     created += [step.file for step in saves if step.file]
     removed = [step.file for step in plan.steps if isinstance(step, RemoveFile)]
     commits = [step for step in plan.steps if isinstance(step, CommitDisk)]
+    pulls = [step for step in plan.steps if isinstance(step, PullDisk)]
     bases = [step.base for step in commits]
     merged = [path for step in commits for path in step.merged]
+    written = [*bases, *(step.into for step in pulls)]
+    read = [path for step in pulls for path in (*step.pulled, step.base) if path]
     return Needs(
         files=(*created, *removed, *(path for path in new_things(plan) if path.startswith("/"))),
-        directories=tuple(sorted({posixpath.dirname(path) for path in (*created, *bases)})),
-        images=tuple(dict.fromkeys((*bases, *merged, *removed, *_points(plan), *given_up(plan)))),
+        directories=tuple(sorted({posixpath.dirname(path) for path in (*created, *written)})),
+        images=tuple(
+            dict.fromkeys((*bases, *merged, *read, *removed, *_points(plan), *given_up(plan)))
+        ),
         removed=tuple(removed),
-        targets=tuple(disk for step in plan.steps for disk in _job_disks(step, vm)),
+        targets=tuple(disk for step in plan.steps for disk in job_disks(step, vm)),
         agent=any(_wants_agent(step) for step in plan.steps),
         memory=any(_writes_memory(step) for step in plan.steps),
         clones=clone_directories(plan),
@@ -100,18 +107,6 @@ def _points(plan: Plan) -> list[str]:
     return [s.backing for s in plan.steps if isinstance(s, CreateOverlay) and s.file in placed]
 
 
-def _job_disks(step: Step, vm: VmState) -> tuple[str, ...]:
-    if isinstance(step, CommitDisk):
-        return (step.target,)
-    if isinstance(step, SaveMemory):
-        return step.disks
-    if isinstance(step, (StopVm, RevertInternal)):
-        return tuple(disk.target for disk in vm.writable)
-    if isinstance(step, TakeSnapshot):
-        return tuple(disk.target for disk in step.spec.disks if disk.mode != "no")
-    return ()
-
-
 def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> Plan:
     """The plan with jobs of ours resumed; Conflict, NotFound or Unsupported if it cannot go.
 
@@ -126,13 +121,15 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
     check_storage(plan, vm, facts, frozenset(ours))
     _check_managed_save(plan, vm, facts)
     check_room(plan, vm, facts)
-    return _quiesced_if_possible(replace(plan, steps=steps), vm, facts)
+    return _quiesced_if_possible(spared(replace(plan, steps=steps), vm, facts), vm, facts)
 
 
 def _released(step: Step, vm: VmState) -> tuple[str, ...]:
     """Images that nothing of the VM names any more after this step."""
     if isinstance(step, CommitDisk):
         return step.merged
+    if isinstance(step, PullDisk):
+        return step.pulled
     if isinstance(step, SetSource):
         return (*step.gone, *((step.old,) if step.old != step.new else ()))
     if isinstance(step, DefineAsOf):
@@ -144,9 +141,9 @@ def _released(step: Step, vm: VmState) -> tuple[str, ...]:
 def _settle_step(
     step: Step, vm: VmState, facts: Facts, ours: frozenset[str], free: frozenset[str]
 ) -> Step:
-    if not isinstance(step, CommitDisk):
-        for target in _job_disks(step, vm):
-            _refuse_job(facts.job(target), vm)
+    if not isinstance(step, (CommitDisk, PullDisk)):
+        for target in job_disks(step, vm):
+            refuse_job(facts.job(target), vm)
     if isinstance(step, CreateOverlay):
         _check_new_file(step.file, f"the overlay of disk {step.target}", vm, facts, ours)
         _check_writers(step.backing, vm, facts)
@@ -159,8 +156,12 @@ def _settle_step(
         _check_users(step.base, "is to receive merged data", vm, facts)
         for path in step.merged:
             _check_users(path, "is to be merged away", vm, facts)
-        return _resumed(step, facts.job(step.target), vm)
-    elif isinstance(step, RemoveFile):
+        check_job(step, facts.job(step.target), vm)
+    elif isinstance(step, PullDisk):
+        for path in filter(None, (*step.pulled, step.base)):
+            _check_writers(path, vm, facts)
+        check_job(step, facts.job(step.target), vm)
+    elif isinstance(step, RemoveFile) and not step.spare:
         _check_users(step.file, "is to be removed", vm, facts)
         _check_unneeded(facts.files[step.file], vm, free)
     return step
@@ -223,27 +224,10 @@ def _named(disk: DiskState) -> tuple[str, ...]:
     return (disk.disk.path, disk.persistent, *disk.files, *disk.disk.recorded, *disk.recorded)
 
 
-def _refuse_job(job: Job | None, vm: VmState) -> None:
-    if job is not None:
-        raise Conflict(
-            f"a block job ({job.kind}) is running on disk {job.target} of VM {vm.name}",
-            wanted="a disk without a block job",
-            todo=f"let it end, or end it (virsh blockjob {vm.name} {job.target})",
-        )
-
-
-def _resumed(step: CommitDisk, job: Job | None, vm: VmState) -> CommitDisk:
-    """The job of an interrupted run of ours goes on; any other is refused, even one like it."""
-    active = job is not None and job.kind == "active-commit" and job.base == step.base
-    middle = job is not None and job.kind == "commit"
-    if not (step.resume and {"active": active, "middle": middle}.get(step.how)):
-        _refuse_job(job, vm)
-    return step
-
-
 def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
     touching = (
         CommitDisk,
+        PullDisk,
         TakeSnapshot,
         DefineAsOf,
         RevertInternal,
