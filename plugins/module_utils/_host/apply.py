@@ -56,11 +56,11 @@ def take(works: Sequence[Work], guard: Guard | None) -> None:
 
 
 def _commit_side_by_side(work: Work) -> None:
-    """All block jobs that follow each other in the plan run together."""
+    """All block jobs that follow each other in the plan run together, one for each disk."""
     first = work.next
     batch: list[CommitDisk] = []
     for step in work.steps[first:]:
-        if not isinstance(step, CommitDisk):
+        if not isinstance(step, CommitDisk) or step.target in {other.target for other in batch}:
             break
         batch.append(step)
     started = time.monotonic()

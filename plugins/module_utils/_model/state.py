@@ -67,7 +67,8 @@ class VmState:
     chains of images that snapshots go back to and no disk stands on. ``reverted`` names the
     snapshot that a dead run was to go back to, once this run has finished that. ``storage`` is
     what is below the images, where somebody wants to know. ``freeze`` is a freeze of
-    ours that outlives its run. ``guest`` is there only for plans that want to know it.
+    ours that outlives its run. ``guest`` is there only for plans that want to know
+    it, as are ``shared``, the images of its chains that something else stands on.
     """
 
     name: str
@@ -84,6 +85,7 @@ class VmState:
     storage: StorageState = UNSEEN
     freeze: FreezeRecord | None = None
     guest: Guest | None = None
+    shared: frozenset[str] = frozenset()
 
     @property
     def off(self) -> bool:
