@@ -13,6 +13,7 @@ from image_story import Images
 from kill_fixtures import killer, stage
 from lab import Lab
 from lab.fixtures import lab_session, make_vm, vm
+from role_stage import Roles
 from storage_stage import storage, stored_vm
 from story import Modules
 
@@ -22,6 +23,7 @@ __all__ = [
     "lab_session",
     "make_vm",
     "modules",
+    "roles",
     "stage",
     "storage",
     "stored_vm",
@@ -41,3 +43,9 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
     images = Images(tmp_path_factory.mktemp("images"))
     yield images
     images.close()
+
+
+@pytest.fixture
+def roles(lab_session: Lab, tmp_path: Path) -> Roles:
+    """The playbooks that are made of roles."""
+    return Roles(lab_session, tmp_path)
