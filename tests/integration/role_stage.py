@@ -6,11 +6,13 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lab import VM, Lab
+from lab.ownership import end
 from lab.playbooks import Controller, PlaybookRun
 from lab.vm import wait_until
 from story import COUNTER
@@ -46,6 +48,18 @@ class Roles:
         assert "Traceback" not in run.output
         return " ".join(run.output.split())
 
+    def killed(self, word: str, playbook: str, **more: Any) -> None:
+        """A run that is killed with all that it started, once the log has this word."""
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(self.play, playbook, **more)
+            wait_until(lambda: run.done() or word in self._logged(), 250, f"the log says {word}")
+            end(self.controller.descendants())
+            assert run.result().status != 0, run.result().output
+        assert word in self._logged()
+
+    def _logged(self) -> list[str]:
+        return self.log.read_text().split() if self.log.exists() else []
+
     def tasks(self, name: str, *texts: str) -> str:
         """A file of tasks."""
         path = self.folder / f"{name}.yml"
@@ -61,7 +75,7 @@ class Roles:
 
     def said(self) -> list[str]:
         """The words in the log, which is empty then."""
-        words = self.log.read_text().split() if self.log.exists() else []
+        words = self._logged()
         self.log.unlink(missing_ok=True)
         return words
 

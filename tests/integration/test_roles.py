@@ -132,22 +132,22 @@ def test_a_list_of_tasks_is_as_good_as_a_file(roles: Roles) -> None:
     assert not list((roles.controller.folder / "tmp").glob("*.yml")), "a file was left"
 
 
-@pytest.mark.usefixtures("standing")
-def test_a_run_that_is_killed_between_its_hooks(roles: Roles) -> None:
+def test_a_run_that_is_killed_between_its_hooks(roles: Roles, standing: VM) -> None:
     good = roles.tasks("good", roles.says("good"))
     hangs = roles.tasks("hangs", roles.says("began"), HANGS)
-    for hooks, said in (
-        ({"before": hangs, "after": good}, ["good", "good"]),
-        ({"before": good, "after": hangs}, ["good"]),
-    ):
-        with pytest.raises(subprocess.TimeoutExpired):
-            roles.play("checkpoint", name="c1", timeout=14, **hooks)
-        assert "began" in roles.said()
-        run = roles.succeed("checkpoint", name="c1", before=good, after=good)
-        assert roles.said() == said
-        assert "died between its hooks" in run.output
-        assert roles.succeed("checkpoint", name="c1", before=good, after=good).changed == 0
-        roles.succeed("checkpoint", name="c1", state="absent")
+    # in the one before the point in time: all is done again
+    roles.killed("began", "checkpoint", name="c1", before=hangs, after=good)
+    assert roles.said() == ["began"]
+    run = roles.succeed("checkpoint", name="c1", before=good, after=good)
+    assert roles.said() == ["good", "good"] and "died between its hooks" in run.output
+    # in the one after it: that is done again, and nothing else
+    standing.domain.resume()  # QEMU 7.2 lets no memory be written twice while it is paused
+    standing.domain.suspend()
+    roles.killed("began", "checkpoint", name="c2", before=good, after=hangs)
+    assert roles.said() == ["good", "began"]
+    run = roles.succeed("checkpoint", name="c2", before=good, after=good)
+    assert roles.said() == ["good"] and "died between its hooks" in run.output
+    assert roles.succeed("checkpoint", name="c2", before=good, after=good).changed == 0
 
 
 def test_what_is_refused(roles: Roles, make_vm: Callable[..., VM]) -> None:
@@ -192,11 +192,11 @@ def test_chains_are_kept_short_around_checkpoints(roles: Roles, modules: Modules
     assert roles.succeed("maintain_chains", max_depth=6).changed == 0
     before = world(vm)
     foreseen = roles.succeed("maintain_chains", "--check", max_depth=3, strict=True)
-    assert world(vm) == before and "6 images, 3 after that" in foreseen.output
+    assert world(vm) == before and "6 images, then 3" in foreseen.output
     run = roles.succeed("maintain_chains", max_depth=3, strict=True)
     assert "snapshots that go with their overlays: s1, s2, s3" in run.output
     again = roles.succeed("maintain_chains", max_depth=3, strict=True)
-    assert again.changed == 0 and "nothing merged" in again.output
+    assert again.changed == 0 and "nothing to merge" in again.output
     left = [Path(path).name for path in chain(vm.source("vda"))]
     assert left == ["db01.vda.s4.qcow2", "db01.vda.c1.qcow2", "vda.qcow2"]
     assert names(vm) == ["c1", "s4"]
