@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -38,11 +37,9 @@ def modules(lab_session: Lab, tmp_path: Path) -> Modules:
 
 
 @pytest.fixture
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     """The modules for images, on a host without libvirt."""
-    images = Images(tmp_path_factory.mktemp("images"))
-    yield images
-    images.close()
+    return Images(tmp_path_factory.mktemp("images"))
 
 
 @pytest.fixture

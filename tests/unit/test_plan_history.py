@@ -226,7 +226,7 @@ def troubles(vm: VmState) -> set[tuple[str, str]]:
 
 
 @given(history=histories(edits, detaching), wish=wishes)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_plan_does_what_it_says_loses_nothing_and_leaves_nothing_to_do(history, wish):
     world = lived(history)
     vm = world.observe()
@@ -310,7 +310,7 @@ def end(world: World) -> dict[str, object]:
     wish=wishes,
     moments=st.lists(st.integers(0, 60), min_size=1, max_size=3),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish, moments):
     world = lived(history)
     plan_for = plan_of(wish, world.observe())
@@ -344,7 +344,7 @@ def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish,
     moment=st.integers(0, 60),
     then=st.lists(by_hand | detaching, max_size=3),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_whatever_others_do_after_a_run_died_nothing_is_lost(history, wish, moment, then):
     world = lived(history)
     plan = planned(world, plan_of(wish, world.observe()))

@@ -11,7 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 
-from .._model.step import CommitDisk, TakeSnapshot
+from .._model.step import CommitDisk, ResumeVm, TakeSnapshot
 from . import blockjob, do_images, do_power, do_records, do_storage, do_storage_revert
 from .freeze import Guard
 from .snapshots import Taking, take_together
@@ -22,12 +22,15 @@ DOERS = (do_images, do_power, do_records, do_storage, do_storage_revert)
 
 
 def apply(work: Work, guard: Guard | None = None, *, until_point: bool = False) -> None:
-    """Do the steps that are left, in order; with ``until_point`` stop before TakeSnapshot."""
+    """Do the steps that are left, in order.
+
+    With ``until_point`` stop before that which a group does at once: TakeSnapshot or ResumeVm.
+    """
     while work.next < len(work.steps):
         step = work.steps[work.next]
+        if until_point and isinstance(step, (TakeSnapshot, ResumeVm)):
+            return
         if isinstance(step, TakeSnapshot):
-            if until_point:
-                return
             take([work], guard)
         elif isinstance(step, CommitDisk) and step.how != "offline":
             _commit_side_by_side(work)

@@ -67,7 +67,8 @@ class VmState:
     chains of images that snapshots go back to and no disk stands on. ``reverted`` names the
     snapshot that a dead run was to go back to, once this run has finished that. ``storage`` is
     what is below the images, where somebody wants to know. ``freeze`` is a freeze of
-    ours that outlives its run. ``guest`` is there only for plans that want to know
+    ours that outlives its run. ``dropped`` are snapshots that libvirt forgot when the VM, which is
+    transient, stopped, each after its parent. ``guest`` is there only for plans that want to know
     it, as are ``shared``, the images of its chains that something else stands on.
     """
 
@@ -85,6 +86,7 @@ class VmState:
     storage: StorageState = UNSEEN
     freeze: FreezeRecord | None = None
     guest: Guest | None = None
+    dropped: tuple[Snapshot, ...] = ()
     shared: frozenset[str] = frozenset()
 
     @property
@@ -94,7 +96,8 @@ class VmState:
     @property
     def unsettled(self) -> bool:
         """Whether the next run has something to bring in order before its own work."""
-        return self.journal is not None or (self.freeze is not None and self.freeze.expired)
+        expired = self.freeze is not None and self.freeze.expired
+        return self.journal is not None or expired or bool(self.dropped)
 
     def disk(self, target: str) -> DiskState | None:
         return next((disk for disk in self.disks if disk.target == target), None)

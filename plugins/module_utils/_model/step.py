@@ -16,7 +16,13 @@ from .disk_steps import CommitDisk, CreateOverlay, RemoveFile, SetSource
 from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
 from .snapshot import SnapshotDisk, SnapshotSpec
-from .snapshot_steps import DeleteInternal, ForgetSnapshot, RewriteSnapshot, TakeSnapshot
+from .snapshot_steps import (
+    DefineSnapshot,
+    DeleteInternal,
+    ForgetSnapshot,
+    RewriteSnapshot,
+    TakeSnapshot,
+)
 from .storage import to_copy
 from .storage_steps import RemoveStorage, RevertStorage, SnapshotStorage, UnprepareRevert
 
@@ -24,6 +30,7 @@ __all__ = [
     "CommitDisk",
     "CreateOverlay",
     "DefineAsOf",
+    "DefineSnapshot",
     "DeleteInternal",
     "ForgetSnapshot",
     "FreezeGuest",
@@ -53,6 +60,7 @@ Step = Union[
     TakeSnapshot,
     CommitDisk,
     SetSource,
+    DefineSnapshot,
     ForgetSnapshot,
     RewriteSnapshot,
     DeleteInternal,

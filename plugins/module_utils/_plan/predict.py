@@ -28,6 +28,7 @@ from .._model.step import (
     CommitDisk,
     CreateOverlay,
     DefineAsOf,
+    DefineSnapshot,
     DeleteInternal,
     ForgetSnapshot,
     Plan,
@@ -81,6 +82,8 @@ def _after(vm: VmState, step: Step) -> VmState:
     if isinstance(step, DeleteInternal):
         disks = tuple(_without_internal(disk, step) for disk in vm.disks)
         return replace(vm, disks=disks, snapshots=_without(vm.snapshots, step.name))
+    if isinstance(step, DefineSnapshot):
+        return _with_again(vm, step)
     if isinstance(step, ForgetSnapshot):
         return replace(vm, snapshots=_without(vm.snapshots, step.name))
     if isinstance(step, RewriteSnapshot):
@@ -218,6 +221,13 @@ def _with_snapshot(vm: VmState, step: TakeSnapshot) -> VmState:
             overlaid = partial(_with_overlay, file=entry.file, off=vm.off)
             vm = _with_disk(vm, entry.target, overlaid)
     return replace(vm, snapshots=(*older, taken))
+
+
+def _with_again(vm: VmState, step: DefineSnapshot) -> VmState:
+    again = tuple(found for found in vm.dropped if found.name == step.name)
+    left = tuple(found for found in vm.dropped if found.name != step.name)
+    vm = replace(vm, snapshots=_with_current(vm, "")) if step.current else vm
+    return replace(vm, snapshots=(*vm.snapshots, *again), dropped=left)
 
 
 def _memory_of(mode: str, *, off: bool) -> str:

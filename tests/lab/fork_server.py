@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs modules one after the other, each in a process of its own that is forked ready to go.
 
-Started as a program by `kill_trials.Quick`, never imported. A fresh interpreter spends most of a
-short run on importing Ansible; hundreds of kills are checked with three runs each.
+Started as a program by `lab.forked`, never imported. A fresh interpreter spends most of a short
+run on importing Ansible.
 
 Each line of standard input is a JSON object, ``name`` of the module and ``arguments`` as Ansible
 sends them, and ``environment`` to add to ours, if anything; each gets a line with what the module
