@@ -82,6 +82,32 @@ def test_checkpoints_between_hooks_are_kept_rotated_and_restored(
     assert names(vm) == ["regular-by-hand", "regular-next", "weekly"]
 
 
+def test_a_group_has_one_point_in_time_and_goes_back_together(
+    roles: Roles, make_vm: Callable[..., VM]
+) -> None:
+    guests = [make_vm("app01"), make_vm("db01")]
+    for vm in guests:
+        vm.write("/mnt/vda/file", b"before")
+    run = roles.succeed("checkpoint", name="c1", vm="app01,db01")
+    (made,) = (result for result in results(run, "vm_checkpoint") if result["changed"])
+    taken = [step for step in made["plan"] if step["step"] == "take_snapshot"]
+    assert [(step["vm"], step["pause"]) for step in taken] == [("app01", True), ("db01", True)]
+    for vm in guests:
+        vm.write("/mnt/vda/file", b"after")
+    # none goes back if one of them cannot
+    message = roles.refused("rollback", name="c1", vm=["app01", "db01", "nosuch"])
+    assert "there is no VM nosuch" in message
+    assert [vm.read("/mnt/vda/file") for vm in guests] == [b"after", b"after"]
+    roles.succeed("rollback", name="c1", vm=["app01", "db01"])
+    for vm in guests:
+        vm.disconnect()
+        vm.wait_ready()
+    assert [vm.read("/mnt/vda/file") for vm in guests] == [b"before", b"before"]
+    run = roles.succeed("checkpoint", name="c2", vm="app01, db01", keep=1)
+    assert "app01, db01: checkpoint c1 is not kept any more" in run.output
+    assert [names(vm) for vm in guests] == [["c2"], ["c2"]]
+
+
 @pytest.mark.usefixtures("standing")
 def test_restoring_ends_between_the_hooks(roles: Roles, tmp_path: Path) -> None:
     """What the hook before has done is part of the point, so the hook after runs again."""
