@@ -106,6 +106,10 @@ def test_a_group_has_one_point_in_time_and_goes_back_together(
     run = roles.succeed("checkpoint", name="c2", vm="app01, db01", keep=1)
     assert "app01, db01: checkpoint c1 is not kept any more" in run.output
     assert [names(vm) for vm in guests] == [["c2"], ["c2"]]
+    # this phase alone makes none, so it leaves the one that is there
+    only_rotate = ("--tags", "consistent_checkpoint_rotate")
+    run = roles.succeed("checkpoint", *only_rotate, name="c3", vm="app01,db01", keep=1)
+    assert run.changed == 0 and [names(vm) for vm in guests] == [["c2"], ["c2"]]
 
 
 @pytest.mark.usefixtures("standing")
@@ -257,6 +261,10 @@ def test_all_vms_but_some_and_what_others_stand_on(
     for name in ("s1", "s2", "s3"):
         modules.run("vm_snapshot", everyone, name=name)
     long = [len(chain(sources(vm)["vda"])) for vm in everyone]
+    only_report = ("--tags", "chain_maintenance_report")
+    told = roles.succeed("maintain_chains", *only_report, vm="all", exclude="out", max_depth=2)
+    assert told.changed == 0 and "this would be merged" in told.output
+    assert [len(chain(sources(vm)["vda"])) for vm in everyone] == long
     run = roles.succeed("maintain_chains", vm="all", exclude="out", max_depth=2)
     assert [len(chain(sources(vm)["vda"])) for vm in everyone] == [long[0], 2, 2]
     assert chain(sources(clones[0])["vda"])[-1] == template
