@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Callable
 
@@ -36,9 +36,9 @@ class Operation:
     ``group`` makes all VMs change at one point in time, or none of them; ``read_only`` leaves
     even the journals of dead runs alone. ``proof`` is what is left to do after a run, where that
     is not the plan itself: going back to a snapshot can be asked for again and again. ``storage``
-    wants to know what is below the images. ``also`` adds to what is observed of a VM,
-    ``change`` brings all of them to what is wanted where that is not done one by one with a
-    journal.
+    wants to know what is below the images. ``find`` looks up the VMs, ``also`` adds to what is
+    observed of one, and ``change`` brings all of them to what is wanted where that is not done
+    one by one with a journal.
     """
 
     plan: PlanFor
@@ -47,6 +47,7 @@ class Operation:
     read_only: bool = False
     proof: PlanFor | None = None
     storage: bool = False
+    find: Callable[[Host, Sequence[str]], dict[str, Any]] = look_up
     also: Callable[[Host, Domain, VmState], VmState] | None = None
     change: ChangeAll | None = None
 
@@ -115,7 +116,7 @@ def _outcomes(
     host: Host, operation: Operation, names: Iterable[str], check_mode: bool
 ) -> dict[str, Outcome]:
     """name -> outcome, in the order of the option, each VM once."""
-    found = look_up(host, list(dict.fromkeys(names)))
+    found = operation.find(host, list(dict.fromkeys(names)))
     outcomes: dict[str, Outcome] = {}
     doms: dict[str, Domain] = {}
     for given, dom in found.items():

@@ -7,8 +7,8 @@ Started as a program by `lab.forked`, never imported. A fresh interpreter spends
 run on importing Ansible.
 
 Each line of standard input is a JSON object, ``name`` of the module and ``arguments`` as Ansible
-sends them, and ``environment`` to add to ours, if anything; each gets a line with what the module
-printed, as a JSON string.
+sends them, and ``environment`` to add to ours; each gets a line with what the module printed, as a
+JSON string.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 
     for line in sys.stdin:
         request = json.loads(line)
-        environment = request.get("environment", {})
+        environment = request["environment"]
         printed = answer(request["name"], request["arguments"], environment)
         print(json.dumps(printed), flush=True)
 

@@ -34,7 +34,10 @@ def run_forked(
 ) -> dict[str, Any]:
     """As `lab.modules.run_module`, and as Ansible asks for it with ``--diff``."""
     server = _server()
-    request = {"name": name, "arguments": task(name, params, check=check), "environment": env or {}}
+    # Ours may have changed since the server was started.
+    environment = {**os.environ, **(env or {})}
+    arguments = task(name, params, check=check)
+    request = {"name": name, "arguments": arguments, "environment": environment}
     server.stdin.write(json.dumps(request).encode() + b"\n")
     server.stdin.flush()
     if not select.select([server.stdout], [], [], timeout)[0]:

@@ -13,6 +13,11 @@ SNAPSHOTS = sorted(path.stem for path in FOLDER.glob("snapshot/*.xml"))
 TREE = sorted(path.stem for path in FOLDER.glob("tree/*.xml"))
 
 
+def recorded_save() -> bytes:
+    """The header of a save and the definition behind it."""
+    return (FOLDER / "save/running").read_bytes()
+
+
 def recorded(name: str) -> str:
     """A file by its name: ``domain/running.xml``, ``tree/virsh``."""
     return (FOLDER / name).read_text()

@@ -21,6 +21,7 @@ from .._host.freeze import freeze_status, thaw
 from .._host.hold import end_expired
 from .._host.journal import Journal, journal_path, read_journal
 from .._host.observe import Host, observe
+from .._host.save_file import is_saved
 from .._host.work import Work
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
@@ -52,6 +53,7 @@ def _after_dead_run(host: Host, vm: VmState, *, finish: bool) -> Plan:
         existing,
         group_complete=_group_complete(host, vm.journal),
         proven=_proven(host, vm.uuid, vm.journal),
+        saved=is_saved(host, vm, files_of(vm.journal)),
     )
     try:
         return plan_recovery(left, vm, finish=finish)

@@ -12,12 +12,20 @@ import time
 from collections.abc import Sequence
 
 from .._model.step import CommitDisk, ResumeVm, TakeSnapshot
-from . import blockjob, do_images, do_power, do_records, do_storage, do_storage_revert
+from . import (
+    blockjob,
+    do_images,
+    do_memory,
+    do_power,
+    do_records,
+    do_storage,
+    do_storage_revert,
+)
 from .freeze import Guard
 from .snapshots import Taking, take_together
 from .work import Work, do
 
-DOERS = (do_images, do_power, do_records, do_storage, do_storage_revert)
+DOERS = (do_images, do_memory, do_power, do_records, do_storage, do_storage_revert)
 """What has to be loaded to do steps: each registers how to do some of them."""
 
 

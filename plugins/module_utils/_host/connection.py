@@ -35,6 +35,8 @@ CONNECT_SECONDS = 20.0
 _IDLE_POLL_SECONDS = 0.05
 _KEEPALIVE = (5, 3)
 _IDLE_SECONDS = 1.0
+# virDomainJobOperation: save, snapshot.
+_LONG_JOBS = (2, 6)
 T = TypeVar("T")
 
 # https://libvirt.org/html/libvirt-virterror.html; numbers, since old bindings lack the new names
@@ -177,7 +179,8 @@ def call(doing: str, function: Callable[..., T], *args: Any) -> T:
 def _lost(function: Callable[..., Any], args: tuple[Any, ...] = ()) -> bool:
     """Whether the connection that a call to libvirt went over is gone."""
     owner = getattr(function, "__self__", None) or next(iter(args), None)
-    connection = owner.connect() if hasattr(owner, "connect") else owner
+    connect = getattr(owner, "connect", None)
+    connection = connect() if connect else owner
     try:
         return isinstance(connection, libvirt.virConnect) and not connection.isAlive()
     except libvirt.libvirtError:
@@ -215,14 +218,14 @@ def wait_idle(dom: Domain, deadline: float) -> None:
     """Wait until no call of a dead client holds the domain; TimedOut at the deadline.
 
     ``deadline`` is a time.monotonic() value. A query that needs the domain's job lock waits for
-    most calls, and is refused for a VM that is off once it had the lock. A snapshot that writes
-    memory lets queries through and is seen as a job.
+    most calls, and is refused for a VM that is off once it had the lock. A snapshot or a save
+    that writes memory lets queries through and is seen as a job.
     """
     doing = f"VM {dom.name()}: waiting for other jobs"
     while time.monotonic() < deadline:
         try:
             dom.memoryStats()
-            if dom.jobStats().get("operation") != libvirt.VIR_DOMAIN_JOB_OPERATION_SNAPSHOT:
+            if dom.jobStats().get("operation") not in _LONG_JOBS:
                 return
             time.sleep(_IDLE_POLL_SECONDS)
         except libvirt.libvirtError as error:

@@ -15,6 +15,7 @@ from typing import Any
 from .domain import Definition, Disk
 from .freeze import FreezeRecord, Guest
 from .image import Image
+from .save import Saves
 from .snapshot import Snapshot
 from .storage import UNSEEN, StorageState
 
@@ -68,8 +69,8 @@ class VmState:
     snapshot that a dead run was to go back to, once this run has finished that. ``storage`` is
     what is below the images, where somebody wants to know. ``freeze`` is a freeze of
     ours that outlives its run. ``dropped`` are snapshots that libvirt forgot when the VM, which is
-    transient, stopped, each after its parent. ``guest`` is there only for plans that want to know
-    it, as are ``shared``, the images of its chains that something else stands on.
+    transient, stopped, each after its parent. ``guest`` and ``saves`` are there only for plans that
+    want to know them, as are ``shared``, the images in its chains that something else stands on.
     """
 
     name: str
@@ -87,6 +88,7 @@ class VmState:
     freeze: FreezeRecord | None = None
     guest: Guest | None = None
     dropped: tuple[Snapshot, ...] = ()
+    saves: Saves | None = None
     shared: frozenset[str] = frozenset()
 
     @property

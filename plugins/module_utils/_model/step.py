@@ -15,6 +15,7 @@ from typing import Any, Union
 from .disk_steps import CommitDisk, CreateOverlay, RemoveFile, SetSource
 from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
+from .save_steps import RecordSave, RemoveSave, RestoreSave, SaveMemory
 from .snapshot import SnapshotDisk, SnapshotSpec
 from .snapshot_steps import (
     DefineSnapshot,
@@ -35,13 +36,17 @@ __all__ = [
     "ForgetSnapshot",
     "FreezeGuest",
     "Plan",
+    "RecordSave",
     "RemoveFile",
+    "RemoveSave",
     "RemoveStorage",
     "RestoreMemory",
+    "RestoreSave",
     "ResumeVm",
     "RevertInternal",
     "RevertStorage",
     "RewriteSnapshot",
+    "SaveMemory",
     "SetSource",
     "SnapshotStorage",
     "StartVm",
@@ -77,6 +82,10 @@ Step = Union[
     UnprepareRevert,
     FreezeGuest,
     ThawGuest,
+    SaveMemory,
+    RestoreSave,
+    RemoveSave,
+    RecordSave,
 ]
 _KINDS: Mapping[str, Any] = {kind.step: kind for kind in Step.__args__}  # type: ignore[attr-defined]
 

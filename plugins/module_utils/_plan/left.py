@@ -13,7 +13,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from .._model.state import VmState
-from .._model.step import CommitDisk, CreateOverlay, RemoveFile, Step, TakeSnapshot, from_dict
+from .._model.step import (
+    CommitDisk,
+    CreateOverlay,
+    RemoveFile,
+    RestoreSave,
+    SaveMemory,
+    Step,
+    TakeSnapshot,
+    from_dict,
+)
 from .._model.storage_steps import StorageStep
 from .merge import merge
 
@@ -25,7 +34,8 @@ class Left:
     ``existing`` are those of its files that exist; ``group_complete`` is False if it took a
     snapshot of several VMs and not all of them have it; ``status`` is how it found the
     VM. ``proven`` is False if it froze the guest and died before it knew that the guest
-    had stayed frozen until its snapshot was taken.
+    had stayed frozen until its snapshot was taken. ``saved``: the save that it was to make is
+    complete.
     """
 
     steps: tuple[Step, ...]
@@ -35,6 +45,7 @@ class Left:
     group_complete: bool
     status: str
     proven: bool = True
+    saved: bool = False
 
 
 def left_by(
@@ -43,6 +54,7 @@ def left_by(
     *,
     group_complete: bool,
     proven: bool = True,
+    saved: bool = False,
 ) -> Left:
     """Read a journal's content."""
     return Left(
@@ -53,6 +65,7 @@ def left_by(
         group_complete=group_complete,
         status=journal.get("status", ""),
         proven=proven,
+        saved=saved,
     )
 
 
@@ -69,7 +82,8 @@ def files_of(journal: Mapping[str, Any]) -> tuple[str, ...]:
     """The files that a journal's steps create or remove."""
     steps = [from_dict(entry["step"]) for entry in journal["steps"]]
     memory = [s.spec.memory_file for s in steps if isinstance(s, TakeSnapshot)]
-    files = [s.file for s in steps if isinstance(s, (CreateOverlay, RemoveFile))]
+    of_a_file = (CreateOverlay, RemoveFile, SaveMemory, RestoreSave)
+    files = [s.file for s in steps if isinstance(s, of_a_file)]
     copies = [copy for s in steps if isinstance(s, StorageStep) for copy in s.copies]
     stored = [thing for copy in copies for thing in (copy.made, copy.new, copy.old)]
     return tuple(path for path in (*files, *memory, *stored) if path)

@@ -45,6 +45,7 @@ from .._model.step import (
 )
 from .._model.tree import tree_text
 from .freeze import after_freeze, freeze_lines
+from .memory import after_memory, memory_lines
 from .predict_storage import storage_after, storage_lines
 
 
@@ -58,7 +59,7 @@ def picture(vm: VmState) -> str:
     lines.append("  snapshots:" if tree else "  snapshots: none")
     lines.extend(f"    {line}" for line in tree.splitlines())
     lines.extend(storage_lines(vm.storage))
-    lines.extend(freeze_lines(vm))
+    lines.extend((*freeze_lines(vm), *memory_lines(vm)))
     return "\n".join(lines) + "\n"
 
 
@@ -109,7 +110,8 @@ def _switched(vm: VmState, step: Step) -> VmState:
         return vm
     if isinstance(step, RevertInternal):
         return replace(vm, status=step.status, snapshots=_with_current(vm, step.name))
-    return after_freeze(replace(vm, storage=storage_after(vm.storage, step)), step)
+    vm = replace(vm, storage=storage_after(vm.storage, step))
+    return after_memory(after_freeze(vm, step), step)
 
 
 def _placed(disk: DiskState, chain: tuple[Image, ...]) -> DiskState:

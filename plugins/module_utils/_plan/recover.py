@@ -29,6 +29,7 @@ from .absent import removal
 from .finish import close_up, finish_all
 from .left import Left, kept, was_unused
 from .merge import consequences, merge
+from .recover_memory import moving_memory, plan_memory_recovery
 from .recover_revert import got_there, plan_finish, reverting, undo
 from .recover_storage import is_taken, taking, untaken
 
@@ -39,6 +40,9 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     With ``finish`` False merges that are not done stay undone (their overlays remain in use)
     and only what follows from the others is brought in order.
     """
+    moving = moving_memory(left)
+    if moving:
+        return plan_memory_recovery(moving, left, vm)
     _check_readable(left, vm)
     for step, done in zip(left.steps, left.done):
         if isinstance(step, CommitDisk) and not done:
@@ -52,14 +56,8 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     if not taken and copying and not kept_copies:
         note = f"{vm.name}: undid storage snapshot {copying.name} of an interrupted run"
         return Plan(vm.name, untaken(left, vm), (note,))
-    if not taken and finish:
-        steps = tuple(finish_all(left, vm))
-        undone = any(isinstance(step, UnprepareRevert) for step in steps)
-        note = f"{vm.name}: {'undid' if undone else 'finished'} what an interrupted run had begun"
-        return Plan(vm.name, steps, (note, *kept(left, vm)))
     if not taken:
-        note = f"{vm.name}: left alone what could not be merged, and brought the rest in order"
-        return Plan(vm.name, tuple(close_up(left, vm)), (note, *kept(left, vm)))
+        return _forward(left, vm, finish=finish)
     if not copying and _complete(taken[0], vm) and left.group_complete and left.proven:
         note = f"{vm.name}: snapshot {taken[0].spec.name} of an interrupted run is complete"
         return Plan(vm.name, _resume(left, vm) if taken[0].pause else (), (note,))
@@ -72,6 +70,18 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
         note = f"{vm.name}: left snapshot {taken[0].spec.name} alone, since the VM went elsewhere"
     back = (*_resume(left, vm), *untaken(left, vm), *undoing)
     return Plan(vm.name, back, (note, *kept(left, vm)))
+
+
+def _forward(left: Left, vm: VmState, *, finish: bool) -> Plan:
+    """Go on with a run that was not to keep anything."""
+    if finish:
+        steps = tuple(finish_all(left, vm))
+        undone = any(isinstance(step, UnprepareRevert) for step in steps)
+        note = f"{vm.name}: {'undid' if undone else 'finished'} what an interrupted run had begun"
+    else:
+        steps = tuple(close_up(left, vm))
+        note = f"{vm.name}: left alone what could not be merged, and brought the rest in order"
+    return Plan(vm.name, steps, (note, *kept(left, vm)))
 
 
 def _stayed(left: Left, vm: VmState) -> Plan:

@@ -12,7 +12,7 @@ import posixpath
 
 from .._model.problem import Unsupported
 from .._model.state import Facts, VmState
-from .._model.step import CommitDisk, CreateOverlay, Plan, TakeSnapshot
+from .._model.step import CommitDisk, CreateOverlay, Plan, SaveMemory, TakeSnapshot
 
 OVERLAY_ROOM = 4 * 1024 * 1024
 """Bytes that an empty overlay and its first writes need at least."""
@@ -32,6 +32,8 @@ def check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
             folder, size = posixpath.dirname(step.base), _growth(step, vm)
         elif isinstance(step, TakeSnapshot) and step.spec.memory_file:
             folder, size = posixpath.dirname(step.spec.memory_file), facts.memory
+        elif isinstance(step, SaveMemory) and step.file:
+            folder, size = posixpath.dirname(step.file), facts.memory
         else:
             continue
         wanted[folder] = wanted.get(folder, 0) + size

@@ -24,6 +24,7 @@ from .._model.step import (
     ResumeVm,
     RevertInternal,
     RevertStorage,
+    SaveMemory,
     SetSource,
     SnapshotStorage,
     Step,
@@ -64,6 +65,8 @@ def needs(plan: Plan, vm: VmState) -> Needs:
         for step in plan.steps
         if isinstance(step, TakeSnapshot) and step.spec.memory_file
     ]
+    saves = [step for step in plan.steps if isinstance(step, SaveMemory)]
+    created += [step.file for step in saves if step.file]
     removed = [step.file for step in plan.steps if isinstance(step, RemoveFile)]
     commits = [step for step in plan.steps if isinstance(step, CommitDisk)]
     bases = [step.base for step in commits]
@@ -74,11 +77,22 @@ def needs(plan: Plan, vm: VmState) -> Needs:
         images=tuple(dict.fromkeys((*bases, *merged, *removed, *_points(plan), *given_up(plan)))),
         removed=tuple(removed),
         targets=tuple(disk for step in plan.steps for disk in _job_disks(step, vm)),
-        agent=any(isinstance(s, TakeSnapshot) and s.quiesce != "never" for s in plan.steps),
-        memory=any(isinstance(s, TakeSnapshot) and s.spec.memory_file for s in plan.steps),
+        agent=any(_wants_agent(step) for step in plan.steps),
+        memory=any(_writes_memory(step) for step in plan.steps),
         clones=clone_directories(plan),
         subvolumes=subvolumes(plan),
     )
+
+
+def _wants_agent(step: Step) -> bool:
+    """A guest that is frozen must not be saved: it would wake up frozen, with no one to thaw it."""
+    freezes = isinstance(step, TakeSnapshot) and step.quiesce != "never"
+    return freezes or isinstance(step, SaveMemory)
+
+
+def _writes_memory(step: Step) -> bool:
+    with_snapshot = isinstance(step, TakeSnapshot) and bool(step.spec.memory_file)
+    return with_snapshot or isinstance(step, SaveMemory)
 
 
 def _points(plan: Plan) -> list[str]:
@@ -90,6 +104,8 @@ def _points(plan: Plan) -> list[str]:
 def _job_disks(step: Step, vm: VmState) -> tuple[str, ...]:
     if isinstance(step, CommitDisk):
         return (step.target,)
+    if isinstance(step, SaveMemory):
+        return step.disks
     if isinstance(step, (StopVm, RevertInternal)):
         return tuple(disk.target for disk in vm.writable)
     if isinstance(step, TakeSnapshot):
@@ -150,6 +166,8 @@ def _settle_step(
     elif isinstance(step, TakeSnapshot):
         if step.spec.memory_file:
             _check_new_file(step.spec.memory_file, "the memory file", vm, facts, ours)
+    elif isinstance(step, SaveMemory) and not step.managed:
+        _check_new_file(step.file, "the save file", vm, facts, ours)
     elif isinstance(step, CommitDisk):
         _check_users(step.base, "is to receive merged data", vm, facts)
         for path in step.merged:
@@ -173,7 +191,7 @@ def _check_new_file(path: str, what: str, vm: VmState, facts: Facts, ours: froze
         raise NotFound(
             f"the directory {directory.path} {directory.trouble}",
             wanted=f"to create {what} of VM {vm.name} there",
-            todo="create it and make it writable, or set 'directory'",
+            todo="create it and make it writable, or choose another one",
         )
 
 
@@ -261,6 +279,8 @@ def _quiesced_if_possible(plan: Plan, vm: VmState, facts: Facts) -> Plan:
     if facts.agent == "frozen":
         raise held(vm)
     steps = tuple(_unquiesced(step, vm) for step in plan.steps)
+    if steps == plan.steps:
+        return plan
     note = f"{vm.name}: not quiesced, the guest agent does not answer"
     return replace(plan, steps=steps, notes=(*plan.notes, note))
 
