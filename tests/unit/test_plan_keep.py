@@ -143,3 +143,14 @@ def test_no_checkpoint_is_lost_and_nothing_too_much_is_left(length, max_depth, k
     needed = {at("vda", name) for name in names if int(name[1:]) in kept}
     assert needed <= set(files)
     assert len(files) == max(min(length, max_depth), len(needed) + 1)
+
+
+def test_two_merges_of_a_definition_that_names_an_image_below():
+    named = disk("vda", "s4 s3 s2 s1 base", persistent="s3", recorded="s2 s1 base")
+    kept = snapshot("s2", {"vda": "s1"}, kind=CHECKPOINT)
+    moves = of(SetSource, plan_commit(CommitWish(keep=True), vm(named, snapshots=[kept])))
+    # the second finds what the first has left, which only forgets the image below
+    assert [(move.old, move.new) for move in moves] == [
+        paths("vda", "s3 s3"),
+        paths("vda", "s3 s2"),
+    ]

@@ -13,16 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from .._model.problem import Conflict, Unsupported
 from .._model.snapshot import Snapshot
 from .._model.state import DiskState, VmState
-from .._model.step import (
-    CommitDisk,
-    ForgetSnapshot,
-    Plan,
-    RemoveFile,
-    RewriteSnapshot,
-    SetSource,
-    Step,
-)
-from .predict import predict
+from .._model.step import CommitDisk, ForgetSnapshot, RemoveFile, RewriteSnapshot, SetSource, Step
 
 
 def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0) -> CommitDisk:
@@ -148,13 +139,7 @@ def consequences(
 
 def moved_sources(vm: VmState, merges: Sequence[CommitDisk]) -> tuple[SetSource, ...]:
     """What follows the merges for the persistent definition."""
-    steps: list[SetSource] = []
-    for step in merges:
-        if _needs_source(vm, step):
-            steps.append(_set_source(vm, step))
-            # A second merge of this disk finds what the first has made of it.
-            vm = predict(vm, Plan(vm.name, (steps[-1],)))
-    return tuple(steps)
+    return tuple(_set_source(vm, step) for step in merges if _needs_source(vm, step))
 
 
 def _merged(merges: Sequence[CommitDisk]) -> dict[str, CommitDisk]:
