@@ -16,7 +16,10 @@ from typing import Any
 
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.journal import new_content
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import Conflict, Problem
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import Snapshot
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import (
+    CHECKPOINT,
+    Snapshot,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import VmState
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
     CommitDisk,
@@ -83,7 +86,11 @@ def takes(*names: str) -> st.SearchStrategy[Event]:
         disks=some_disks,
         quiesce=st.sampled_from(["preferred", "never", "required"]),
     )
-    return st.tuples(st.just("take"), wish)
+    return st.tuples(st.just("take"), wish | st.builds(checkpoint, st.sampled_from(names)))
+
+
+def checkpoint(name: str) -> SnapshotWish:
+    return SnapshotWish(name, "external", memory=True, quiesce="never", kind=CHECKPOINT)
 
 
 removals = st.tuples(st.just("remove"), st.integers(0, 5), st.booleans())
@@ -94,6 +101,7 @@ commits = st.tuples(
         disks=some_disks,
         max_depth=st.integers(1, 4),
         delete_merged=st.sampled_from([True, True, False]),
+        keep=st.booleans(),
     ),
 )
 spans = st.tuples(st.just("span"), st.sampled_from(TARGETS), st.integers(0, 4), st.integers(1, 3))

@@ -8,7 +8,6 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Sequence
 
@@ -73,7 +72,7 @@ def _is_job(step: Step) -> bool:
 
 
 def _run_side_by_side(work: Work) -> None:
-    """All commits that follow each other in the plan run together, but each pull alone.
+    """All commits that follow each other in the plan run together, one for each disk; a pull alone.
 
     QEMU 7.2 was seen to crash when two pulls of a VM ended at the same time.
     """
@@ -94,5 +93,9 @@ def _batch(steps: Sequence[Step]) -> list[CommitDisk | PullDisk]:
     """The jobs at the beginning of these steps that can run side by side."""
     if isinstance(steps[0], PullDisk):
         return [steps[0]]
-    commits = itertools.takewhile(lambda step: isinstance(step, CommitDisk), steps)
-    return [step for step in commits if isinstance(step, CommitDisk)]
+    batch: list[CommitDisk | PullDisk] = []
+    for step in steps:
+        if not isinstance(step, CommitDisk) or step.target in {other.target for other in batch}:
+            break
+        batch.append(step)
+    return batch

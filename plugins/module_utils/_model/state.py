@@ -70,7 +70,7 @@ class VmState:
     what is below the images, where somebody wants to know. ``freeze`` is a freeze of
     ours that outlives its run. ``dropped`` are snapshots that libvirt forgot when the VM, which is
     transient, stopped, each after its parent. ``guest`` and ``saves`` are there only for plans that
-    want to know them.
+    want to know them, as are ``shared``, the images in its chains that something else stands on.
     """
 
     name: str
@@ -89,6 +89,7 @@ class VmState:
     guest: Guest | None = None
     dropped: tuple[Snapshot, ...] = ()
     saves: Saves | None = None
+    shared: frozenset[str] = frozenset()
 
     @property
     def off(self) -> bool:
