@@ -39,13 +39,18 @@ def checkpoint_operation(params: Mapping[str, Any]) -> Operation:
         found = after.snapshot(name)
         return {"checkpoint": snapshot_result(found) if found else None, "state": after.status}
 
+    together = params["consistent_group"] and len(set(params["vm"])) > 1
     if params["state"] == "absent":
         gone = AbsentWish(name, kind=CHECKPOINT)
         return Operation(lambda vm: plan_absent(gone, vm), result)
     if params["state"] == "restored":
-        back = RevertWish(name, kind=CHECKPOINT, run_after=params["run_after"] or "unchanged")
+        run_after = params["run_after"] or "unchanged"
+        back = RevertWish(name, run_after=run_after, group=together, kind=CHECKPOINT)
         return Operation(
-            lambda vm: plan_reverted(back, vm), result, proof=lambda vm: unreverted(back, vm)
+            lambda vm: plan_reverted(back, vm),
+            result,
+            group=together,
+            proof=lambda vm: unreverted(back, vm),
         )
     wish = SnapshotWish(
         name,
@@ -55,9 +60,10 @@ def checkpoint_operation(params: Mapping[str, Any]) -> Operation:
         description=_described(params["description"]),
         quiesce="never",
         live=params["live"],
+        group=together,
         kind=CHECKPOINT,
     )
-    return Operation(lambda vm: plan_present(wish, vm), result)
+    return Operation(lambda vm: plan_present(wish, vm), result, group=together)
 
 
 def _described(text: str | None) -> str | None:

@@ -10,17 +10,24 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from ._model.problem import BadInput
 from ._model.state import VmState
 from ._operation import Operation
 from ._plan.commit import CommitWish, chosen, plan_commit
 
+if TYPE_CHECKING:
+    from ._host.libvirt_dep import Domain
+    from ._host.observe import Host
+
 
 def commit_operation(params: Mapping[str, Any]) -> Operation:
     """What the module vm_blockcommit is to do. Raises BadInput."""
     check_limits(params, "base", "top")
+    _check_needed(params)
     wish = CommitWish(
         disks=tuple(dict.fromkeys(params["disks"] or ())),
         base=absolute("base", params["base"]),
@@ -28,11 +35,35 @@ def commit_operation(params: Mapping[str, Any]) -> Operation:
         max_depth=params["max_depth"],
         delete_merged=params["delete_merged"],
         bandwidth=params["bandwidth"],
+        keep=params["needed"] == "keep",
     )
     return Operation(
         lambda vm: plan_commit(wish, vm),
         lambda before, after, _report: chains_result(wish.disks, before, after),
+        also=partial(_look_at_users, wish) if wish.keep else None,
     )
+
+
+def _look_at_users(wish: CommitWish, host: Host, _dom: Domain, vm: VmState) -> VmState:
+    """The VM with what others need of its chains, where one of these is to become shorter."""
+    images = [
+        path for disk in vm.writable if len(disk.chain) > wish.max_depth for path in disk.files
+    ]
+    if not images:
+        return vm
+    # Most runs find no chain that is too long, and need none of this.
+    from ._host.facts import image_uses
+
+    return replace(vm, shared=frozenset(use.image for use in image_uses(host, vm, images)))
+
+
+def _check_needed(params: Mapping[str, Any]) -> None:
+    if params["needed"] == "keep" and (params["base"] or params["top"]):
+        raise BadInput(
+            "'needed: keep' and 'base' or 'top' were both given",
+            wanted="images that are chosen by 'max_depth', or named",
+            todo="drop one",
+        )
 
 
 def check_limits(params: Mapping[str, Any], *named: str) -> None:

@@ -22,7 +22,7 @@ from ._host.observe import Host, call_roll, look_up
 from ._model.problem import BadInput, Problem
 from ._model.state import VmState
 from ._model.step import shown
-from ._plan.predict import picture
+from ._plan.picture import picture
 
 if TYPE_CHECKING:
     from ._host.libvirt_dep import Domain

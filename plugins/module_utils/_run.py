@@ -11,7 +11,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Callable, NoReturn, Union
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 from ansible.module_utils.basic import AnsibleModule
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     AnyOperation = Union[Operation, ImageOperation]
 
 
-def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], AnyOperation]) -> NoReturn:
+def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], AnyOperation]) -> None:
     """Carry out the operation of the task on all its VMs or images and leave the module."""
     try:
         operation = build(module.params)
@@ -38,7 +38,7 @@ def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], AnyOperation
 
 def look(
     module: AnsibleModule, read: Callable[[Mapping[str, Any]], tuple[dict[str, Any], list[str]]]
-) -> NoReturn:
+) -> None:
     """Leave a module that reads and needs no libvirt: return what ``read`` found.
 
     ``read`` gets the options and gives the result and the problems, with which the task fails.

@@ -104,6 +104,7 @@ def _wish(name: str, params: Mapping[str, Any]) -> SnapshotWish:
         description=_described(params["description"]),
         quiesce=params["quiesce"],
         freeze_timeout=params["freeze_timeout"],
+        group=params["consistent_group"] and len(set(params["vm"])) > 1,
     )
 
 

@@ -52,6 +52,17 @@ options:
       - Not used together with O(base) or O(top).
     type: int
     default: 1
+  needed:
+    description:
+      - What to do about overlays that cannot be merged without harm to a checkpoint, a snapshot of
+        another tool or one beside the present state, an internal snapshot, or another VM or image.
+      - V(refuse) fails for the VM. V(keep) leaves them alone and merges the oldest of the others, so
+        more than O(max_depth) images may be left; RV(notes) then tells why.
+      - V(keep) is not used together with O(base) or O(top).
+    type: str
+    choices: [refuse, keep]
+    default: refuse
+    version_added: 0.2.0
   delete_merged:
     description: Delete the merged images once the new chain has been verified.
     type: bool
@@ -71,6 +82,12 @@ EXAMPLES = r"""
   vmkeep.libvirt.vm_blockcommit:
     vm: [db01]
     max_depth: 3
+
+- name: Keep chains short, around what checkpoints and others need
+  vmkeep.libvirt.vm_blockcommit:
+    vm: [db01, app01]
+    max_depth: 4
+    needed: keep
 
 - name: Merge one overlay in the middle
   vmkeep.libvirt.vm_blockcommit:
@@ -142,6 +159,7 @@ def main() -> None:
             "base": {"type": "path"},
             "top": {"type": "path"},
             "max_depth": {"type": "int", "default": 1},
+            "needed": {"type": "str", "choices": ["refuse", "keep"], "default": "refuse"},
             "delete_merged": {"type": "bool", "default": True},
             "bandwidth": {"type": "int", "default": 0},
         },

@@ -16,7 +16,7 @@ description:
     which it can go on as often as needed.
   - A checkpoint is an external snapshot with memory that libvirt lists like any other. The modules of
     this collection keep it whole, and refuse what would destroy it, such as a commit into its base.
-  - Each VM of O(vm) has a point in time of its own.
+  - All VMs of O(vm) have one point in time, see O(consistent_group).
 extends_documentation_fragment:
   - vmkeep.libvirt.attributes
   - vmkeep.libvirt.attributes.libvirt_group
@@ -60,6 +60,15 @@ options:
     description:
       - Let the guest run while most of its memory is written. Without it, the guest is paused for as
         long as that takes, and the file holds no page twice.
+      - Several VMs with one point in time are always paused.
+    type: bool
+    default: true
+  consistent_group:
+    description:
+      - Several VMs have one point in time, or none of them gets a checkpoint. They are paused together
+        for as long as it takes to write their memory. None that is restored runs before all are.
+      - A run that dies, or takes too long, resumes them.
+      - Without it, each VM of O(vm) has a point in time of its own.
     type: bool
     default: true
   run_after:
@@ -162,6 +171,7 @@ def main() -> None:
             "directory": {"type": "path"},
             "description": {"type": "str"},
             "live": {"type": "bool", "default": True},
+            "consistent_group": {"type": "bool", "default": True},
             "run_after": {"type": "str", "choices": ["unchanged", "running", "paused", "shutoff"]},
         },
         supports_check_mode=True,

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from image_story import Images
 from kill_fixtures import killer, stage
 from lab import Lab
 from lab.fixtures import lab_session, make_vm, vm
+from role_stage import Roles
 from storage_stage import storage, stored_vm
 from story import Modules
 
@@ -22,6 +22,7 @@ __all__ = [
     "lab_session",
     "make_vm",
     "modules",
+    "roles",
     "stage",
     "storage",
     "stored_vm",
@@ -36,8 +37,12 @@ def modules(lab_session: Lab, tmp_path: Path) -> Modules:
 
 
 @pytest.fixture
-def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+def images(tmp_path_factory: pytest.TempPathFactory) -> Images:
     """The modules for images, on a host without libvirt."""
-    images = Images(tmp_path_factory.mktemp("images"))
-    yield images
-    images.close()
+    return Images(tmp_path_factory.mktemp("images"))
+
+
+@pytest.fixture
+def roles(lab_session: Lab, tmp_path: Path) -> Roles:
+    """The playbooks that are made of roles."""
+    return Roles(lab_session, tmp_path)

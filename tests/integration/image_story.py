@@ -9,16 +9,15 @@ import hashlib
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lab.modules import COLLECTIONS, link_collection
+from lab.forked import run_forked
+from lab.modules import ModuleCrashed
 from story import plain
 
-SERVER = Path(__file__).with_name("quick_server.py")
 MIB = 1 << 20
 
 needs_root = pytest.mark.skipif(
@@ -30,21 +29,8 @@ class Images:
     """The modules for images, with a state directory and a libvirt (or none) of their own."""
 
     def __init__(self, scratch: Path, libvirt: Path | None = None) -> None:
-        link_collection()
         self.state_dir = scratch / "state"
-        environment = {"PYTHONPATH": str(COLLECTIONS)}
-        environment["XDG_CONFIG_HOME"] = str(libvirt or scratch / "no-libvirt")
-        self._server = subprocess.Popen(
-            [sys.executable, str(SERVER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, **environment},
-        )
-
-    def close(self) -> None:
-        self._server.stdin.close()
-        self._server.wait(30)
+        self._environment = {"XDG_CONFIG_HOME": str(libvirt or scratch / "no-libvirt")}
 
     def attempt(
         self,
@@ -56,22 +42,11 @@ class Images:
         **params: Any,
     ) -> dict[str, Any] | None:
         """One run, whatever comes of it; None if it was killed."""
-        arguments = {
-            **self.params(paths, **params),
-            "_ansible_check_mode": check,
-            "_ansible_diff": True,
-            "_ansible_module_name": f"vmkeep.libvirt.{module}",
-        }
-        request = {"name": module, "arguments": {"ANSIBLE_MODULE_ARGS": arguments}}
-        self._server.stdin.write(json.dumps({**request, "environment": env or {}}) + "\n")
-        self._server.stdin.flush()
-        printed = json.loads(self._server.stdout.readline()).strip()
-        if not printed:
+        told = {**self._environment, **(env or {})}
+        try:
+            return run_forked(module, self.params(paths, **params), check=check, env=told)
+        except ModuleCrashed:
             return None
-        assert printed.startswith("{"), printed
-        result = json.loads(printed.splitlines()[-1])
-        result.setdefault("failed", False)
-        return result
 
     def params(self, paths: object, **params: Any) -> dict[str, Any]:
         """A task's options for these images."""

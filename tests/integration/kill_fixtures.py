@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 from kill_stage import Stage
-from kill_trials import Killer, Quick
+from kill_trials import Killer
 from lab import Lab
+from story import Modules
 
 
 @pytest.fixture(scope="module")
@@ -28,9 +29,8 @@ def killer(stage: Stage, tmp_path: Path) -> Iterator[Killer]:
 
     Tests that share machines share their locks too: the guard of an earlier test may still watch.
     """
-    modules = Quick(stage.lab, stage.state_dir)
+    modules = Modules(stage.lab, stage.state_dir)
     killer = Killer(modules, tmp_path)
     yield killer
-    modules.close()
     for path in killer.journals():
         path.unlink()

@@ -11,11 +11,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -23,13 +20,12 @@ from typing import Any
 
 import libvirt
 from kill_stage import contents, needs_recovery
-from lab import VM, Lab
-from lab.modules import COLLECTIONS, ModuleRun, start_module
+from lab import VM
+from lab.modules import ModuleRun, start_module
 from lab.vm import wait_until
 from story import Modules, folder
 
 HARNESS = Path(__file__).with_name("kill_harness.py")
-QUICK_SERVER = Path(__file__).with_name("quick_server.py")
 THAWED_WITHIN = 2.0
 NOTED = re.compile(r"interrupted run|left alone what could not be merged|thawed the guest")
 TAKING = ("vm_snapshot", "vm_storage_snapshot")
@@ -79,41 +75,6 @@ class Point:
     name: str
     seconds: float
     effect: bool
-
-
-class Quick(Modules):
-    """The modules without the start of an interpreter for each run (see `quick_server.py`)."""
-
-    def __init__(self, lab: Lab, state_dir: Path) -> None:
-        super().__init__(lab, state_dir)
-        self._server = subprocess.Popen(
-            [sys.executable, str(QUICK_SERVER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "PYTHONPATH": str(COLLECTIONS)},
-        )
-
-    def close(self) -> None:
-        self._server.stdin.close()
-        self._server.wait(30)
-
-    def attempt(
-        self, module: str, vms: VM | list[VM], *, check: bool = False, **params: Any
-    ) -> dict:
-        told = {
-            "_ansible_check_mode": check,
-            "_ansible_diff": True,
-            "_ansible_module_name": f"vmkeep.libvirt.{module}",
-        }
-        arguments = {"ANSIBLE_MODULE_ARGS": {**self.params(vms, **params), **told}}
-        self._server.stdin.write(json.dumps({"name": module, "arguments": arguments}) + "\n")
-        self._server.stdin.flush()
-        printed = json.loads(self._server.stdout.readline())
-        must(printed.strip().startswith("{"), f"{module} gave no result: {printed}")
-        answer = json.loads(printed.strip().splitlines()[-1])
-        answer.setdefault("failed", False)
-        return answer
 
 
 class Killer:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lab import VM, Lab
-from lab.modules import ModuleRun, run_module, start_module
+from lab.forked import run_forked
+from lab.modules import ModuleRun, start_module
 
 # Counts in memory and on a disk; what is read of it is always a whole number.
 COUNTER = """while :; do
@@ -38,7 +39,7 @@ class Modules:
         self, module: str, vms: VM | list[VM], *, check: bool = False, **params: Any
     ) -> dict:
         """One run, whatever comes of it."""
-        return run_module(module, self.params(vms, **params), check=check)
+        return run_forked(module, self.params(vms, **params), check=check)
 
     def start(self, module: str, vms: VM | list[VM], **params: Any) -> ModuleRun:
         """A run that goes on while the test does something else."""

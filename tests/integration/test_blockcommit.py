@@ -9,6 +9,7 @@ import os
 import subprocess
 
 from lab import Disk
+from lab.vm import wait_until
 from story import chain, folder, sources, world
 from test_snapshot_absent import assert_kept, overlay, take
 
@@ -157,3 +158,38 @@ def test_a_top_that_is_not_there_is_said(vm, modules):
 def test_with_a_bandwidth(vm, modules):
     take(modules, vm, "s1")
     modules.change("vm_blockcommit", vm, bandwidth=50)
+
+
+def test_around_a_checkpoint_and_a_kill(vm, modules):
+    bases = sources(vm)
+    take(modules, vm, "s1")
+    vm.run("dd if=/dev/urandom of=/mnt/vda/big bs=1M count=20 conv=fsync", timeout=60)
+    digest = vm.sha256("/mnt/vda/big")
+    modules.run("vm_checkpoint", vm, name="c1")
+    take(modules, vm, "s2")
+    assert "c1" in modules.refused("vm_blockcommit", vm, max_depth=2)
+    assert "'base' or 'top'" in modules.refused("vm_blockcommit", vm, top="/x", needed="keep")
+    around = {"max_depth": 2, "needed": "keep"}
+    # below the checkpoint first, then above it; it dies in the first of these
+    with modules.start("vm_blockcommit", vm, **around, bandwidth=1):
+        wait_until(lambda: bool(vm.domain.blockJobInfo("vda")), 60, "the job runs")
+    vm.domain.blockJobSetSpeed("vda", 0)
+    result = modules.run("vm_blockcommit", vm, **around)
+    assert result["notes"] == ["db01: finished what an interrupted run had begun"]
+    assert {target: chain(path) for target, path in sources(vm).items()} == {
+        target: [overlay(vm, target, "c1"), base] for target, base in bases.items()
+    }
+    assert not modules.run("vm_blockcommit", vm, **around)["changed"]
+    assert modules.info(vm)["disagreements"] == []
+    assert_kept(vm, "s1", "s2")
+    # off, with snapshots above it again
+    take(modules, vm, "s3")
+    vm.shutdown()
+    modules.change("vm_blockcommit", vm, **around)
+    vm.start()
+    assert_kept(vm, "s1", "s2", "s3")
+    modules.run("vm_checkpoint", vm, name="c1", state="restored")
+    vm.disconnect()
+    vm.wait_ready()
+    assert vm.sha256("/mnt/vda/big") == digest
+    assert vm.run("ls /mnt/vda").split() == ["big", "lost+found", "since-s1"]

@@ -5,9 +5,15 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import signal
+import threading
 from pathlib import Path
 
+import libvirt
 import pytest
+from kill_trials import Killer, Task, moments
 from lab import VM
 from lab.vm import wait_until
 from story import COUNTER, folder, sources
@@ -109,3 +115,91 @@ def test_bad_input(vm: VM, modules) -> None:
     vm.destroy()
     assert "is off" in modules.refused("vm_checkpoint", vm, name="c1")
     assert not modules.run("vm_checkpoint", vm, name="c1", state="absent")["changed"]
+
+
+class Relay:
+    """Hands a number from one guest to the next, and then the next number.
+
+    At one point in time the first guest is at most one number ahead of the second.
+    """
+
+    def __init__(self, first: VM, second: VM) -> None:
+        self._guests = (first, second)
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def __enter__(self) -> None:
+        self._thread.start()
+
+    def __exit__(self, *_exception: object) -> None:
+        self._stop.set()
+        self._thread.join(60)
+
+    def _run(self) -> None:
+        for number in itertools.count(1):
+            for guest in self._guests:
+                guest.run(f"echo {number} >/run/number", timeout=60)
+            if self._stop.is_set():
+                return
+
+
+def numbers(guests: list[VM]) -> list[int]:
+    for guest in guests:
+        guest.disconnect()
+    return [int(guest.run("cat /run/number")) for guest in guests]
+
+
+def test_two_vms_have_one_point_in_time(make_vm, modules) -> None:
+    guests = [make_vm("app01"), make_vm("db01", memory=320)]
+    # More memory to write than the other has: alone it would be done later.
+    guests[1].run("dd if=/dev/urandom of=/run/ballast bs=1M count=120", timeout=60)
+    with Relay(*guests):
+        wait_until(lambda: all(vm.run("cat /run/number || true") for vm in guests), 20, "numbers")
+        result = modules.run("vm_checkpoint", guests, name="c1")
+    taken = [step for step in result["plan"] if step["step"] == "take_snapshot"]
+    assert [step["pause"] for step in taken] == [True, True]
+    assert all(modules.info(vm)["state"] == "running" for vm in guests), "they run on"
+    assert numbers(guests)[0] > 1
+    for vm in guests:
+        vm.run("echo 0 >/run/number; echo later >/mnt/vda/later; sync")
+    back = modules.run("vm_checkpoint", guests, name="c1", state="restored")
+    assert {entry["state"] for entry in back["vms"].values()} == {"running"}
+    first, second = numbers(guests)
+    assert first - second in (0, 1) and second > 0, (first, second)
+    assert all(vm.run("[ -e /mnt/vda/later ] || echo gone").strip() == "gone" for vm in guests)
+    modules.change("vm_checkpoint", guests, name="c1", state="absent")
+
+
+def test_all_of_a_group_or_none(make_vm, modules) -> None:
+    guests = [make_vm("app01"), make_vm("db01")]
+    guests[1].destroy()
+    message = modules.refused("vm_checkpoint", guests, name="c1")
+    assert "is off" in message and "another VM of the consistent group" in message
+    alone = modules.attempt("vm_checkpoint", guests, name="c1", consistent_group=False)
+    assert "snapshot" not in alone["vms"]["db01"] and alone["vms"]["app01"]["checkpoint"]
+    guests[1].start()
+    assert "already has the snapshot" in modules.refused("vm_checkpoint", guests, name="c1")
+
+
+def test_a_run_that_is_killed_leaves_no_vm_paused(make_vm, modules, tmp_path) -> None:
+    guests = [make_vm("app01"), make_vm("db01")]
+    killer = Killer(modules, tmp_path)
+    task = Task("vm_checkpoint", tuple(guests), {"name": "c1"})
+    assert not killer.run(task)["failed"]
+    calls = re.compile(r"suspend|snapshotCreateXML|resume")
+    settings = [each for each in moments(killer.points()) if calls.search(each["kill"])]
+    assert len(settings) >= 4, settings
+    for setting in settings:
+        modules.run("vm_checkpoint", guests, name="c1", state="absent")
+        assert killer.start(task, **setting).wait() == -signal.SIGKILL, setting
+        wait_until(lambda: all(runs(vm) for vm in guests), 20, f"both run after {setting}")
+        again = modules.run("vm_checkpoint", guests, name="c1")
+        assert any("interrupted run" in note for note in again["notes"]), setting
+        assert all(runs(vm) for vm in guests)
+        assert not killer.journals()
+    for vm in guests:
+        assert vm.lost_records() == [] and modules.info(vm)["disagreements"] == []
+
+
+def runs(vm: VM) -> bool:
+    return bool(vm.domain.state()[0] == libvirt.VIR_DOMAIN_RUNNING)

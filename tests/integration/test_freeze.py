@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 from kill_stage import SIZE, Stage
-from kill_trials import THAWED_WITHIN, Killer, Quick, Task, every_point, moments, thawed
+from kill_trials import THAWED_WITHIN, Killer, Task, every_point, moments, thawed
 from lab import VM, Disk, Lab
 from lab.vm import wait_until
 from story import Modules
@@ -27,11 +27,9 @@ LONG = 120
 
 
 @pytest.fixture
-def modules(stage: Stage, tmp_path: Path) -> Iterator[Modules]:
-    """The modules, run quickly: these tests are about what is left when a run has ended."""
-    quick = Quick(stage.lab, tmp_path / "state")
-    yield quick
-    quick.close()
+def modules(stage: Stage, tmp_path: Path) -> Modules:
+    """The modules, against the daemon of the shared machines."""
+    return Modules(stage.lab, tmp_path / "state")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import libvirt
@@ -27,11 +27,9 @@ MakeVm = Callable[..., VM]
 
 
 @pytest.fixture
-def images(lab_session: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
+def images(lab_session: Lab, tmp_path_factory: pytest.TempPathFactory) -> Images:
     """The modules for images on a host whose libvirt is that of the lab."""
-    images = Images(tmp_path_factory.mktemp("images"), lab_session.directory / "c")
-    yield images
-    images.close()
+    return Images(tmp_path_factory.mktemp("images"), lab_session.directory / "c")
 
 
 def disk(vm: VM) -> Path:

@@ -22,7 +22,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from kill_stage import SIZE, Stage
-from kill_trials import Killer, Quick, Task, every_point, moments
+from kill_trials import Killer, Task, every_point, moments
 from lab import VM, Disk, Lab
 from lab.vm import wait_until
 from story import Modules, folder
@@ -37,13 +37,6 @@ def place(lab_session: Lab) -> Iterator[Path]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CONFIG_HOME", str(lab_session.directory / "c"))
         yield lab_session.directory / "c/libvirt/qemu/save"
-
-
-@pytest.fixture
-def modules(lab_session: Lab, tmp_path: Path) -> Iterator[Modules]:
-    quick = Quick(lab_session, tmp_path / "state")
-    yield quick
-    quick.close()
 
 
 @pytest.fixture

@@ -24,7 +24,6 @@ from kill_stage import PAUSE, collapse, forget, needs_recovery
 from kill_trials import (
     Broken,
     Killer,
-    Quick,
     Task,
     difference,
     moments,
@@ -35,7 +34,7 @@ from kill_trials import (
 from lab import VM, Disk
 from lab.programs import LabError
 from storage_stage import Storage, digest, run
-from story import folder, sources
+from story import Modules, folder, sources
 
 MODULE = "vm_storage_snapshot"
 SIZE = 16
@@ -85,7 +84,7 @@ class StoredStage:
         self.state_dir = scratch / "state"
         self._vms: dict[str, VM] = {}
 
-    def prepared(self, modules: Quick, scene: Scene) -> Task:
+    def prepared(self, modules: Modules, scene: Scene) -> Task:
         """The machine as the scene begins, and its task."""
         vm = self._machine(scene.kind)
         if not (scene.running and vm.active()):
@@ -158,10 +157,9 @@ def stage(storage: Storage, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def killer(stage: StoredStage, tmp_path: Path) -> Iterator[Killer]:
-    modules = Quick(stage.lab, stage.state_dir)
+    modules = Modules(stage.lab, stage.state_dir)
     killer = Killer(modules, tmp_path)
     yield killer
-    modules.close()
     for path in killer.journals():
         path.unlink()
 

@@ -14,8 +14,9 @@ from types import TracebackType
 import libvirt
 
 from .accel import accelerator
+from .boots import Boots, Like
 from .daemon import Daemon
-from .disks import AttachedDisk, Disk, make_disk, plan_targets
+from .disks import Disk, make_disk, plan_targets
 from .image import GuestImage, guest_image
 from .ownership import BASE, Ownership
 from .programs import HostPrograms, Programs
@@ -34,8 +35,12 @@ class Lab:
         programs: Programs | None = None,
         base: Path = BASE,
         kept: Path | None = None,
+        boot_once: bool = False,
     ) -> None:
-        """Make a lab, or take over one that was left up by `keep`."""
+        """Make a lab, or take over one that was left up by `keep`.
+
+        `boot_once`: a machine like one that has booted before goes on from there (see boots.py).
+        """
         # Errors come as exceptions; libvirt would print each one besides.
         libvirt.registerErrorHandler(lambda *_: None, None)
         self.programs = programs or HostPrograms()
@@ -46,6 +51,7 @@ class Lab:
         self.vms: dict[str, VM] = {}
         self._connection: libvirt.virConnect | None = None
         self._image: GuestImage | None = None
+        self._boots = Boots(self) if boot_once else None
         (self.directory / "v").mkdir(exist_ok=True)
         try:
             self._bring_up()
@@ -135,11 +141,14 @@ class Lab:
         "silent" for a channel that is open in the guest and never answers.
         When it does not come up, nothing of it stays.
         """
-        wanted = [Disk()] * disks if isinstance(disks, int) else list(disks)
+        wanted = plan_targets([Disk()] * disks if isinstance(disks, int) else list(disks))
+        like = Like(name, tuple(wanted), memory, agent)
         (self.directory / "v" / name).mkdir()
         try:
-            spec = Spec(name, self._make_disks(name, wanted), memory, agent)
-            vm = self.vms[name] = self._make_domain(spec, paused=paused, transient=transient)
+            if self._boots and like.own and running and wait and not (paused or transient):
+                vm = self.vms[name] = self._boots.vm(like, lambda: self._booted(like))
+                return vm
+            vm = self.vms[name] = self._make(like, paused=paused, transient=transient)
             if not transient and (running or paused):
                 vm.start(paused=paused, wait=False)
             if wait and not paused and (running or transient):
@@ -149,9 +158,16 @@ class Lab:
             raise
         return vm
 
-    def _make_disks(self, name: str, disks: list[Disk]) -> tuple[AttachedDisk, ...]:
-        folder = self.directory / "v" / name
-        return tuple(make_disk(self.programs, folder, disk) for disk in plan_targets(disks))
+    def _booted(self, like: Like) -> VM:
+        vm = self._make(like)
+        vm.start()
+        return vm
+
+    def _make(self, like: Like, *, paused: bool = False, transient: bool = False) -> VM:
+        folder = self.directory / "v" / like.name
+        disks = tuple(make_disk(self.programs, folder, disk) for disk in like.disks)
+        spec = Spec(like.name, disks, like.memory, like.agent)
+        return self._make_domain(spec, paused=paused, transient=transient)
 
     def _make_domain(self, spec: Spec, *, paused: bool, transient: bool) -> VM:
         kind = accelerator(self.programs, self.image)

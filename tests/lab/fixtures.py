@@ -16,7 +16,7 @@ from .vm import VM
 @pytest.fixture(scope="session")
 def lab_session() -> Iterator[Lab]:
     """The lab of this test run."""
-    with Lab() as lab:
+    with Lab(boot_once=True) as lab:
         yield lab
 
 

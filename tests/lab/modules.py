@@ -97,7 +97,7 @@ class ModuleRun:
             collector.join(LINGER)
             if collector.is_alive():
                 raise LabError(f"{self.name} has ended, and something holds its output open")
-        answer = _last_object(self._out.data)
+        answer = last_object(self._out.data.decode(errors="replace"))
         if answer is None:
             raise ModuleCrashed(f"{self.name} ended with {status}, no result.\n{self.stderr()}")
         answer.setdefault("failed", False)
@@ -123,12 +123,7 @@ def start_module(
     `runner` may be a program that does what `module_runner.py` does and something besides.
     """
     link_collection()
-    internal = {
-        "_ansible_check_mode": check,
-        "_ansible_diff": diff,
-        "_ansible_module_name": f"vmkeep.libvirt.{name}",
-    }
-    arguments = json.dumps({"ANSIBLE_MODULE_ARGS": {**params, **internal}}).encode()
+    arguments = json.dumps(task(name, params, check=check, diff=diff)).encode()
     process = subprocess.Popen(
         [sys.executable, str(runner), name],
         stdin=subprocess.PIPE,
@@ -137,6 +132,18 @@ def start_module(
         env={**os.environ, "PYTHONPATH": str(collections), **(env or {})},
     )
     return ModuleRun(name, process, arguments)
+
+
+def task(
+    name: str, params: dict[str, Any], *, check: bool = False, diff: bool = True
+) -> dict[str, Any]:
+    """What Ansible sends to a module."""
+    internal = {
+        "_ansible_check_mode": check,
+        "_ansible_diff": diff,
+        "_ansible_module_name": f"vmkeep.libvirt.{name}",
+    }
+    return {"ANSIBLE_MODULE_ARGS": {**params, **internal}}
 
 
 def run_module(
@@ -162,9 +169,9 @@ def link_collection() -> None:
         link.symlink_to("../../../..")
 
 
-def _last_object(output: bytes) -> dict[str, Any] | None:
+def last_object(output: str) -> dict[str, Any] | None:
     """The JSON object in the last line of the output that holds one."""
-    for line in reversed(output.decode(errors="replace").splitlines()):
+    for line in reversed(output.splitlines()):
         try:
             answer = json.loads(line)
         except ValueError:

@@ -27,7 +27,8 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.freeze import
     plan_freeze,
     without_expired,
 )
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import picture, predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.picture import picture
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot import (
     SnapshotWish,
     plan_present,

@@ -16,7 +16,10 @@ from typing import Any
 
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.journal import new_content
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import Conflict, Problem
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import Snapshot
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import (
+    CHECKPOINT,
+    Snapshot,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import VmState
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
     CommitDisk,
@@ -83,7 +86,11 @@ def takes(*names: str) -> st.SearchStrategy[Event]:
         disks=some_disks,
         quiesce=st.sampled_from(["preferred", "never", "required"]),
     )
-    return st.tuples(st.just("take"), wish)
+    return st.tuples(st.just("take"), wish | st.builds(checkpoint, st.sampled_from(names)))
+
+
+def checkpoint(name: str) -> SnapshotWish:
+    return SnapshotWish(name, "external", memory=True, quiesce="never", kind=CHECKPOINT)
 
 
 removals = st.tuples(st.just("remove"), st.integers(0, 5), st.booleans())
@@ -94,6 +101,7 @@ commits = st.tuples(
         disks=some_disks,
         max_depth=st.integers(1, 4),
         delete_merged=st.sampled_from([True, True, False]),
+        keep=st.booleans(),
     ),
 )
 spans = st.tuples(st.just("span"), st.sampled_from(TARGETS), st.integers(0, 4), st.integers(1, 3))
@@ -243,7 +251,7 @@ def troubles(vm: VmState) -> set[tuple[str, str]]:
 
 
 @given(history=histories(edits, detaching), wish=wishes)
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_plan_does_what_it_says_loses_nothing_and_leaves_nothing_to_do(history, wish):
     world = lived(history)
     vm = world.observe()
@@ -329,7 +337,7 @@ def end(world: World) -> dict[str, object]:
     wish=wishes,
     moments=st.lists(st.integers(0, 60), min_size=1, max_size=3),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish, moments):
     world = lived(history)
     plan_for = plan_of(wish, world.observe())
@@ -363,7 +371,7 @@ def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish,
     moment=st.integers(0, 60),
     then=st.lists(by_hand | detaching, max_size=3),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_whatever_others_do_after_a_run_died_nothing_is_lost(history, wish, moment, then):
     world = lived(history)
     plan = planned(world, plan_of(wish, world.observe()))

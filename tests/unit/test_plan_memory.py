@@ -45,7 +45,8 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.memory import
     MemoryWish,
     plan_memory,
 )
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import picture, predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.picture import picture
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.recover import plan_recovery
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.vet import needs, settle
 from builders import MIB, at, disk, facts, vm

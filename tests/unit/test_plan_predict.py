@@ -28,7 +28,8 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import
     CommitWish,
     plan_commit,
 )
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import picture, predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.picture import picture
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot import (
     SnapshotWish,
     plan_present,

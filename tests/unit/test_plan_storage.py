@@ -40,7 +40,8 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.storage impo
     mark_of,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.volume import Volume
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import picture, predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.picture import picture
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.storage import (
     TEMPORARY,
     StorageWish,

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,39 @@ def test_the_readme_lists_every_option_with_its_default(role: str) -> None:
 
 
 def shown(default: object) -> str:
+    if default == "":
+        return '""'
     return str(default).lower() if isinstance(default, bool) else str(default)
 
 
 @pytest.mark.parametrize("role", ROLES)
 def test_the_tags_of_the_readme_are_those_of_the_tasks(role: str) -> None:
     tasks = [path.read_text() for path in Path(ROOT / "roles" / role / "tasks").glob("*.yml")]
-    used = {
-        tag
-        for text in tasks
-        for task in yaml.safe_load(text)
-        for tag in ([task["tags"]] if isinstance(task.get("tags"), str) else task.get("tags", []))
-    }
+    used = {tag for text in tasks for tag in tags(yaml.safe_load(text))}
     page = (ROOT / "roles" / role / "README.md").read_text()
     assert used == set(re.findall(rf"^\| \w+ \| `({role}_\w+)` \|", page, re.MULTILINE))
+
+
+def tags(tasks: list[dict[str, Any]]) -> Iterator[str]:
+    """Those of tasks, and of the tasks in blocks."""
+    for task in tasks:
+        found = task.get("tags", [])
+        yield from [found] if isinstance(found, str) else found
+        yield from tags([*task.get("block", []), *task.get("always", [])])
+
+
+PLAYBOOKS = {"consistent_checkpoint": "checkpoint", "chain_maintenance": "maintain_chains"}
+
+
+@pytest.mark.parametrize("role", PLAYBOOKS)
+def test_the_playbook_of_a_role_can_set_every_option_and_has_its_defaults(role: str) -> None:
+    play = yaml.safe_load((ROOT / f"playbooks/{PLAYBOOKS[role]}.yml").read_text())[0]
+    given = play["roles"][0]["vars"]
+    # a restore is what the playbook rollback is for
+    assert set(given) == set(options(role)) - {"consistent_checkpoint_run_after"}
+    real = read(role, "defaults/main.yml")
+    for name, text in given.items():
+        found = re.fullmatch(r"\{\{ vmkeep_\w+ \| default\((.*)\) \}\}", text)
+        assert found or name.endswith("_vm"), name
+        if found and "{{" not in str(real[name]):
+            assert yaml.safe_load(found[1]) == real[name], name

@@ -334,6 +334,7 @@ class World:
                 spec.name, parent, state, newest + 1, True, spec.description,
                 FILESYSTEM if quiesced else proven_consistency(state, memory),
                 memory, spec.memory_file, spec.disks, before, before.named, "",
+                kind=dict(spec.more).get("kind", ""),
             )
         )  # fmt: skip
         taken = [disk.target for disk in spec.disks if disk.mode != "no"]

@@ -48,7 +48,7 @@ def act(
         under_way = all_found and any(outcome.journaled for outcome in outcomes.values())
         outcomes = agreed(outcomes)
         goes = under_way or any(outcome.steps for outcome in outcomes.values())
-        return change_group(host, doms, plan_for) if goes and not check_mode else outcomes
+        return outcomes if check_mode or not goes else change_group(host, doms, plan_for, proof)
     todo = {name: doms[name] for name in doms if outcomes[name].to_do}
     if check_mode or not todo:
         return outcomes

@@ -30,7 +30,7 @@ from .._plan.predict import predict
 from .._plan.vet import settle
 from .facts import gather, settled
 from .outcome import Outcome, PlanFor
-from .recovery import brought_in_order, froze, recovered, recovery_plan
+from .recovery import brought_in_order, ended, froze, recovered, recovery_plan
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -109,7 +109,7 @@ def _recover_then_apply(host: Host, dom: Domain, plan_for: PlanFor, outcome: Out
         work = begun(host, dom, vm, plan.steps)
         try:
             apply(work, guard)
-            work.journal.close()
+            ended(work)
         except Unreachable:
             raise
         except Problem as problem:
@@ -120,13 +120,13 @@ def _recover_then_apply(host: Host, dom: Domain, plan_for: PlanFor, outcome: Out
 
 @contextlib.contextmanager
 def guarding(host: Host, plans: Iterable[tuple[VmState, Plan]]) -> Iterator[Guard | None]:
-    """The one guard of a run that is going to freeze; None where nothing is to be frozen."""
-    frozen = [vm for vm, plan in plans if any(_freezes(step) for step in plan.steps)]
-    if not frozen:
+    """The one guard of a run that is going to freeze or pause; None where nothing is."""
+    held = [vm for vm, plan in plans if any(_holds(step) for step in plan.steps)]
+    if not held:
         yield None
         return
     with contextlib.ExitStack() as stack:
-        in_order = sorted(frozen, key=lambda vm: vm.uuid)
+        in_order = sorted(held, key=lambda vm: vm.uuid)
         locks = [guard_lock(host.state_dir, vm.uuid, vm.name) for vm in in_order]
         guard = Guard(host.uri, [stack.enter_context(lock) for lock in locks])
     try:
@@ -135,8 +135,8 @@ def guarding(host: Host, plans: Iterable[tuple[VmState, Plan]]) -> Iterator[Guar
         guard.close()
 
 
-def _freezes(step: Step) -> bool:
-    return isinstance(step, TakeSnapshot) and step.quiesce != "never"
+def _holds(step: Step) -> bool:
+    return isinstance(step, TakeSnapshot) and (step.quiesce != "never" or step.pause)
 
 
 def begun(

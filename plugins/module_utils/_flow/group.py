@@ -24,7 +24,7 @@ from .._model.step import Plan, Step, TakeSnapshot
 from .change import begun, converged, guarding
 from .facts import settled
 from .outcome import Outcome, PlanFor
-from .recovery import brought_in_order, recovered
+from .recovery import brought_in_order, ended, recovered
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -63,8 +63,13 @@ def _refused(outcome: Outcome) -> Outcome:
     return Outcome(problem=outcome.problem or other)
 
 
-def change_group(host: Host, doms: Mapping[str, Domain], plan_for: PlanFor) -> dict[str, Outcome]:
-    """All VMs at one point in time, or none of them."""
+def change_group(
+    host: Host, doms: Mapping[str, Domain], plan_for: PlanFor, proof: PlanFor | None = None
+) -> dict[str, Outcome]:
+    """All VMs at one point in time, or none of them.
+
+    ``proof`` says what is left to do afterwards, by default the plan itself.
+    """
     outcomes = {name: Outcome() for name in doms}
     try:
         with contextlib.ExitStack() as stack:
@@ -73,7 +78,7 @@ def change_group(host: Host, doms: Mapping[str, Domain], plan_for: PlanFor) -> d
                 stack.enter_context(locked(host.state_dir, uuid, name, host.run, host.lock_timeout))
             _change_group(host, doms, plan_for, outcomes)
             for name, dom in doms.items():
-                outcomes[name].after = converged(host, dom, plan_for)
+                outcomes[name].after = converged(host, dom, proof or plan_for)
     except Problem as problem:
         for outcome in outcomes.values():
             outcome.problem = problem
@@ -90,25 +95,32 @@ def _change_group(
         plans[name] = (vm, settled(host, dom, vm, plan_for(vm)))
         outcomes[name].notes += plans[name][1].notes
     lacking = [name for name, (_vm, plan) in plans.items() if plan.steps]
-    if lacking and len(lacking) < len(plans):
+    takes = any(_takes(plan.steps) for _vm, plan in plans.values())
+    if takes and len(lacking) < len(plans):
         raise _some_have_it([name for name in plans if name not in lacking], lacking)
     if lacking:
         uuids = tuple(vm.uuid for vm, _plan in plans.values())
         with guarding(host, plans.values()) as guard:
             works = [
-                begun(host, doms[name], vm, plan.steps, uuids) for name, (vm, plan) in plans.items()
+                begun(host, doms[name], vm, plan.steps, uuids)
+                for name, (vm, plan) in plans.items()
+                if plan.steps
             ]
-            _together(works, guard, outcomes)
+            _together(works, guard, outcomes, takes=takes)
 
 
-def _together(works: list[Work], guard: Guard | None, outcomes: dict[str, Outcome]) -> None:
+def _together(
+    works: list[Work], guard: Guard | None, outcomes: dict[str, Outcome], *, takes: bool
+) -> None:
+    """Do the steps, and that which they are to do at once when all have come so far."""
     try:
         with ThreadPoolExecutor(max_workers=len(works)) as pool:
             list(pool.map(lambda work: apply(work, until_point=True), works))
-            take(works, guard)
+            if takes:
+                take(works, guard)
             list(pool.map(apply, works))
         for work in works:
-            work.journal.close()
+            ended(work)
     except Unreachable:
         raise
     except Problem as problem:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._host.apply import apply
 from .._host.connection import call, wait_idle
+from .._host.dropped import remember
 from .._host.freeze import freeze_status, thaw
 from .._host.hold import end_expired
 from .._host.journal import Journal, journal_path, read_journal
@@ -26,7 +27,9 @@ from .._host.work import Work
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan
+from .._plan.dropped import plan_dropped
 from .._plan.left import files_of, left_by, point_of
+from .._plan.predict import predict
 from .._plan.recover import plan_recovery
 from .facts import settled
 from .outcome import Outcome
@@ -36,7 +39,13 @@ if TYPE_CHECKING:
 
 
 def recovery_plan(host: Host, vm: VmState, *, finish: bool = True) -> Plan:
-    """The plan that cleans up after a dead run, empty if there was none."""
+    """The plan that cleans up after a dead run, and after libvirt where it forgot something."""
+    again = plan_dropped(vm)
+    left = _after_dead_run(host, predict(vm, again), finish=finish)
+    return replace(left, steps=(*again.steps, *left.steps), notes=(*again.notes, *left.notes))
+
+
+def _after_dead_run(host: Host, vm: VmState, *, finish: bool) -> Plan:
     if not vm.journal:
         return Plan(vm.name)
     existing = frozenset(path for path in files_of(vm.journal) if os.path.lexists(path))
@@ -98,7 +107,7 @@ def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
     ended = end_expired(host, dom)
     outcome.notes += (ended,) if ended else ()
     if read_journal(host.state_dir, dom.UUIDString()) is None:
-        return observe(host, dom)
+        return _with_dropped(host, dom, outcome)
     # The daemon may still be at what the dead run had asked for.
     wait_idle(dom, time.monotonic() + host.timeout)
     vm = observe(host, dom)
@@ -113,6 +122,15 @@ def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
         _close_up(host, dom, outcome)
         return observe(host, dom)
     return replace(observe(host, dom), reverted=plan.reverted)
+
+
+def _with_dropped(host: Host, dom: Domain, outcome: Outcome) -> VmState:
+    """The VM, with the snapshots that libvirt dropped while it was off."""
+    vm = observe(host, dom)
+    if vm.dropped:
+        _bring_in_order(host, dom, vm, recovery_plan(host, vm), outcome)
+        vm = replace(observe(host, dom), dropped=())
+    return vm
 
 
 def _close_up(host: Host, dom: Domain, outcome: Outcome) -> None:
@@ -142,7 +160,13 @@ def _bring_in_order(host: Host, dom: Domain, vm: VmState, plan: Plan, outcome: O
     finally:
         outcome.add(work)
     outcome.notes += plan.notes
-    journal.close()
+    ended(work)
+
+
+def ended(work: Work) -> None:
+    """All is done: keep what libvirt would forget, and close the journal."""
+    remember(work.host.state_dir, work.dom)
+    work.journal.close()
 
 
 def brought_in_order(work: Work, problem: Problem) -> Problem:

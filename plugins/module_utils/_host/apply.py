@@ -8,11 +8,10 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import itertools
 import time
 from collections.abc import Sequence
 
-from .._model.step import CommitDisk, PullDisk, Step, TakeSnapshot
+from .._model.step import CommitDisk, PullDisk, ResumeVm, Step, TakeSnapshot
 from . import (
     blockjob,
     do_images,
@@ -31,12 +30,15 @@ DOERS = (do_images, do_memory, do_power, do_records, do_storage, do_storage_reve
 
 
 def apply(work: Work, guard: Guard | None = None, *, until_point: bool = False) -> None:
-    """Do the steps that are left, in order; with ``until_point`` stop before TakeSnapshot."""
+    """Do the steps that are left, in order.
+
+    With ``until_point`` stop before that which a group does at once: TakeSnapshot or ResumeVm.
+    """
     while work.next < len(work.steps):
         step = work.steps[work.next]
+        if until_point and isinstance(step, (TakeSnapshot, ResumeVm)):
+            return
         if isinstance(step, TakeSnapshot):
-            if until_point:
-                return
             take([work], guard)
         elif _is_job(step):
             _run_side_by_side(work)
@@ -70,7 +72,7 @@ def _is_job(step: Step) -> bool:
 
 
 def _run_side_by_side(work: Work) -> None:
-    """All commits that follow each other in the plan run together, but each pull alone.
+    """All commits that follow each other in the plan run together, one for each disk; a pull alone.
 
     QEMU 7.2 was seen to crash when two pulls of a VM ended at the same time.
     """
@@ -91,5 +93,9 @@ def _batch(steps: Sequence[Step]) -> list[CommitDisk | PullDisk]:
     """The jobs at the beginning of these steps that can run side by side."""
     if isinstance(steps[0], PullDisk):
         return [steps[0]]
-    commits = itertools.takewhile(lambda step: isinstance(step, CommitDisk), steps)
-    return [step for step in commits if isinstance(step, CommitDisk)]
+    batch: list[CommitDisk | PullDisk] = []
+    for step in steps:
+        if not isinstance(step, CommitDisk) or step.target in {other.target for other in batch}:
+            break
+        batch.append(step)
+    return batch

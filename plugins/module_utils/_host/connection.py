@@ -179,7 +179,8 @@ def call(doing: str, function: Callable[..., T], *args: Any) -> T:
 def _lost(function: Callable[..., Any], args: tuple[Any, ...] = ()) -> bool:
     """Whether the connection that a call to libvirt went over is gone."""
     owner = getattr(function, "__self__", None) or next(iter(args), None)
-    connection = owner.connect() if hasattr(owner, "connect") else owner
+    connect = getattr(owner, "connect", None)
+    connection = connect() if connect else owner
     try:
         return isinstance(connection, libvirt.virConnect) and not connection.isAlive()
     except libvirt.libvirtError:

@@ -71,11 +71,11 @@ def _vm_users(vm: Definition, state: str) -> Iterator[Standing]:
     snapshots = [found for path in files if (found := _snapshot(path, *_version(path)))]
     saved = os.path.exists(f"{state}/save/{vm.name}.save")
     for disk, chain in definition_chains(vm):
-        own, *below = _identities(chain) or [None]
+        images = _identities(chain)
         yield Standing(
             f"disk {disk.target} of VM {vm.name}",
-            tuple(filter(None, below)),
-            own,
+            tuple(filter(None, images[1:])),
+            images[0] if images else None,
             vm=True,
             saved=saved,
             tags=frozenset(_tags(snapshots, disk.target)),

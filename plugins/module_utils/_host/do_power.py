@@ -14,20 +14,17 @@ from .._model.domain import place_disks
 from .._model.problem import Problem
 from .._model.step import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
 from .connection import call, call_within
+from .freeze_guard import RESUMABLE
 from .libvirt_dep import libvirt
 from .snapshots import XML_SECURE
 from .work import Work, do
-
-# virDomainPausedReason: unknown, user, migration, save, snapshot, failed API call. By number,
-# since bindings lack the newer names. Not an I/O error, a watchdog or a crash.
-_RESUMABLE = (0, 1, 2, 3, 9, 14)
 
 
 @do.register
 def _resume_vm(_step: ResumeVm, work: Work) -> None:
     """Only what such a run could have paused; a VM that hit an I/O error stays paused."""
     state, reason = call(f"reading VM {work.vm.name}", work.dom.state)
-    if state == libvirt.VIR_DOMAIN_PAUSED and reason in _RESUMABLE:
+    if state == libvirt.VIR_DOMAIN_PAUSED and reason in RESUMABLE:
         call(f"VM {work.vm.name}: resuming it", work.dom.resume)
 
 

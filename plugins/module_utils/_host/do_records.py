@@ -10,8 +10,15 @@ from __future__ import annotations
 
 from .._model.domain import domain_with_sources
 from .._model.problem import Problem
-from .._model.step import DeleteInternal, ForgetSnapshot, RewriteSnapshot, SetSource
+from .._model.step import (
+    DefineSnapshot,
+    DeleteInternal,
+    ForgetSnapshot,
+    RewriteSnapshot,
+    SetSource,
+)
 from .connection import call, call_within
+from .dropped import define_again
 from .image_file import read_image
 from .libvirt_dep import libvirt
 from .snapshots import redefine
@@ -38,6 +45,11 @@ def _rewrite_snapshot(step: RewriteSnapshot, work: Work) -> None:
         files=step.files,
         current=step.current,
     )
+
+
+@do.register
+def _define_snapshot(step: DefineSnapshot, work: Work) -> None:
+    define_again(work.host.state_dir, work.dom, step.name, current=step.current)
 
 
 @do.register

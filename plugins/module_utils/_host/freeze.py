@@ -96,12 +96,16 @@ class Guard:
         """
         self._tell(f"arm {uuid} {seconds} {token}")
 
+    def watch(self, uuid: str, seconds: float) -> None:
+        """From now on this paused VM is resumed when we die or after ``seconds``."""
+        self._tell(f"watch {uuid} {seconds}")
+
     def leave(self, uuid: str) -> None:
         """Let the freeze outlive us; it still ends after its seconds."""
         self._tell(f"leave {uuid}")
 
     def disarm(self, uuid: str) -> None:
-        """The guest is thawed."""
+        """The guest is thawed, or runs."""
         self._tell(f"disarm {uuid}")
 
     def _tell(self, line: str) -> None:

@@ -3,10 +3,13 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The process that thaws a guest when the run that froze it dies or takes too long.
 
+It resumes one that the run has paused likewise.
+
 Its text is run by a fresh interpreter (see freeze.py), which keeps it free of the run's
 threads and files: it needs nothing but the libvirt binding. It reads lines from its
 standard input; the end of input means that the run is gone. It answers ``ready`` once it is
-connected. ``arm UUID SECONDS [TOKEN]`` puts a guest into its care, ``disarm UUID`` takes it out.
+connected. ``arm UUID SECONDS [TOKEN]`` puts a guest into its care, ``watch UUID SECONDS`` one that
+is paused, ``disarm UUID`` takes it out.
 
 A guest with a TOKEN has a record (see hold.py), and is ours only while that carries it. After
 ``leave UUID`` the freeze outlives the run: it ends with its seconds.
@@ -48,6 +51,9 @@ _RECORD_SECONDS = 0.2
 _GUEST_SECONDS = 2.0
 # Who holds the lock is about to freeze, or to thaw. A frozen guest does not wait for ever.
 _LOCK_SECONDS = 5.0
+# virDomainPausedReason: unknown, user, migration, save, snapshot, failed API call. By number,
+# since bindings lack the newer names. Not an I/O error, a watchdog or a crash.
+RESUMABLE = (0, 1, 2, 3, 9, 14)
 
 
 class Guest(NamedTuple):
@@ -57,6 +63,7 @@ class Guest(NamedTuple):
     deadline: float
     state_dir: str
     token: str = ""
+    paused: bool = False
 
     @property
     def record(self) -> str:
@@ -119,7 +126,11 @@ def _obey(words: list[str], armed: dict[str, Guest], state_dir: str) -> Guest | 
     """Do as told; the guest whose freeze is to outlive the run, if it was told that."""
     if words[0] == "arm":
         deadline = time.monotonic() + float(words[2])
-        armed[words[1]] = Guest(words[1], deadline, state_dir, *words[3:])
+        armed[words[1]] = Guest(words[1], deadline, state_dir, "".join(words[3:]))
+        return None
+    if words[0] == "watch":
+        deadline = time.monotonic() + float(words[2])
+        armed[words[1]] = Guest(words[1], deadline, state_dir, paused=True)
         return None
     guest = armed.pop(words[1], None)
     return guest if words[0] == "leave" else None
@@ -151,8 +162,30 @@ def _is_thawed(connection: libvirt.virConnect, uuid: str) -> bool:
 
 
 def _release(connection: libvirt.virConnect, uri: str, guest: Guest) -> None:
+    if guest.paused:
+        return _resume(connection, uri, guest)
     with _alone(guest):
         _thaw(connection, uri, guest, quiet=_QUIET_SECONDS)
+    return None
+
+
+def _resume(connection: libvirt.virConnect, uri: str, guest: Guest) -> None:
+    """Let it run as soon as the daemon has done what the run had asked for last."""
+    began = heard = time.monotonic()
+    while time.monotonic() < min(began + _GIVE_UP_SECONDS, heard + _LOST_SECONDS):
+        try:
+            domain = connection.lookupByUUIDString(guest.uuid)
+            state, reason = domain.state()
+            heard = time.monotonic()
+            if state == libvirt.VIR_DOMAIN_PAUSED and reason in RESUMABLE:
+                domain.resume()
+            elif time.monotonic() >= began + _QUIET_SECONDS:
+                return
+        except libvirt.libvirtError as error:
+            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+                return
+            connection = _again(connection, uri)
+        time.sleep(0.1 if time.monotonic() < began + _OFTEN_SECONDS else 1.0)
 
 
 @contextlib.contextmanager

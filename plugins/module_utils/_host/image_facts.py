@@ -96,8 +96,9 @@ def _claims(
             journal = None
             if name.endswith(".json") and name != own:
                 journal = read_journal(host.state_dir, name[: -len(".json")])
-            for base in bases_of(journal) if journal else ():
-                found[os.path.realpath(base)] = f"{journal['path']}, {journal['run']}"
+            if journal:
+                whose = f"{journal['path']}, {journal['run']}"
+                found.update({os.path.realpath(base): whose for base in bases_of(journal)})
     return {path: found[place] for path in images if (place := os.path.realpath(path)) in found}
 
 

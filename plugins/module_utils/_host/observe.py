@@ -24,6 +24,7 @@ from .._model.state import OFF, DiskState, VmState
 from .._model.storage import UNSEEN, StorageState
 from .._model.storage_steps import is_about_storage
 from .connection import NO_DOMAIN, call, code_of, problem_of
+from .dropped import read_dropped
 from .hold import read_freeze
 from .image_file import is_unwritten, read_chain
 from .journal import read_journal
@@ -132,6 +133,8 @@ def _state(
 ) -> VmState:
     disks = tuple(_disk_state(disk, inactive, off=status == OFF) for disk in live.disks)
     journal = read_journal(host.state_dir, live.uuid)
+    dropped = read_dropped(host.state_dir, live, {snapshot.name for snapshot in snapshots})
+    recorded = _recorded((*snapshots, *dropped))
     return VmState(
         name=live.name,
         uuid=live.uuid,
@@ -140,10 +143,11 @@ def _state(
         live=live,
         disks=disks,
         snapshots=snapshots,
-        missing=frozenset(path for path in _recorded(snapshots) if not os.path.lexists(path)),
+        missing=frozenset(path for path in recorded if not os.path.lexists(path)),
         journal=journal,
         storage=_storage(host, live, disks, journal),
         freeze=read_freeze(host.state_dir, live.uuid),
+        dropped=dropped,
     )
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from .libvirt_dep import Domain
 
 XML_SECURE = 1
+_PAUSE_SECONDS = 10.0
 
 
 @dataclass
@@ -64,7 +65,7 @@ def take_together(takings: Sequence[Taking], guard: Guard | None, timeout: float
 
 def _take(taking: Taking, guard: Guard | None, barrier: threading.Barrier, timeout: float) -> None:
     try:
-        with _quiesced(taking, guard) as freeze:
+        with _quiesced(taking, guard) as freeze, _paused(taking, guard, timeout):
             barrier.wait(timeout)
             _create(taking, freeze, timeout)
             lapsed = freeze is not None and freeze.lapsed()
@@ -93,6 +94,28 @@ def _quiesced(taking: Taking, guard: Guard | None) -> Iterator[Freeze | None]:
                 raise
             taking.notes.append(f"not quiesced: {problem.found}")
         yield freeze
+
+
+@contextlib.contextmanager
+def _paused(taking: Taking, guard: Guard | None, timeout: float) -> Iterator[None]:
+    """Paused if that is needed; it runs again whatever happens, at the latest by the guard.
+
+    All of a group are paused before the first snapshot is begun, and no message that one sends
+    after it is part of another's.
+    """
+    if not taking.step.pause or guard is None:
+        yield
+        return
+    uuid, doing = taking.dom.UUIDString(), f"VM {taking.vm.name}: pausing it"
+    # One wait for the others, and one for the daemon.
+    guard.watch(uuid, 2 * timeout + _PAUSE_SECONDS)
+    try:
+        call(doing, taking.dom.suspend)
+        yield
+    finally:
+        with contextlib.suppress(Problem):
+            call(f"VM {taking.vm.name}: resuming it", taking.dom.resume)
+            guard.disarm(uuid)
 
 
 def _create(taking: Taking, freeze: Freeze | None, timeout: float) -> None:

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 @dataclass(frozen=True)
 class ResumeVm:
-    """Let the vCPUs run again after a run that died while it had them paused."""
+    """Let the vCPUs run that this run, or one that died, has paused."""
 
     step: ClassVar[str] = "resume_vm"
 

@@ -76,7 +76,7 @@ class Snapshot:
     ``before`` is the domain as it was at that point, ``named`` every image that its recorded
     definitions, live and inactive, name. ``former`` are overlays that it made and that stood on
     its point until the VM was brought back to it. ``kind`` is checkpoint for one of
-    vm_checkpoint, else ''; ``was`` the state of the VM before it was paused for it, if it was.
+    vm_checkpoint, else ''. ``state`` is that of the VM before it was paused for it, if it was.
     """
 
     name: str
@@ -95,7 +95,6 @@ class Snapshot:
     ours: bool = True
     former: tuple[str, ...] = ()
     kind: str = ""
-    was: str = ""
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -148,7 +147,7 @@ def parse_snapshot(xml: str, *, current: bool = False, brief: bool = False) -> S
     return Snapshot(
         name=root.findtext("name", ""),
         parent=root.findtext("parent/name", ""),
-        state=state,
+        state=more.get("was", state),
         created=int(root.findtext("creationTime", "0")),
         current=current,
         description=description,
@@ -162,7 +161,6 @@ def parse_snapshot(xml: str, *, current: bool = False, brief: bool = False) -> S
         ours=bool(consistency),
         former=tuple(unquote(path) for path in more.get("former", "").split(",") if path),
         kind=more.get("kind", ""),
-        was=more.get("was", ""),
     )
 
 

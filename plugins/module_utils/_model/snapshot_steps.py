@@ -16,13 +16,18 @@ from .snapshot import SnapshotSpec
 
 @dataclass(frozen=True)
 class TakeSnapshot:
-    """Ask libvirt for the snapshot. ``quiesce`` is required, preferred or never."""
+    """Ask libvirt for the snapshot. ``quiesce`` is required, preferred or never.
+
+    ``pause``: the vCPUs stand still until it is taken, so that a group has one point in time
+    also where the memory is part of it.
+    """
 
     step: ClassVar[str] = "take_snapshot"
     spec: SnapshotSpec
     flags: tuple[str, ...]
     quiesce: str
     freeze_timeout: int
+    pause: bool = False
 
 
 @dataclass(frozen=True)
@@ -31,6 +36,15 @@ class ForgetSnapshot:
 
     step: ClassVar[str] = "forget_snapshot"
     name: str
+
+
+@dataclass(frozen=True)
+class DefineSnapshot:
+    """Let libvirt know a snapshot again that it dropped when a transient VM stopped."""
+
+    step: ClassVar[str] = "define_snapshot"
+    name: str
+    current: bool = False
 
 
 @dataclass(frozen=True)

@@ -68,8 +68,9 @@ class VmState:
     chains of images that snapshots go back to and no disk stands on. ``reverted`` names the
     snapshot that a dead run was to go back to, once this run has finished that. ``storage`` is
     what is below the images, where somebody wants to know. ``freeze`` is a freeze of
-    ours that outlives its run. ``guest`` and ``saves`` are there only for plans that want to
-    know them.
+    ours that outlives its run. ``dropped`` are snapshots that libvirt forgot when the VM, which is
+    transient, stopped, each after its parent. ``guest`` and ``saves`` are there only for plans that
+    want to know them, as are ``shared``, the images in its chains that something else stands on.
     """
 
     name: str
@@ -86,7 +87,9 @@ class VmState:
     storage: StorageState = UNSEEN
     freeze: FreezeRecord | None = None
     guest: Guest | None = None
+    dropped: tuple[Snapshot, ...] = ()
     saves: Saves | None = None
+    shared: frozenset[str] = frozenset()
 
     @property
     def off(self) -> bool:
@@ -95,7 +98,8 @@ class VmState:
     @property
     def unsettled(self) -> bool:
         """Whether the next run has something to bring in order before its own work."""
-        return self.journal is not None or (self.freeze is not None and self.freeze.expired)
+        expired = self.freeze is not None and self.freeze.expired
+        return self.journal is not None or expired or bool(self.dropped)
 
     def disk(self, target: str) -> DiskState | None:
         return next((disk for disk in self.disks if disk.target == target), None)

@@ -17,7 +17,13 @@ from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
 from .save_steps import RecordSave, RemoveSave, RestoreSave, SaveMemory
 from .snapshot import SnapshotDisk, SnapshotSpec
-from .snapshot_steps import DeleteInternal, ForgetSnapshot, RewriteSnapshot, TakeSnapshot
+from .snapshot_steps import (
+    DefineSnapshot,
+    DeleteInternal,
+    ForgetSnapshot,
+    RewriteSnapshot,
+    TakeSnapshot,
+)
 from .storage import to_copy
 from .storage_steps import RemoveStorage, RevertStorage, SnapshotStorage, UnprepareRevert
 
@@ -25,6 +31,7 @@ __all__ = [
     "CommitDisk",
     "CreateOverlay",
     "DefineAsOf",
+    "DefineSnapshot",
     "DeleteInternal",
     "ForgetSnapshot",
     "FreezeGuest",
@@ -60,6 +67,7 @@ Step = Union[
     CommitDisk,
     PullDisk,
     SetSource,
+    DefineSnapshot,
     ForgetSnapshot,
     RewriteSnapshot,
     DeleteInternal,

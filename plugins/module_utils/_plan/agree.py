@@ -17,9 +17,9 @@ def disagreements(vm: VmState) -> list[dict[str, str]]:
     """``{kind, disk, file, snapshot, message}`` for each, '' where a key does not apply.
 
     Kinds: overlay_without_snapshot, snapshot_without_overlay, missing_file,
-    definition_differs, unreadable_chain.
+    definition_differs, unreadable_chain, snapshot_dropped.
     """
-    found = [*_about_snapshots(vm)]
+    found = [*_about_snapshots(vm), *_about_dropped(vm)]
     for disk in vm.writable:
         found.extend(_about_disk(vm, disk))
     return found
@@ -59,6 +59,15 @@ def _about_snapshots(vm: VmState) -> Iterator[dict[str, str]]:
                 yield _entry(
                     "missing_file", message, disk=target, file=point, snapshot=snapshot.name
                 )
+
+
+def _about_dropped(vm: VmState) -> Iterator[dict[str, str]]:
+    for snapshot in vm.dropped:
+        message = (
+            f"libvirt dropped snapshot {snapshot.name} when the VM stopped, since it is transient;"
+            " the next task that changes the VM defines it again, if its images are still whole"
+        )
+        yield _entry("snapshot_dropped", message, snapshot=snapshot.name)
 
 
 def _lineage(vm: VmState) -> set[str]:

@@ -9,19 +9,24 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import zip_longest
 
 from .._model.problem import BadInput, Conflict, NotFound
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, Plan
+from .keep import spans_by_depth
 from .kind import check_checkpoints
 from .merge import check_points, check_readable, consequences, merge
+
+Spans = tuple[tuple[int, int], ...]
 
 
 @dataclass(frozen=True)
 class CommitWish:
     """The chain that is wanted: nothing between ``base`` and ``top``, or ``max_depth`` images.
 
-    ``disks`` empty means all writable ones; ``bandwidth`` is in MiB/s, 0 for no limit.
+    ``disks`` empty means all writable ones; ``bandwidth`` is in MiB/s, 0 for no limit. ``keep``:
+    what checkpoints and others need stays, where the merge would be refused otherwise.
     """
 
     disks: tuple[str, ...] = ()
@@ -30,6 +35,7 @@ class CommitWish:
     max_depth: int = 1
     delete_merged: bool = True
     bandwidth: int = 0
+    keep: bool = False
 
 
 def plan_commit(wish: CommitWish, vm: VmState) -> Plan:
@@ -40,13 +46,11 @@ def plan_commit(wish: CommitWish, vm: VmState) -> Plan:
             wanted="top above base in the chain",
             todo="correct one of them",
         )
-    merges: list[CommitDisk] = []
-    notes: list[str] = []
-    for disk in chosen(vm, wish.disks):
-        span, note = _span(wish, vm, disk)
-        notes.extend([note] if note else [])
-        if span:
-            merges.append(merge(vm, disk, *span, wish.bandwidth))
+    found = [(disk, *_spans(wish, vm, disk)) for disk in chosen(vm, wish.disks)]
+    notes = [note for _disk, _spans, note in found if note]
+    merges = _rounds(
+        [[merge(vm, disk, *span, wish.bandwidth) for span in spans] for disk, spans, _note in found]
+    )
     if not merges:
         return Plan(vm.name, (), tuple(notes))
     check_points(vm, merges)
@@ -55,6 +59,11 @@ def plan_commit(wish: CommitWish, vm: VmState) -> Plan:
         _check_foreign(vm, merges)
     after = consequences(vm, merges, delete=wish.delete_merged)
     return Plan(vm.name, (*merges, *after), tuple(notes))
+
+
+def _rounds(of_disks: list[list[CommitDisk]]) -> list[CommitDisk]:
+    """The first merge of each disk, which run side by side, then the second of each, and so on."""
+    return [step for together in zip_longest(*of_disks) for step in together if step]
 
 
 def _check_foreign(vm: VmState, merges: list[CommitDisk]) -> None:
@@ -101,18 +110,20 @@ def _why_not_writable(disk: DiskState) -> str:
     return "read-only disk" if disk.disk.readonly else "disk without a source"
 
 
-def _span(wish: CommitWish, vm: VmState, disk: DiskState) -> tuple[tuple[int, int] | None, str]:
-    """(depth of top, depth of base) to merge, None if nothing is to do, and a note."""
+def _spans(wish: CommitWish, vm: VmState, disk: DiskState) -> tuple[Spans, str]:
+    """(depth of top, depth of base) of what is to be merged, and a note."""
     check_readable(vm, disk)
+    if wish.keep:
+        return spans_by_depth(vm, disk, wish.max_depth)
     if not (wish.base or wish.top):
         return _by_depth(wish.max_depth, len(disk.chain)), ""
     base = depth_of_base(wish.base, vm, disk) if wish.base else len(disk.chain) - 1
     if not wish.top:
-        return ((0, base) if base else None), ""
+        return (((0, base),) if base else ()), ""
     top = disk.depth_of(wish.top)
     if top is None:
         note = f"{vm.name}: {wish.top} is not in the chain of {disk.target}; nothing to merge there"
-        return None, note
+        return (), note
     if top >= base:
         raise BadInput(
             f"top {wish.top} is not above base {disk.chain[base].filename} in the chain of disk"
@@ -120,14 +131,14 @@ def _span(wish: CommitWish, vm: VmState, disk: DiskState) -> tuple[tuple[int, in
             wanted="top to stand on base, directly or through other images",
             todo="exchange or correct them",
         )
-    return (top, base), ""
+    return ((top, base),), ""
 
 
-def _by_depth(max_depth: int, depth: int) -> tuple[int, int] | None:
+def _by_depth(max_depth: int, depth: int) -> Spans:
     """Keep the newest images and the base: the oldest overlays are merged into the base."""
     if depth <= max_depth:
-        return None
-    return (max_depth - 1, depth - 1)
+        return ()
+    return ((max_depth - 1, depth - 1),)
 
 
 def depth_of_base(path: str, vm: VmState, disk: DiskState) -> int:

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The VM as it will be after a plan, and the picture of it that a person compares.
+"""The VM as it will be after a plan.
 
 Check mode shows the prediction, a real run what was observed; tests hold both together.
 
@@ -28,6 +28,7 @@ from .._model.step import (
     CommitDisk,
     CreateOverlay,
     DefineAsOf,
+    DefineSnapshot,
     DeleteInternal,
     ForgetSnapshot,
     Plan,
@@ -43,24 +44,9 @@ from .._model.step import (
     StopVm,
     TakeSnapshot,
 )
-from .._model.tree import tree_text
-from .freeze import after_freeze, freeze_lines
-from .memory import after_memory, memory_lines
-from .predict_storage import storage_after, storage_lines
-
-
-def picture(vm: VmState) -> str:
-    """Chains (base first, joined by the arrow of ``<-`` is backed by) and the tree."""
-    lines = [f"VM {vm.name}"]
-    for disk in vm.writable:
-        chain = " <- ".join(reversed(disk.files)) or str(disk.disk.source)
-        lines.append(f"  {disk.target}: {chain}")
-    tree = tree_text(vm.snapshots)
-    lines.append("  snapshots:" if tree else "  snapshots: none")
-    lines.extend(f"    {line}" for line in tree.splitlines())
-    lines.extend(storage_lines(vm.storage))
-    lines.extend((*freeze_lines(vm), *memory_lines(vm)))
-    return "\n".join(lines) + "\n"
+from .freeze import after_freeze
+from .memory import after_memory
+from .predict_storage import storage_after
 
 
 def predict(vm: VmState, plan: Plan) -> VmState:
@@ -85,6 +71,8 @@ def _after(vm: VmState, step: Step) -> VmState:
     if isinstance(step, DeleteInternal):
         disks = tuple(_without_internal(disk, step) for disk in vm.disks)
         return replace(vm, disks=disks, snapshots=_without(vm.snapshots, step.name))
+    if isinstance(step, DefineSnapshot):
+        return _with_again(vm, step)
     if isinstance(step, ForgetSnapshot):
         return replace(vm, snapshots=_without(vm.snapshots, step.name))
     if isinstance(step, RewriteSnapshot):
@@ -228,6 +216,13 @@ def _with_snapshot(vm: VmState, step: TakeSnapshot) -> VmState:
             overlaid = partial(_with_overlay, file=entry.file, off=vm.off)
             vm = _with_disk(vm, entry.target, overlaid)
     return replace(vm, snapshots=(*older, taken))
+
+
+def _with_again(vm: VmState, step: DefineSnapshot) -> VmState:
+    again = tuple(found for found in vm.dropped if found.name == step.name)
+    left = tuple(found for found in vm.dropped if found.name != step.name)
+    vm = replace(vm, snapshots=_with_current(vm, "")) if step.current else vm
+    return replace(vm, snapshots=(*vm.snapshots, *again), dropped=left)
 
 
 def _memory_of(mode: str, *, off: bool) -> str:

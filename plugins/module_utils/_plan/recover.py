@@ -63,7 +63,7 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
         return _forward(left, vm, finish=finish)
     if not copying and _complete(taken[0], vm) and left.group_complete and left.proven:
         note = f"{vm.name}: snapshot {taken[0].spec.name} of an interrupted run is complete"
-        return Plan(vm.name, (), (note,))
+        return Plan(vm.name, _resume(left, vm) if taken[0].pause else (), (note,))
     what = f"storage snapshot {copying.name}" if copying else f"snapshot {taken[0].spec.name}"
     note = f"{vm.name}: undid {what} of an interrupted run"
     undoing: tuple[Step, ...] = ()

@@ -20,6 +20,7 @@ from .._model.step import (
     Plan,
     RemoveFile,
     RestoreMemory,
+    ResumeVm,
     RevertInternal,
     RewriteSnapshot,
     StartVm,
@@ -89,8 +90,15 @@ def _still_to_do(left: Left, vm: VmState, *, finish: bool) -> Iterator[Step]:
         elif isinstance(step, StopVm):
             if finish and not done and not vm.off and isinstance(reverting(left), RevertInternal):
                 yield step
-        elif isinstance(step, (StartVm, RestoreMemory)) and vm.off and fresh:
-            yield from () if done or not finish else (step,)
+        elif not done and finish and _goes_on(step, vm, fresh=fresh):
+            yield step
+
+
+def _goes_on(step: Step, vm: VmState, *, fresh: bool) -> bool:
+    """Whether a step lets the VM go on from the point to which it was brought."""
+    if isinstance(step, (StartVm, RestoreMemory)):
+        return vm.off and fresh
+    return isinstance(step, ResumeVm) and (fresh or not vm.off)
 
 
 def _moved(left: Left, vm: VmState) -> Iterator[DiskState]:

@@ -26,6 +26,7 @@ from .._model.step import (
     Plan,
     RemoveFile,
     RestoreMemory,
+    ResumeVm,
     RevertInternal,
     RewriteSnapshot,
     StartVm,
@@ -49,13 +50,14 @@ class RevertWish:
 
     ``keep`` is the snapshot that keeps the present state, None to give it up; ``run_after`` is
     unchanged, running, paused or shutoff; ``directory`` is for new overlays, '' for beside the
-    ones before.
+    ones before. ``group``: no VM runs before all of a group are where they shall be.
     """
 
     name: str
     keep: SnapshotWish | None = None
     run_after: str = "unchanged"
     directory: str = ""
+    group: bool = False
     kind: str = ""
 
 
@@ -157,7 +159,7 @@ def _external(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
     steps.append(DefineAsOf(found.name, disks))
     steps.extend(_ancestors(vm, found))
     steps.append(RewriteSnapshot(found.name, files=tuple(new.items()), current=True))
-    steps.extend(_going_on(found, disks, status))
+    steps.extend(_going_on(wish, found, disks, status))
     gone, notes = _given_up(vm, found)
     unused = found.memory != "no" and status == OFF
     if unused:
@@ -184,13 +186,15 @@ def _ancestors(vm: VmState, found: Snapshot) -> Iterator[Step]:
 
 
 def _going_on(
-    found: Snapshot, disks: tuple[tuple[str, str, str], ...], status: str
+    wish: RevertWish, found: Snapshot, disks: tuple[tuple[str, str, str], ...], status: str
 ) -> tuple[Step, ...]:
     if status == OFF:
         return ()
-    if found.memory_file:
-        return (RestoreMemory(found.memory_file, disks, status == "paused"),)
-    return (StartVm(status == "paused"),)
+    waits = wish.group and status == "running"
+    paused = status == "paused" or waits
+    file = found.memory_file
+    step = RestoreMemory(file, disks, paused) if file else StartVm(paused)
+    return (step, ResumeVm()) if waits else (step,)
 
 
 def _overlay(wish: RevertWish, vm: VmState, found: Snapshot, target: str) -> CreateOverlay:

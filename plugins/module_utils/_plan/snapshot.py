@@ -8,19 +8,17 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .._model.names import check_path, file_part
 from .._model.problem import BadInput, Conflict, Unsupported
 from .._model.snapshot import CRASH, Snapshot, SnapshotDisk, SnapshotSpec
 from .._model.state import DiskState, VmState
-from .._model.step import CreateOverlay, Plan, Step, TakeSnapshot
+from .._model.step import CreateOverlay, Plan, TakeSnapshot
 from .commit import chosen
 from .damage import damages
+from .snapshot_files import check_files, memory_file, overlay_file
 
-_LONGEST_FILE_NAME = 255
 _TAKEABLE = ("running", "paused", "shutoff")
 
 
@@ -30,7 +28,8 @@ class SnapshotWish:
 
     ``memory`` None: whatever the mode implies. ``files`` maps disk targets to overlay files,
     ``disks`` empty means all writable disks. ``freeze_timeout`` is in seconds. ``live``: the guest
-    runs while most of its memory is written. ``kind``: see Snapshot.
+    runs while most of its memory is written. ``group``: others are to have the same point in time.
+    ``kind``: see Snapshot.
     """
 
     name: str
@@ -43,6 +42,7 @@ class SnapshotWish:
     quiesce: str = "preferred"
     freeze_timeout: int = 10
     live: bool = True
+    group: bool = False
     kind: str = ""
 
     def file_of(self, target: str) -> str:
@@ -149,8 +149,21 @@ def _internal(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> 
     entries = tuple(
         SnapshotDisk(disk.target, "internal" if disk.disk.writable else "no") for disk in vm.disks
     )
-    spec = SnapshotSpec(wish.name, wish.description or "", "internal", entries)
-    return Plan(vm.name, (TakeSnapshot(spec, (), "never", wish.freeze_timeout),))
+    more = _noted(wish, vm, memory=True)
+    spec = SnapshotSpec(wish.name, wish.description or "", "internal", entries, more=more)
+    step = TakeSnapshot(spec, (), "never", wish.freeze_timeout, _pauses(wish, vm, memory=True))
+    return Plan(vm.name, (step,))
+
+
+def _pauses(wish: SnapshotWish, vm: VmState, *, memory: bool) -> bool:
+    """Whether the guest has to stand still, so that none of a group goes on before the others."""
+    return wish.group and memory and vm.status == "running"
+
+
+def _noted(wish: SnapshotWish, vm: VmState, *, memory: bool) -> tuple[tuple[str, str], ...]:
+    """What is to be noted with the snapshot; libvirt will say that a paused VM was paused."""
+    was = vm.status if _pauses(wish, vm, memory=memory) else ""
+    return tuple((key, word) for key, word in (("kind", wish.kind), ("was", was)) if word)
 
 
 def _check_not_held(wish: SnapshotWish, vm: VmState, disk: DiskState) -> None:
@@ -166,9 +179,9 @@ def _check_not_held(wish: SnapshotWish, vm: VmState, disk: DiskState) -> None:
 
 
 def _external(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> Plan:
-    files = {disk.target: _overlay_file(wish, vm, disk) for disk in disks}
-    memory = _memory_file(wish, vm, disks) if wish.memory else ""
-    _check_files(vm, files, memory)
+    files = {disk.target: overlay_file(wish, vm, disk) for disk in disks}
+    memory = memory_file(wish, vm, disks) if wish.memory else ""
+    check_files(vm, files, memory)
     overlays = tuple(_overlay(vm, disk, files[disk.target]) for disk in disks)
     entries = tuple(
         SnapshotDisk(disk.target, "external", files[disk.target], "qcow2")
@@ -176,13 +189,14 @@ def _external(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> 
         else SnapshotDisk(disk.target, "no")
         for disk in vm.disks
     )
-    more = (("kind", wish.kind),) if wish.kind else ()
+    more = _noted(wish, vm, memory=bool(memory))
     spec = SnapshotSpec(wish.name, wish.description or "", "external", entries, memory, more)
-    pace = ("live",) if wish.live else ()
+    pause = _pauses(wish, vm, memory=bool(memory))
+    pace = ("live",) if wish.live and not pause else ()
     flags = ("atomic", "reuse_ext", *(pace if memory else ("disk_only",)))
     quiesce, note = ("never", "") if memory or vm.off else _quiesce(wish, vm)
-    steps: tuple[Step, ...] = (*overlays, TakeSnapshot(spec, flags, quiesce, wish.freeze_timeout))
-    return Plan(vm.name, steps, (note,) if note else ())
+    taking = TakeSnapshot(spec, flags, quiesce, wish.freeze_timeout, pause)
+    return Plan(vm.name, (*overlays, taking), (note,) if note else ())
 
 
 def _quiesce(wish: SnapshotWish, vm: VmState) -> tuple[str, str]:
@@ -242,49 +256,3 @@ def kind_without_overlay(disk: DiskState) -> str:
     if source is not None and source.sliced:
         return f"slice of {source}"
     return "" if source is not None and source.local else f"{source} disk"
-
-
-def _overlay_file(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
-    asked = wish.file_of(disk.target)
-    if asked:
-        return asked
-    name = f"{file_part(vm.name)}.{disk.target}.{wish.name}.qcow2"
-    return posixpath.join(_directory(wish, vm, disk), name)
-
-
-def _memory_file(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> str:
-    name = f"{file_part(vm.name)}.memory.{wish.name}.save"
-    return posixpath.join(_directory(wish, vm, disks[0]), name)
-
-
-def _directory(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
-    if wish.directory:
-        return wish.directory
-    if disk.disk.source is not None and disk.disk.source.kind == "block":
-        raise BadInput(
-            f"disk {disk.target} of VM {vm.name} is the block device {disk.disk.path}",
-            wanted="a directory for its overlay",
-            todo="set the option 'directory', or 'file' of that disk",
-        )
-    return posixpath.dirname(disk.disk.path)
-
-
-def _check_files(vm: VmState, files: Mapping[str, str], memory: str) -> None:
-    overlays = {f"the overlay of disk {target}": file for target, file in files.items()}
-    new = {**overlays, **({"the memory file": memory} if memory else {})}
-    for what, file in new.items():
-        name = posixpath.basename(check_path(file, f"{what} of VM {vm.name}"))
-        if len(name.encode()) > _LONGEST_FILE_NAME:
-            raise BadInput(
-                f"the name {name[:60]}... for {what} of VM {vm.name} is {len(name.encode())} bytes"
-                " long",
-                wanted=f"at most {_LONGEST_FILE_NAME} bytes",
-                todo="choose a shorter snapshot name, or set 'file'",
-            )
-    if len(set(new.values())) < len(new):
-        raise BadInput(
-            f"VM {vm.name} would have the same overlay file twice, or as its memory file:"
-            f" {', '.join(new.values())}",
-            wanted="one file for each disk",
-            todo="correct the 'file' entries",
-        )

@@ -11,6 +11,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from itertools import takewhile
 
 from .._model.problem import Conflict, NotFound, Unsupported
 from .._model.state import DiskState, Facts, FileFact, VmState
@@ -115,13 +116,25 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
     if not plan.steps or all(isinstance(step, ResumeVm) for step in plan.steps):
         return plan
     free = frozenset(path for step in plan.steps for path in _released(step, vm))
-    steps = tuple(_settle_step(step, vm, facts, frozenset(ours), free) for step in plan.steps)
+    steps = tuple(
+        _settle_step(step, vm, _when_it_starts(step, plan, facts), frozenset(ours), free)
+        for step in plan.steps
+    )
     for path in given_up(plan):
         _check_users(path, "is to be replaced or removed", vm, facts)
     check_storage(plan, vm, facts, frozenset(ours))
     _check_managed_save(plan, vm, facts)
     check_room(plan, vm, facts)
     return _quiesced_if_possible(spared(replace(plan, steps=steps), vm, facts), vm, facts)
+
+
+def _when_it_starts(step: Step, plan: Plan, facts: Facts) -> Facts:
+    """The facts for a step: of two merges of a disk the second starts when no job is left."""
+    if not isinstance(step, CommitDisk):
+        return facts
+    before = takewhile(lambda other: other is not step, plan.steps)
+    targets = {other.target for other in before if isinstance(other, CommitDisk)}
+    return replace(facts, jobs=()) if step.target in targets else facts
 
 
 def _released(step: Step, vm: VmState) -> tuple[str, ...]:

@@ -3,12 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs modules one after the other, each in a process of its own that is forked ready to go.
 
-Started as a program by `kill_trials.Quick`, never imported. A fresh interpreter spends most of a
-short run on importing Ansible; hundreds of kills are checked with three runs each.
+Started as a program by `lab.forked`, never imported. A fresh interpreter spends most of a short
+run on importing Ansible.
 
 Each line of standard input is a JSON object, ``name`` of the module and ``arguments`` as Ansible
-sends them, and ``environment`` to add to ours, if anything; each gets a line with what the module
-printed, as a JSON string.
+sends them, and ``environment`` to add to ours; each gets a line with what the module printed, as a
+JSON string.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def main() -> None:
 
     for line in sys.stdin:
         request = json.loads(line)
-        environment = request.get("environment", {})
+        environment = request["environment"]
         printed = answer(request["name"], request["arguments"], environment)
         print(json.dumps(printed), flush=True)
 

@@ -1,0 +1,79 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What libvirt forgets when a transient VM stops: the record of its snapshots.
+
+We keep it in ``STATE_DIR/snapshots/UUID.json``, as it was after the last change, together with
+which run of the VM it belongs to: what is missing in a later run, libvirt has dropped; what is
+missing in the same run, somebody has deleted.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from .._model.domain import Definition
+from .._model.snapshot import Snapshot, parse_snapshot
+from .connection import call
+from .libvirt_dep import libvirt
+from .record import read_record, remove_record, write_record
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Domain
+
+_KIND = "snapshots"
+_BOOT_ID = "/proc/sys/kernel/random/boot_id"
+_XML_SECURE = 1
+
+
+def read_dropped(state_dir: str, live: Definition, known: Collection[str]) -> tuple[Snapshot, ...]:
+    """The snapshots that libvirt has dropped, each after its parent."""
+    record = read_record(state_dir, _KIND, live.uuid)
+    if not record or record["run"] == _run(live.number):
+        return ()
+    return tuple(
+        parse_snapshot(entry["xml"], current=entry["current"])
+        for entry in record["snapshots"]
+        if entry["name"] not in known
+    )
+
+
+def remember(state_dir: str, dom: Domain) -> None:
+    """Keep the record of a transient VM's snapshots; that of a persistent one libvirt keeps."""
+    doing = f"keeping the record of the snapshots of VM {dom.name()}"
+    uuid = dom.UUIDString()
+    if call(doing, dom.isPersistent):
+        return remove_record(state_dir, _KIND, uuid)
+    flags = libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL
+    listed = [
+        {
+            "name": found.getName(),
+            "current": bool(call(doing, found.isCurrent, 0)),
+            "xml": call(doing, found.getXMLDesc, _XML_SECURE),
+        }
+        for found in call(doing, dom.listAllSnapshots, flags)
+    ]
+    if not listed:
+        return remove_record(state_dir, _KIND, uuid)
+    content = {"vm": dom.name(), "run": _run(str(dom.ID())), "snapshots": listed}
+    return write_record(state_dir, _KIND, uuid, content)
+
+
+def define_again(state_dir: str, dom: Domain, name: str, *, current: bool) -> None:
+    """Let libvirt know a snapshot of the record again; images are not touched."""
+    record = read_record(state_dir, _KIND, dom.UUIDString()) or {"snapshots": []}
+    flags = libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_REDEFINE
+    flags |= libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_CURRENT if current else 0
+    for entry in record["snapshots"]:
+        if entry["name"] == name:
+            doing = f"VM {dom.name()}: defining snapshot {name} again"
+            call(doing, dom.snapshotCreateXML, entry["xml"], flags)
+
+
+def _run(number: str) -> str:
+    """The run of a VM: libvirt numbers them, anew after the host has booted."""
+    with open(_BOOT_ID, encoding="ascii") as file:
+        return f"{file.read().strip()} {number}"

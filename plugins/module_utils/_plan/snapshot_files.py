@@ -1,0 +1,68 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Where the files of a snapshot are to lie.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+from .._model.names import check_path, file_part
+from .._model.problem import BadInput
+from .._model.state import DiskState, VmState
+
+if TYPE_CHECKING:
+    from .snapshot import SnapshotWish
+
+_LONGEST_FILE_NAME = 255
+
+
+def overlay_file(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
+    asked = wish.file_of(disk.target)
+    if asked:
+        return asked
+    name = f"{file_part(vm.name)}.{disk.target}.{wish.name}.qcow2"
+    return posixpath.join(_directory(wish, vm, disk), name)
+
+
+def memory_file(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> str:
+    name = f"{file_part(vm.name)}.memory.{wish.name}.save"
+    return posixpath.join(_directory(wish, vm, disks[0]), name)
+
+
+def _directory(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
+    if wish.directory:
+        return wish.directory
+    if disk.disk.source is not None and disk.disk.source.kind == "block":
+        raise BadInput(
+            f"disk {disk.target} of VM {vm.name} is the block device {disk.disk.path}",
+            wanted="a directory for its overlay",
+            todo="set the option 'directory', or 'file' of that disk",
+        )
+    return posixpath.dirname(disk.disk.path)
+
+
+def check_files(vm: VmState, files: Mapping[str, str], memory: str) -> None:
+    overlays = {f"the overlay of disk {target}": file for target, file in files.items()}
+    new = {**overlays, **({"the memory file": memory} if memory else {})}
+    for what, file in new.items():
+        name = posixpath.basename(check_path(file, f"{what} of VM {vm.name}"))
+        if len(name.encode()) > _LONGEST_FILE_NAME:
+            raise BadInput(
+                f"the name {name[:60]}... for {what} of VM {vm.name} is {len(name.encode())} bytes"
+                " long",
+                wanted=f"at most {_LONGEST_FILE_NAME} bytes",
+                todo="choose a shorter snapshot name, or set 'file'",
+            )
+    if len(set(new.values())) < len(new):
+        raise BadInput(
+            f"VM {vm.name} would have the same overlay file twice, or as its memory file:"
+            f" {', '.join(new.values())}",
+            wanted="one file for each disk",
+            todo="correct the 'file' entries",
+        )
