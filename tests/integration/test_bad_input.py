@@ -100,6 +100,7 @@ def read_only(tmp_path):
 
 @needs_root
 def test_places_for_overlays(bad, tmp_path, read_only):
+    """tp-libvirt 16, places that cannot be used."""
     modules, vm = bad
     frozen = read_only
     file = tmp_path / "file"
@@ -139,6 +140,7 @@ def test_a_full_directory(bad, tmp_path):
 
 
 def test_bases_and_tops(bad):
+    """tp-libvirt 22."""
     modules, vm = bad
     base = sources(vm)["vda"]
     other = sources(vm)["vdb"]
@@ -169,6 +171,7 @@ def test_times(bad):
 
 
 def test_memory_and_modes_that_do_not_go_together(bad, make_vm, modules):
+    """tp-libvirt 16, options that exclude each other."""
     mine, vm = bad
     for options, word in (
         ({"memory": True, "quiesce": "required"}, "frozen"),

@@ -50,6 +50,7 @@ def test_max_depth_keeps_the_newest(vm, modules):
 
 
 def test_base_and_top_in_the_middle(vm, modules):
+    """tp-libvirt 18 and 19, in the middle of a chain."""
     base = sources(vm)["vda"]
     take(modules, vm, "s1", "s2", "s3")
     modules.change(
@@ -71,6 +72,7 @@ def test_base_and_top_in_the_middle(vm, modules):
 
 
 def test_offline_active_and_middle(vm, modules):
+    """tp-libvirt 18 and 19, from the top down to the base."""
     bases = sources(vm)
     take(modules, vm, "s1", "s2", "s3")
     vm.shutdown()
@@ -131,6 +133,7 @@ def test_two_disks_of_one_vm_on_the_same_base(make_vm, modules, tmp_path):
 
 
 def test_other_block_jobs_are_left_alone(vm, modules):
+    """tp-libvirt 23."""
     take(modules, vm, "s1")
     copy = str(folder(vm) / "copy.img")
     virsh = ["virsh", "-c", modules.lab.uri]

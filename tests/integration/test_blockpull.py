@@ -303,7 +303,7 @@ def _dirty(vm: VM) -> int:
 
 
 def test_a_base_that_cannot_be(vm: VM, modules: Modules) -> None:
-    """Scenario 22."""
+    """tp-libvirt 22."""
     take(modules, vm, "s1")
     active, base = chain(sources(vm)["vda"])
     for path, said in (
@@ -410,7 +410,7 @@ def test_the_job_of_a_killed_run_goes_on(vm: VM, modules: Modules) -> None:
 
 
 def test_jobs_of_others(vm: VM, modules: Modules) -> None:
-    """Scenario 23: also a pull that is just like ours."""
+    """tp-libvirt 23: also a pull that is just like ours."""
     vm.run(f"{FILL}/big", timeout=60)
     take(modules, vm, "s1")
     vm.domain.blockPull("vda", 1)

@@ -126,7 +126,7 @@ def test_another_deadline_changes_nothing(db01: VM, modules: Modules) -> None:
 
 
 def test_only_some_mount_points(db01: VM, modules: Modules) -> None:
-    """Scenario 32: a mount point that does not exist freezes nothing, so it is refused."""
+    """tp-libvirt 32: a mount point that does not exist freezes nothing, so it is refused."""
     message = modules.refused(
         "vm_freeze", db01, state="frozen", mountpoints=["/mnt/vdb", "/nonexistent"]
     )
@@ -157,7 +157,7 @@ def test_several_side_by_side(stage: Stage, db01: VM, modules: Modules) -> None:
 
 
 def test_a_freeze_of_somebody_else(db01: VM, modules: Modules) -> None:
-    """Scenario 32: a second thaw is no error."""
+    """tp-libvirt 32: a second thaw is no error."""
     db01.agent("guest-fsfreeze-freeze")
     message = modules.refused("vm_freeze", db01, state="frozen")
     assert "VM db01 are frozen by somebody else" in message

@@ -342,6 +342,7 @@ def test_the_save_of_another_vm(stage: Stage, db01: VM, modules: Modules) -> Non
 def test_a_save_that_was_cut_off(
     db01: VM, modules: Modules, place: Path, where: str, kept: int
 ) -> None:
+    """tp-libvirt 31."""
     path = at(db01) if where == "file" else None
     modules.run("vm_memory", db01, **saving(path))
     file = Path(path or place / "db01.save")

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from lab import VM
+from lab import VM, Disk
 from lab.vm import wait_until
 from story import COUNTER, chain, folder, sources
 
@@ -110,7 +110,7 @@ def test_a_snapshot_beside_goes_with_all_that_only_it_needs(vm: VM, modules) -> 
 
 @pytest.mark.parametrize("after", ["unchanged", "paused", "shutoff"])
 def test_with_memory_the_guest_goes_on_from_there(vm: VM, modules, after: str) -> None:
-    """A process counts in memory and on a disk; both go on from the same point, many times."""
+    """tp-libvirt 5: a process counts in memory and on a disk; both go on from one point."""
     vm.control().start(["sh", "-c", COUNTER], capture=False)
     wait_until(lambda: vm.run("cat /run/count || true").strip() != "", 20, "the counter counts")
     modules.run("vm_snapshot", vm, name="live", memory=True)
@@ -139,6 +139,7 @@ def test_with_memory_the_guest_goes_on_from_there(vm: VM, modules, after: str) -
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "off"])
 def test_internal(vm: VM, modules, running: bool) -> None:
+    """tp-libvirt 1."""
     put(vm, "then")
     vm.run("echo then >/run/memory")
     if not running:
@@ -244,3 +245,45 @@ def test_the_point_stays_what_it_was(vm: VM, modules) -> None:
         put(vm, "other")
         assert {path: Path(path).read_bytes() for path in base.values()} == before
         assert chain(sources(vm)["vda"])[1:] == [base["vda"]]
+
+
+def test_taken_while_off_and_gone_back_to_while_running(make_vm, modules) -> None:
+    """tp-libvirt 1: a snapshot without memory says nothing of the state, which then stays."""
+    vm = make_vm("db01", running=False)
+    modules.run("vm_snapshot", vm, name="s1")
+    vm.start()
+    put(vm, "now")
+    assert revert(modules, vm, "s1")["vms"]["db01"]["state"] == "running"
+    assert vm.run("ls /mnt/vda").split() == ["lost+found"]
+    assert revert(modules, vm, "s1", run_after="shutoff")["vms"]["db01"]["state"] == "shutoff"
+
+
+def test_an_image_whose_data_is_in_another_file(make_vm, modules, tmp_path) -> None:
+    """tp-libvirt 3."""
+    image, data = str(tmp_path / "front.qcow2"), str(tmp_path / "data.raw")
+    options = f"data_file={data},data_file_raw=on"
+    subprocess.run(
+        ["qemu-img", "create", "-q", "-f", "qcow2", "-o", options, image, "16M"], check=True
+    )
+    vm = make_vm("db01", [Disk(path=image, content="blank")])
+    vm.run("echo then | dd of=/dev/vda conv=fsync,notrunc")
+    modules.run("vm_snapshot", vm, name="s1", directory=str(tmp_path))
+    for word in ("now", "later"):
+        vm.run(f"echo {word} | dd of=/dev/vda conv=fsync,notrunc")
+        revert(modules, vm, "s1")
+        assert vm.run("head -n 1 /dev/vda").strip() == "then"
+    assert Path(data).read_bytes()[:5] == b"then\n"
+
+
+@pytest.mark.parametrize("memory", [False, True], ids=["disks", "memory"])
+def test_a_guest_that_knows_its_generation(make_vm, modules, memory: bool) -> None:
+    """tp-libvirt 6: it is told that it was brought back."""
+    vm = make_vm("db01", running=False)
+    xml = vm.xml()
+    ET.SubElement(xml, "genid").text = "3e3fce45-4f53-4fa7-bb32-11f34168b82b"
+    vm.lab.connection.defineXML(ET.tostring(xml, encoding="unicode"))
+    vm.start()
+    before = vm.xml().findtext("genid")
+    modules.run("vm_snapshot", vm, name="s1", memory=memory)
+    revert(modules, vm, "s1")
+    assert vm.xml().findtext("genid") not in ("", None, before)

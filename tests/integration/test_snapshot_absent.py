@@ -94,6 +94,7 @@ def test_a_subtree_goes_in_one_merge(vm, modules):
 
 
 def test_metadata_only_touches_no_image(vm, modules):
+    """tp-libvirt 14."""
     take(modules, vm, "s1", "s2")
     before = {target: chain(path) for target, path in sources(vm).items()}
     modules.change("vm_snapshot", vm, name="s1", state="absent", metadata_only=True)
@@ -132,7 +133,10 @@ def test_a_snapshot_taken_by_virsh_is_removed_like_our_own(vm, modules):
 
 
 def test_a_branch_that_stands_on_the_base_is_not_corrupted(vm, modules):
-    """Another overlay on the same base holds another history: merging would destroy it."""
+    """tp-libvirt 9 and 11: another overlay on the same base holds another history.
+
+    Merging would destroy it.
+    """
     base = sources(vm)["vda"]
     take(modules, vm, "s1")
     other = str(folder(vm) / "other-branch.qcow2")
@@ -170,3 +174,17 @@ def test_a_transient_vm(make_vm, modules):
     assert sources(vm) == bases
     vm.stop_writer()
     assert vm.lost_records() == []
+
+
+@pytest.mark.parametrize("first", ["one", "both"])
+def test_a_disk_that_one_of_them_left_out(vm, modules, first):
+    """tp-libvirt 7."""
+    bases = sources(vm)
+    modules.run("vm_snapshot", vm, name="one", disks=["vda"])
+    vm.write("/mnt/vda/since-one", b"one" * 1000)
+    vm.write("/mnt/vdb/since-one", b"one" * 1000)
+    take(modules, vm, "both")
+    for name in (first, *{"one", "both"} - {first}):
+        modules.change("vm_snapshot", vm, name=name, state="absent")
+        assert_kept(vm, "one", "both")
+    assert sources(vm) == bases

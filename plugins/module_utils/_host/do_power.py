@@ -8,6 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import uuid
 import xml.etree.ElementTree as ET
 
 from .._model.domain import place_disks
@@ -57,6 +58,10 @@ def _define_as_of(step: DefineAsOf, work: Work) -> None:
         )
     then.tag = "domain"
     _defined(then, step.disks, work)
+    generation = then.find("genid")
+    if generation is not None:
+        # So the guest knows that it was brought back; restored memory gets one from libvirt.
+        generation.text = str(uuid.uuid4())
     call(doing, work.host.conn.defineXML, ET.tostring(then, encoding="unicode"))
 
 
