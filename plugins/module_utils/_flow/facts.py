@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .._host.clone import clone_trouble
 from .._host.connection import call
 from .._host.facts import (
+    backup_checkpoints,
     block_jobs,
     directory_fact,
     dwellers,
@@ -45,6 +46,7 @@ def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:
         memory=memory_used(dom) if wanted.memory else 0,
         clones={path: clone_trouble(path) for path in wanted.clones},
         dwellers=dwellers(host, vm, wanted.subvolumes),
+        backups=backup_checkpoints(dom) if wanted.backups else (),
     )
 
 

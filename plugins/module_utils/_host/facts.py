@@ -24,7 +24,14 @@ from .observe import Host, read_snapshots
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
 
-__all__ = ["block_jobs", "directory_fact", "file_fact", "image_uses", "memory_used"]
+__all__ = [
+    "backup_checkpoints",
+    "block_jobs",
+    "directory_fact",
+    "file_fact",
+    "image_uses",
+    "memory_used",
+]
 
 _JOB_KINDS = {1: "pull", 2: "copy", 3: "commit", 4: "active-commit", 5: "backup"}
 
@@ -44,6 +51,12 @@ def block_jobs(dom: Domain, vm: VmState, targets: Iterable[str]) -> tuple[Job, .
             base = mirror.path if mirror else ""
             jobs.append(Job(target, kind, base, bool(mirror and mirror.is_ready)))
     return tuple(jobs)
+
+
+def backup_checkpoints(dom: Domain) -> tuple[str, ...]:
+    """The names of libvirt's checkpoints, which incremental backups stand on."""
+    doing = f"VM {dom.name()}: listing its backup checkpoints"
+    return tuple(found.getName() for found in call(doing, dom.listAllCheckpoints, 0))
 
 
 def memory_used(dom: Domain) -> int:

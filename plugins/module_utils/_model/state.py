@@ -172,7 +172,8 @@ class Facts:
 
     ``agent`` is thawed, frozen or silent, '' where it was not asked; ``memory`` is in bytes.
     ``clones`` tells of directories why files cannot be cloned there ('' if they can), and
-    ``dwellers`` which disks of other VMs lie in a subvolume.
+    ``dwellers`` which disks of other VMs lie in a subvolume. ``backups`` are the names of libvirt's
+    backup checkpoints, where they matter.
     """
 
     files: Mapping[str, FileFact]
@@ -184,6 +185,7 @@ class Facts:
     memory: int = 0
     clones: Mapping[str, str] = field(default_factory=dict)
     dwellers: tuple[ImageUse, ...] = ()
+    backups: tuple[str, ...] = ()
 
     def job(self, target: str) -> Job | None:
         return next((job for job in self.jobs if job.target == target), None)

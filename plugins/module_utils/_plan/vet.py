@@ -34,6 +34,7 @@ from .._model.step import (
 from .freeze import held
 from .room import check_room
 from .spare import spared
+from .vet_backups import check_backups, wants_backups
 from .vet_jobs import check_job, job_disks, refuse_job
 from .vet_storage import check_storage, clone_directories, given_up, new_things, subvolumes
 
@@ -45,7 +46,8 @@ class Needs:
     ``files`` and ``directories`` by path, ``images`` whose users are to be found, those of them
     that will be ``removed`` and therefore count as no users, ``targets`` of disks that may have
     jobs, whether the guest agent answers, and how much ``memory`` the VM uses. ``clones`` are
-    directories in which files have to share blocks, ``subvolumes`` are to hold no other VM.
+    directories in which files have to share blocks, ``subvolumes`` are to hold no other VM;
+    ``backups`` whether backup checkpoints matter.
     """
 
     files: tuple[str, ...] = ()
@@ -57,6 +59,7 @@ class Needs:
     memory: bool = False
     clones: tuple[str, ...] = ()
     subvolumes: tuple[str, ...] = ()
+    backups: bool = False
 
 
 def needs(plan: Plan, vm: VmState) -> Needs:
@@ -88,6 +91,7 @@ def needs(plan: Plan, vm: VmState) -> Needs:
         memory=any(_writes_memory(step) for step in plan.steps),
         clones=clone_directories(plan),
         subvolumes=subvolumes(plan),
+        backups=wants_backups(plan, vm),
     )
 
 
@@ -124,6 +128,7 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
         _check_users(path, "is to be replaced or removed", vm, facts)
     check_storage(plan, vm, facts, frozenset(ours))
     _check_managed_save(plan, vm, facts)
+    check_backups(plan, vm, facts)
     check_room(plan, vm, facts)
     return _quiesced_if_possible(spared(replace(plan, steps=steps), vm, facts), vm, facts)
 
