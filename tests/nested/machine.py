@@ -33,8 +33,8 @@ MEMORY = 3072
 BOOT_SECONDS = {"kvm": 60.0, "tcg": 600.0}
 NESTED_SECONDS = 30
 COMMAND_LINE = (
-    "root=/dev/vda rootflags=noinit_itable console=ttyS0 quiet panic=-1 "
-    "mitigations=off no_timer_check ipv6.disable=1 net.ifnames=0"
+    "console=ttyS0 quiet panic=-1 "
+    "mitigations=off nokaslr no_timer_check cryptomgr.notests ipv6.disable=1 net.ifnames=0"
 )
 
 
