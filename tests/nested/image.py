@@ -9,6 +9,7 @@ It is kept in the cache under a name that follows from all that it is made of.
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import shutil
 import subprocess
 from pathlib import Path
@@ -51,7 +52,7 @@ MASKED = (
     *("systemd-timesyncd.service", "libvirt-guests.service", "systemd-logind.service"),
     *("systemd-binfmt.service", "systemd-machine-id-commit.service", "systemd-networkd.service"),
 )
-# What the processor has to do before there is a disk and a network; init does the rest.
+# What the kernel needs before it has a disk and a network.
 MODULES = ("virtio_pci", "virtio_blk", "virtio_net", "ext4", "crc32c")
 HOOKS = (
     # Else caches are made again on each first boot.
@@ -81,7 +82,9 @@ def hypervisor_root(suite: str) -> Recipe:
 def hypervisor_image(suite: str) -> HypervisorImage:
     """The hypervisor of a Debian release, built by the first call (as root, in two minutes)."""
     recipe = hypervisor_root(suite)
-    folder = kept(IMAGES / recipe.name, lambda target: _build(debian_root(recipe), target))
+    digest = hashlib.sha256(Path(__file__).read_bytes()).hexdigest()[:8]
+    place = IMAGES / f"{recipe.name}-{digest}"
+    folder = kept(place, lambda target: _build(debian_root(recipe), target))
     return HypervisorImage(*(folder / name for name in ("disk", "kernel", "initrd", "host_key")))
 
 

@@ -27,7 +27,7 @@ GUEST = "inner"
 GUEST_FOLDER = Path("/var/lib/libvirt/images")
 KEY = "key"
 SIZE = "256M"
-SCRIPTS = ("guest.py", "look", "held", "base")
+SCRIPTS = ("guest.py", "counter", "look", "held", "base")
 
 
 def make_seed(directory: Path) -> Path:
