@@ -22,7 +22,7 @@ from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 USAGE = """\
 usage: bin/test [PART...] [options of pytest]
 
-parts (without any: all but integration-trixie and kills, in this order)
+parts (without any: the first four, in this order)
   lint                ruff, mypy, yamllint, shellcheck, ansible-lint, changelog, docs,
                       galaxy-importer
   unit                tests that need no hypervisor
@@ -65,9 +65,9 @@ PARTS = (
     Part("unit", pytest("unit", "tests/unit")),
     Part("sanity", sanity.run_sanity),
     Part("integration", pytest("integration", "tests/integration", "-m", "not kills_all")),
-    # By name until the whole of it has passed on an idle machine with all modules in it.
+    # By name until the whole of each has passed on an idle machine with all modules in it.
     Part("integration-trixie", trixie.run_integration, usual=False),
-    Part("molecule", molecule.run_molecule),
+    Part("molecule", molecule.run_molecule, usual=False),
     Part(
         "kills",
         pytest("kills", "tests/integration", "-m", "kills_all", "--timeout=5400"),

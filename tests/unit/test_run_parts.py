@@ -37,7 +37,7 @@ def test_a_crash_without_a_report_is_a_failure(tmp_path: Path) -> None:
 
 def test_the_quick_parts_and_the_host_run_by_default() -> None:
     chosen, options = run_parts.split(["-k", "unit"])
-    usual = ["lint", "unit", "sanity", "integration", "molecule"]
+    usual = ["lint", "unit", "sanity", "integration"]
     assert [part.name for part in chosen] == usual
     assert options == ["-k", "unit"]
 
