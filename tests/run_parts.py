@@ -28,8 +28,8 @@ parts (without any: the first four, in this order)
   unit                tests that need no hypervisor
   sanity              ansible-test sanity
   integration         tests on real guests, with a sample of the random kills
-  molecule            role and modules on a hypervisor in a VM, with KVM inside (as root)
   integration-trixie  the tests on real guests, on Debian 13 in a root folder (see bin/trixie)
+  molecule            role and modules on a hypervisor in a VM, with KVM inside (as root)
   kills               all random kills, and nothing else
 
 options
@@ -66,8 +66,8 @@ PARTS = (
     Part("sanity", sanity.run_sanity),
     Part("integration", pytest("integration", "tests/integration", "-m", "not kills_all")),
     # By name until the whole of each has passed on an idle machine with all modules in it.
-    Part("molecule", molecule.run_molecule, usual=False),
     Part("integration-trixie", trixie.run_integration, usual=False),
+    Part("molecule", molecule.run_molecule, usual=False),
     Part(
         "kills",
         pytest("kills", "tests/integration", "-m", "kills_all", "--timeout=5400"),

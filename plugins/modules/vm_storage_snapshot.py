@@ -97,8 +97,6 @@ notes:
   - Going back to a snapshot of a volume that is not thin merges it into the volume, and takes it
     anew. While that goes on, and while several disks are brought back, the VM cannot start,
     because its images are not in their place.
-  - The backend V(lvm) has not been run as a whole by the tests yet. Try it on a volume that you can
-    spare first.
   - If libvirt keeps backup checkpoints of the VM, take a full backup after V(reverted).
 """
 

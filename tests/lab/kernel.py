@@ -58,7 +58,7 @@ def quick_kernel(programs: Programs, version: str, packed: Path) -> Path:
     """The unpacked kernel where it can be had, else the file as it is."""
     unpacked = cache_dir() / f"vmlinux-{version}-{packed.stat().st_mtime_ns}"
     if not unpacked.exists():
-        content = _unpacked(programs, packed.read_bytes()) if _has_pvh(version) else b""
+        content = unpacked_kernel(programs, packed) if _has_pvh(version) else b""
         if not content.startswith(ELF):
             return packed
         replace_file(unpacked, content)
@@ -70,8 +70,9 @@ def _has_pvh(version: str) -> bool:
     return config.exists() and "\nCONFIG_PVH=y\n" in config.read_text()
 
 
-def _unpacked(programs: Programs, kernel: bytes) -> bytes:
+def unpacked_kernel(programs: Programs, packed: Path) -> bytes:
     """The kernel proper as an ELF file; empty when its compression cannot be undone here."""
+    kernel = packed.read_bytes()
     start, length = struct.unpack_from("<II", kernel, PAYLOAD)
     start += ((kernel[SETUP_SECTORS] or 4) + 1) * 512
     payload = kernel[start : start + length]

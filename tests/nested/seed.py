@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,6 +27,7 @@ GUEST = "inner"
 GUEST_FOLDER = Path("/var/lib/libvirt/images")
 KEY = "key"
 SIZE = "256M"
+SCRIPTS = ("guest.py", "counter", "look", "held", "base")
 
 
 def make_seed(directory: Path) -> Path:
@@ -51,6 +53,22 @@ def add_guest(content: Path) -> None:
     disks = [make_disk(programs, content, disk) for disk in plan_targets([Disk(), Disk()])]
     there = tuple(replace(disk, path=f"{GUEST_FOLDER}/{GUEST}.{disk.target}") for disk in disks)
     booted = GuestImage(f"{SEED}/kernel", f"{SEED}/initrd")
-    xml = domain_xml(Spec(GUEST, there), booted, "kvm", GUEST_FOLDER)
-    (content / "guest.xml").write_text(xml)
-    shutil.copy(Path(__file__).with_name("guest.py"), content)
+    xml = domain_xml(Spec(GUEST, there, machine="pc"), booted, "kvm", GUEST_FOLDER)
+    (content / "guest.xml").write_text(quick(xml))
+    for name in SCRIPTS:
+        shutil.copy(Path(__file__).with_name(name), content)
+
+
+def quick(xml: str) -> str:
+    """The definition without what a guest within an emulated machine pays for dearly.
+
+    Each device takes it a second to find. The agent of a channel that nobody has opened looks ten
+    times a second whether that has changed.
+    """
+    domain = ET.fromstring(xml)
+    for devices in domain.iterfind("devices"):
+        for channel in devices.findall("channel"):
+            if channel.find("target[@name='lab.control']") is not None:
+                devices.remove(channel)
+        ET.SubElement(devices, "controller", type="usb", model="none")
+    return ET.tostring(domain, encoding="unicode")

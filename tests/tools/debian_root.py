@@ -27,6 +27,8 @@ ROOTS = CACHE / "debian"
 SETTINGS = ("http", "https", "Retries", "Check-Valid-Until", "Check-Date")
 # Documentation is a third of the files.
 LEAVE_OUT = ("/usr/share/doc/*", "/usr/share/man/*", "/usr/share/locale/*", "/usr/share/info/*")
+# Nothing boots by an initrd that the package of a kernel makes.
+ENVIRONMENT = {**os.environ, "INITRD": "No"}
 # What it mounts is seen by nobody else, and what it starts ends with it, even if it is killed.
 ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 DRAFT = ".new-"
@@ -105,6 +107,7 @@ def build_root(recipe: Recipe, target: Path) -> None:
         text=True,
         errors="replace",
         check=False,
+        env=ENVIRONMENT,
         umask=0o022,  # whatever ours is: a root has users of its own
     )
     if done.returncode:
@@ -120,6 +123,8 @@ def _command(recipe: Recipe, target: Path) -> list[str]:
     options = ["--mode=root", "--variant=minbase", "--format=directory", "--quiet"]
     options += [f"--include={','.join(recipe.packages)}"]
     options += [f"--aptopt={setting}" for setting in apt_settings()]
+    # A root is whole or thrown away, so nothing has to wait for the disk.
+    options += ["--dpkgopt=force-unsafe-io"]
     options += [f"--dpkgopt=path-exclude={path}" for path in LEAVE_OUT]
     options += [f"--customize-hook={hook}" for hook in recipe.hooks]
     return [*ALONE, "mmdebstrap", *options, recipe.suite, str(target), *sources(recipe.suite)]
