@@ -117,6 +117,17 @@ def test_bad_input(vm: VM, modules) -> None:
     assert not modules.run("vm_checkpoint", vm, name="c1", state="absent")["changed"]
 
 
+def test_the_memory_of_a_paused_vm_is_written_once(vm: VM, modules) -> None:
+    vm.domain.suspend()
+    modules.change("vm_checkpoint", vm, name="c1")
+    failed = modules.attempt("vm_checkpoint", vm, name="c2")
+    assert failed["failed"] and "virsh resume db01; virsh suspend db01" in failed["msg"]
+    assert not list(folder(vm).glob("*c2*"))
+    vm.domain.resume()
+    vm.domain.suspend()
+    modules.change("vm_checkpoint", vm, name="c2")
+
+
 class Relay:
     """Hands a number from one guest to the next, and then the next number.
 

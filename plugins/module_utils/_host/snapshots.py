@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .._model.domain import parse_domain
-from .._model.problem import Problem, TimedOut
+from .._model.problem import Problem, TimedOut, Unsupported
 from .._model.snapshot import CRASH, FILESYSTEM, MEMORY, OFFLINE, SnapshotSpec, rewritten
 from .._model.state import VmState
 from .._model.step import TakeSnapshot
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 XML_SECURE = 1
 _PAUSE_SECONDS = 10.0
+_WRITTEN_ONCE = "paused due to previous migration"
 
 
 @dataclass
@@ -139,8 +140,21 @@ def _create(taking: Taking, freeze: Freeze | None, timeout: float) -> None:
         raise
     except Problem as problem:
         if not _taken(taking.dom, step.spec):
-            raise
+            raise _explained(problem, vm) from problem
         taking.notes.append(f"it is taken although libvirt reported an error: {problem.found}")
+
+
+def _explained(problem: Problem, vm: VmState) -> Problem:
+    """QEMU writes the memory of a paused VM once; libvirt does not show that it has."""
+    if _WRITTEN_ONCE not in problem.found:
+        return problem
+    return Unsupported(
+        f"the memory of VM {vm.name} was written before, and it has not run since: QEMU does not"
+        " write it twice",
+        wanted="to write it for a snapshot",
+        todo=f"let it run for a moment (virsh resume {vm.name}; virsh suspend {vm.name}), then run"
+        " the task again",
+    )
 
 
 def _taken(dom: Domain, spec: SnapshotSpec) -> bool:
