@@ -11,6 +11,7 @@ from lab import VM
 from story import Modules
 
 UNSUPPORTED = 84
+BY_HAND = "<domainsnapshot><name>byhand</name></domainsnapshot>"
 
 
 @pytest.fixture
@@ -27,7 +28,7 @@ def backed_up(vm: VM, modules: Modules) -> VM:
 def test_while_it_is_off(backed_up: VM, modules: Modules) -> None:
     vm = backed_up
     with pytest.raises(libvirt.libvirtError) as refused:
-        vm.domain.snapshotCreateXML("<domainsnapshot><name>byhand</name></domainsnapshot>")
+        vm.domain.snapshotCreateXML(BY_HAND, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
     assert refused.value.get_error_code() == UNSUPPORTED, "that is why we refuse it"
     for module, params in (
         ("vm_snapshot", {"name": "s3"}),

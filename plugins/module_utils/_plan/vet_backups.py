@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What libvirt does not allow while a VM that is off has backup checkpoints.
 
-It answers 84 (cannot perform block operations while checkpoint exists) to all that takes a snapshot
-or corrects the record of one, since only a QEMU that runs tells that it could.
+libvirt 9.0 answers with error 84 to all that takes a snapshot or corrects the record of one, since
+only a QEMU that runs tells that it could. 11.3 allows some of it, and no external snapshot.
 
 This util is PRIVATE to the collection.
 """
