@@ -86,6 +86,18 @@ def test_one_whose_image_is_written_to_is_not(passing: VM, modules: Modules) -> 
     assert names(vm) == ["s2"]
 
 
+def test_a_save_of_the_memory_in_between(passing: VM, modules: Modules) -> None:
+    """libvirt forgets the whole VM, and lets it go on without its snapshots."""
+    vm = passing
+    modules.run("vm_snapshot", vm, name="s1")
+    path = str(vm.folder / "memory.save")
+    modules.change("vm_memory", vm, state="saved", path=path)
+    modules.run("vm_memory", vm, state="running", path=path)
+    assert names(vm) == []
+    modules.change("vm_snapshot", vm, name="s1", state="absent")
+    assert names(vm) == [] and len(chain(sources(vm)["vda"])) == 1
+
+
 def test_what_was_deleted_by_hand_stays_deleted(passing: VM, modules: Modules) -> None:
     vm = passing
     modules.run("vm_snapshot", vm, name="s1")

@@ -28,7 +28,7 @@ from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan
 from .._plan.dropped import plan_dropped
-from .._plan.left import files_of, left_by, point_of
+from .._plan.left import files_of, left_by, point_of, save_of
 from .._plan.predict import predict
 from .._plan.recover import plan_recovery
 from .facts import settled
@@ -54,7 +54,7 @@ def _after_dead_run(host: Host, vm: VmState, *, finish: bool) -> Plan:
         existing,
         group_complete=_group_complete(host, vm.journal),
         proven=_proven(host, vm.uuid, vm.journal),
-        saved=is_saved(host, vm, files_of(vm.journal)),
+        saved=is_saved(host, vm, save_of(vm.journal)),
         boot=boot_id(),
     )
     try:
@@ -164,8 +164,12 @@ def _bring_in_order(host: Host, dom: Domain, vm: VmState, plan: Plan, outcome: O
 
 
 def ended(work: Work) -> None:
-    """All is done: keep what libvirt would forget, and close the journal."""
-    remember(work.host.state_dir, work.dom)
+    """All is done: keep what libvirt would forget, and close the journal.
+
+    A transient VM that was off has just begun a new run, and nobody has looked yet what that lacks.
+    """
+    if work.vm.persistent or not work.vm.off:
+        remember(work.host.state_dir, work.dom)
     work.journal.close()
 
 

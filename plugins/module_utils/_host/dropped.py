@@ -30,9 +30,9 @@ _XML_SECURE = 1
 
 
 def read_dropped(state_dir: str, live: Definition, known: Collection[str]) -> tuple[Snapshot, ...]:
-    """The snapshots that libvirt has dropped, each after its parent."""
+    """The snapshots that libvirt has dropped of a VM that is on again, each after its parent."""
     record = read_record(state_dir, _KIND, live.uuid)
-    if not record or record["run"] == _run(live.number):
+    if not record or not live.active or record["run"] == _run(live.number):
         return ()
     return tuple(
         parse_snapshot(entry["xml"], current=entry["current"])
@@ -47,6 +47,8 @@ def remember(state_dir: str, dom: Domain) -> None:
     uuid = dom.UUIDString()
     if call(doing, dom.isPersistent):
         return remove_record(state_dir, _KIND, uuid)
+    if not call(doing, dom.isActive):
+        return None
     flags = libvirt.VIR_DOMAIN_SNAPSHOT_LIST_TOPOLOGICAL
     listed = [
         {

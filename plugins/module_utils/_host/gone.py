@@ -8,7 +8,9 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
+from types import MethodType
 from typing import TYPE_CHECKING, Any, Callable
 
 from .._model.problem import NotFound, Problem
@@ -50,8 +52,9 @@ def _found(host: Host, name: str, dom: Any, path_of: Callable[[str], str]) -> An
         return dom
     if isinstance(dom, Problem) or not path_of(dom.name()):
         return dom
-    if call(f"reading VM {name}", dom.isPersistent):
-        return dom
+    with contextlib.suppress(NotFound):
+        if call(f"reading VM {name}", dom.isPersistent):
+            return dom
     return SavedDomain(host.conn, dom.UUIDString(), dom.name(), path_of(dom.name()))
 
 
@@ -67,13 +70,30 @@ class SavedDomain:
     def UUIDString(self) -> str:
         return self._uuid
 
+    def connect(self) -> Connection:
+        return self._conn
+
     def __getattr__(self, attribute: str) -> Any:
+        gone = _Gone(self._conn, self._path)
         try:
-            return getattr(self._conn.lookupByUUIDString(self._uuid), attribute)
+            found = getattr(self._conn.lookupByUUIDString(self._uuid), attribute)
         except libvirt.libvirtError as error:
             if code_of(error) != NO_DOMAIN:
                 raise
-        return getattr(_Gone(self._conn, self._path), attribute)
+            return getattr(gone, attribute)
+        if not callable(found):
+            return found
+
+        def ask(_self: SavedDomain, *args: Any) -> Any:
+            # It may go at any time: the daemon may still be at a save that a dead run had begun.
+            try:
+                return found(*args)
+            except libvirt.libvirtError as error:
+                if code_of(error) != NO_DOMAIN:
+                    raise
+            return getattr(gone, attribute)(*args)
+
+        return MethodType(ask, self)
 
 
 class _Gone:

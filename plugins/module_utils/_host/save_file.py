@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Callable
 from urllib.parse import urlsplit
@@ -90,10 +89,11 @@ def read_save(host: Host, uuid: str, path: str) -> Save | None:
         return None
     except OSError as error:
         return Save(path, FOREIGN, f"it cannot be opened: {error.strerror}")
+    facts = os.fstat(descriptor)
+    if not stat.S_ISREG(facts.st_mode):
+        os.close(descriptor)
+        return Save(path, FOREIGN, "it is not a regular file")
     with open(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode):
-            return Save(path, FOREIGN, "it is not a regular file")
         try:
             kind, definition = parse_save(file.read(HEADER + LONGEST_TEXT), facts.st_size)
         except Damaged as problem:
@@ -167,12 +167,10 @@ def _elsewhere(host: Host, uuid: str) -> str:
     return path if good else ""
 
 
-def is_saved(host: Host, vm: VmState, files: Sequence[str]) -> bool:
-    """Whether a VM that is off can go on from a managed save, or from one of these files."""
-    if not vm.off:
-        return False
-    saves = [save for file in files for save in [read_save(host, vm.uuid, file)] if save]
-    return any(save.kind == COMPLETE and save.of(vm.uuid) for save in saves)
+def is_saved(host: Host, vm: VmState, file: str) -> bool:
+    """Whether a VM that is off can go on from a file ('' for none)."""
+    save = read_save(host, vm.uuid, file) if vm.off and file else None
+    return save is not None and save.kind == COMPLETE and save.of(vm.uuid)
 
 
 def record_save(host: Host, uuid: str, file: str, *, managed: bool) -> None:

@@ -83,6 +83,12 @@ def point_of(journal: Mapping[str, Any]) -> tuple[TakeSnapshot, bool] | None:
     return None
 
 
+def save_of(journal: Mapping[str, Any]) -> str:
+    """The file that a dead run was to save the memory to, '' if it was about something else."""
+    steps = [from_dict(entry["step"]) for entry in journal["steps"]]
+    return next((step.file for step in steps if isinstance(step, SaveMemory)), "")
+
+
 def files_of(journal: Mapping[str, Any]) -> tuple[str, ...]:
     """The files that a journal's steps create or remove."""
     steps = [from_dict(entry["step"]) for entry in journal["steps"]]

@@ -196,7 +196,10 @@ def after_memory(vm: VmState, step: Step) -> VmState:
     if isinstance(step, SaveMemory):
         # With a time, since this one has a record.
         save = Save(step.file, COMPLETE, definition=vm.live, written=1)
-        return replace(vm, status=OFF, saves=_with(saves, save, managed=step.managed))
+        # libvirt forgets a transient VM, and with it these.
+        known = vm.snapshots if vm.persistent else ()
+        saves = _with(saves, save, managed=step.managed)
+        return replace(vm, status=OFF, snapshots=known, saves=saves)
     if isinstance(step, RestoreSave):
         return replace(vm, status="running", saves=replace(saves, managed=None))
     if isinstance(step, RemoveSave):
