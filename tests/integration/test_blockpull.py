@@ -20,7 +20,7 @@ import libvirt
 import pytest
 from kill_stage import Stage, grow
 from kill_stage import overlay as staged
-from kill_trials import Killer, Task
+from kill_trials import THAWED_WITHIN, Killer, Task
 from lab import VM, Disk, wait_until
 from lab.modules import start_module
 from story import Modules, chain, folder, plain, qemu_img, sources, world
@@ -516,3 +516,12 @@ def test_the_daemon_crashes_meanwhile(stage: Stage, killer: Killer) -> None:
     cut_off(vm)
     vm.start()
     assert vm.lost_records() == []
+
+
+def test_a_run_that_is_killed_does_not_leave_the_vm_paused(stage: Stage, killer: Killer) -> None:
+    vm = stacked(stage)
+    task = Task("vm_blockpull", (vm,), {"max_depth": 2})
+    assert killer.start(task, kill=PAUSE.replace("before", "after")).wait() == -signal.SIGKILL
+    running = libvirt.VIR_DOMAIN_RUNNING
+    wait_until(lambda: vm.domain.state()[0] == running, THAWED_WITHIN, "it runs")
+    assert not killer.plain(task)["failed"] and not killer.plain(task)["changed"]

@@ -85,6 +85,7 @@ def _run_side_by_side(work: Work) -> None:
         time.monotonic() + work.host.timeout,
         work.journal.mark,
         lambda step: work.done(first + batch.index(step)),
+        work.host.uri,
     )
     work.next = first + len(batch)
 

@@ -72,12 +72,14 @@ def run(
     deadline: float,
     note: Note,
     done: Callable[[JobStep], None],
+    uri: str,
 ) -> None:
     """Run the jobs of one VM side by side and prove each by its chain.
 
     ``deadline`` is of time.monotonic(). ``note`` writes into the journal what a later run has to
-    know, before QEMU is told; ``done`` is called when a job is proved. Raises Problem or TimedOut;
-    jobs that have not ended are then cancelled, which leaves their chains as they were.
+    know, before QEMU is told; ``done`` is called when a job is proved. ``uri`` is for the guard of
+    a VM that is paused for a pull. Raises Problem or TimedOut; jobs that have not ended are then
+    cancelled, which leaves their chains as they were.
     """
     with _events(conn, dom) as bell:
         pending = {step.target: step for step in steps}
@@ -87,7 +89,7 @@ def run(
                     _start(dom, step, note)
             while pending:
                 for step in tuple(pending.values()):
-                    if _advance(dom, step, bell, note):
+                    if _advance(dom, step, bell, note, uri):
                         done(pending.pop(step.target))
                 if pending and time.monotonic() > deadline:
                     raise _late(dom, tuple(pending.values()))
@@ -127,7 +129,7 @@ def _job(dom: Domain, target: str) -> dict[str, int]:
     return call(doing, dom.blockJobInfo, target, 0) or {}
 
 
-def _advance(dom: Domain, step: JobStep, bell: _Bell, note: Note) -> bool:
+def _advance(dom: Domain, step: JobStep, bell: _Bell, note: Note, uri: str) -> bool:
     """Take a job as far as it goes now; True once it is proved."""
     status = bell.statuses.get(step.target)
     if status in _ENDED_BADLY:
@@ -139,7 +141,7 @@ def _advance(dom: Domain, step: JobStep, bell: _Bell, note: Note) -> bool:
         return False
     _prove(dom, step)
     if isinstance(step, PullDisk):
-        flush(dom, step, note)
+        flush(dom, step, note, uri)
     return True
 
 

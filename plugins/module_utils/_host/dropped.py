@@ -20,13 +20,12 @@ from .._model.snapshot import Snapshot, parse_snapshot
 from .connection import call
 from .libvirt_dep import libvirt
 from .record import read_record, remove_record, write_record
+from .stamp import boot_id
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
 
 _KIND = "snapshots"
-_BOOT_ID = "/proc/sys/kernel/random/boot_id"
-_XML_SECURE = 1
 
 
 def read_dropped(state_dir: str, live: Definition, known: Collection[str]) -> tuple[Snapshot, ...]:
@@ -54,7 +53,7 @@ def remember(state_dir: str, dom: Domain) -> None:
         {
             "name": found.getName(),
             "current": bool(call(doing, found.isCurrent, 0)),
-            "xml": call(doing, found.getXMLDesc, _XML_SECURE),
+            "xml": call(doing, found.getXMLDesc, libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE),
         }
         for found in call(doing, dom.listAllSnapshots, flags)
     ]
@@ -77,5 +76,4 @@ def define_again(state_dir: str, dom: Domain, name: str, *, current: bool) -> No
 
 def _run(number: str) -> str:
     """The run of a VM: libvirt numbers them, anew after the host has booted."""
-    with open(_BOOT_ID, encoding="ascii") as file:
-        return f"{file.read().strip()} {number}"
+    return f"{boot_id()} {number}"

@@ -18,7 +18,8 @@ from typing import TYPE_CHECKING, Callable
 
 from .._model.problem import Conflict, Problem
 from .._model.step import PullDisk
-from .connection import call, call_within
+from .connection import call
+from .freeze import Guard, paused
 from .libvirt_dep import libvirt
 
 if TYPE_CHECKING:
@@ -27,10 +28,10 @@ if TYPE_CHECKING:
 _SECONDS = 120.0
 
 
-def flush(dom: Domain, step: PullDisk, note: Callable[[str], None]) -> None:
+def flush(dom: Domain, step: PullDisk, note: Callable[[str], None], uri: str) -> None:
     """Pause the VM for a moment; Problem if that cannot be done, so that nothing is sure.
 
-    ``note`` writes into the journal, for a run that finds it paused.
+    ``note`` writes into the journal, for a run that finds it paused since the guard was killed too.
     """
     doing = f"VM {dom.name()}, disk {step.target}: having QEMU write what it has pulled"
     # The bulk while the guest still runs, so that the pause is short.
@@ -41,24 +42,21 @@ def flush(dom: Domain, step: PullDisk, note: Callable[[str], None]) -> None:
             wanted="a VM that runs: only on its way into a pause QEMU writes all that it has",
             todo="resume it (virsh resume), then run the task again",
         )
-    note(step.pause_mark)
+    guard = Guard(uri)
     try:
-        call_within(_SECONDS, doing, dom.suspend)
+        guard.ready()
+        note(step.pause_mark)
+        with paused(dom, guard, _SECONDS):
+            pass
     finally:
-        _go_on(dom, doing)
-    _sync(step.into)
-
-
-def _go_on(dom: Domain, doing: str) -> None:
-    state, reason = call(doing, dom.state)
-    if state == libvirt.VIR_DOMAIN_PAUSED and reason == libvirt.VIR_DOMAIN_PAUSED_USER:
-        call(doing, dom.resume)
-    elif state != libvirt.VIR_DOMAIN_RUNNING:
+        guard.close()
+    if call(doing, dom.state)[0] != libvirt.VIR_DOMAIN_RUNNING:
         raise Problem(
             f"VM {dom.name()} does not run any more",
             wanted="that it runs until all that was pulled is on the disk",
             todo="look at QEMU's log of this VM, then run the task again",
         )
+    _sync(step.into)
 
 
 def _sync(path: str) -> None:

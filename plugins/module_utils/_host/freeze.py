@@ -24,8 +24,8 @@ from typing import TYPE_CHECKING, Any
 
 from .._model.problem import Problem, Unreachable
 from . import freeze_guard
-from .connection import call
-from .libvirt_dep import libvirt_qemu
+from .connection import call, call_within
+from .libvirt_dep import libvirt, libvirt_qemu
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
@@ -160,6 +160,25 @@ def frozen(dom: Domain, guard: Guard, seconds: int) -> Iterator[Freeze]:
         freeze.ended = time.monotonic()
         if thawed is not None:
             freeze.thawed = thawed
+            guard.disarm(uuid)
+
+
+@contextlib.contextmanager
+def paused(dom: Domain, guard: Guard, seconds: float) -> Iterator[None]:
+    """Pause a VM that runs for the body; it runs again whatever happens.
+
+    ``guard``, which has to be ready, resumes it when we die or after ``seconds``.
+    """
+    uuid, doing = dom.UUIDString(), f"VM {dom.name()}: pausing it for a moment"
+    guard.watch(uuid, seconds)
+    try:
+        call_within(seconds, doing, dom.suspend)
+        yield
+    finally:
+        with contextlib.suppress(Problem):
+            state, reason = call(doing, dom.state)
+            if state == libvirt.VIR_DOMAIN_PAUSED and reason in freeze_guard.RESUMABLE:
+                call(doing, dom.resume)
             guard.disarm(uuid)
 
 

@@ -124,13 +124,9 @@ def _start(do: Callable[..., None], connection: libvirt.virConnect, uri: str, gu
 
 def _obey(words: list[str], armed: dict[str, Guest], state_dir: str) -> Guest | None:
     """Do as told; the guest whose freeze is to outlive the run, if it was told that."""
-    if words[0] == "arm":
-        deadline = time.monotonic() + float(words[2])
-        armed[words[1]] = Guest(words[1], deadline, state_dir, "".join(words[3:]))
-        return None
-    if words[0] == "watch":
-        deadline = time.monotonic() + float(words[2])
-        armed[words[1]] = Guest(words[1], deadline, state_dir, paused=True)
+    if words[0] in ("arm", "watch"):
+        deadline, token = time.monotonic() + float(words[2]), "".join(words[3:])
+        armed[words[1]] = Guest(words[1], deadline, state_dir, token, words[0] == "watch")
         return None
     guest = armed.pop(words[1], None)
     return guest if words[0] == "leave" else None

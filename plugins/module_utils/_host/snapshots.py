@@ -21,7 +21,7 @@ from .._model.snapshot import CRASH, FILESYSTEM, MEMORY, OFFLINE, SnapshotSpec, 
 from .._model.state import VmState
 from .._model.step import TakeSnapshot
 from .connection import call, call_within
-from .freeze import Freeze, Guard, frozen
+from .freeze import Freeze, Guard, frozen, paused
 from .libvirt_dep import libvirt
 
 if TYPE_CHECKING:
@@ -97,26 +97,17 @@ def _quiesced(taking: Taking, guard: Guard | None) -> Iterator[Freeze | None]:
         yield freeze
 
 
-@contextlib.contextmanager
-def _paused(taking: Taking, guard: Guard | None, timeout: float) -> Iterator[None]:
-    """Paused if that is needed; it runs again whatever happens, at the latest by the guard.
+def _paused(
+    taking: Taking, guard: Guard | None, timeout: float
+) -> contextlib.AbstractContextManager[None]:
+    """Paused if that is needed, before the first snapshot of the group is begun.
 
-    All of a group are paused before the first snapshot is begun, and no message that one sends
-    after it is part of another's.
+    So no message that one sends after its point is part of another's.
     """
     if not taking.step.pause or guard is None:
-        yield
-        return
-    uuid, doing = taking.dom.UUIDString(), f"VM {taking.vm.name}: pausing it"
+        return contextlib.nullcontext()
     # One wait for the others, and one for the daemon.
-    guard.watch(uuid, 2 * timeout + _PAUSE_SECONDS)
-    try:
-        call(doing, taking.dom.suspend)
-        yield
-    finally:
-        with contextlib.suppress(Problem):
-            call(f"VM {taking.vm.name}: resuming it", taking.dom.resume)
-            guard.disarm(uuid)
+    return paused(taking.dom, guard, 2 * timeout + _PAUSE_SECONDS)
 
 
 def _create(taking: Taking, freeze: Freeze | None, timeout: float) -> None:
