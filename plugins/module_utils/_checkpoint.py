@@ -75,12 +75,11 @@ def info_operation(params: Mapping[str, Any]) -> Operation:
     wanted = params["name"]
 
     def result(vm: VmState, _after: VmState, _report: Mapping[str, Any]) -> dict[str, Any]:
-        found = sorted(vm.snapshots, key=lambda snapshot: (snapshot.created, snapshot.name))
         return {
             "state": vm.status,
             "checkpoints": [
-                snapshot_entry(each, found)
-                for each in found
+                snapshot_entry(each, vm.snapshots)
+                for each in vm.snapshots
                 if each.kind == CHECKPOINT and wanted in (None, each.name)
             ],
         }

@@ -106,7 +106,5 @@ def chains_result(targets: tuple[str, ...], before: VmState, after: VmState) -> 
             "bytes": sum(image.actual_size for image in merged),
         }
     left = {snapshot.name for snapshot in after.snapshots}
-    # libvirt lists snapshots in no order that means anything.
-    oldest_first = sorted(before.snapshots, key=lambda found: (found.created, found.name))
-    removed = [snapshot.name for snapshot in oldest_first if snapshot.name not in left]
+    removed = [snapshot.name for snapshot in before.snapshots if snapshot.name not in left]
     return {"disks": disks, "snapshots_removed": removed}

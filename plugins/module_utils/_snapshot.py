@@ -175,15 +175,14 @@ def info_operation(params: Mapping[str, Any]) -> Operation:
 
 
 def _info(vm: VmState, wanted: str | None) -> dict[str, Any]:
-    listed = sorted(vm.snapshots, key=lambda snapshot: (snapshot.created, snapshot.name))
     return {
         "state": vm.status,
         "snapshots": [
-            snapshot_entry(snapshot, listed)
-            for snapshot in listed
+            snapshot_entry(snapshot, vm.snapshots)
+            for snapshot in vm.snapshots
             if wanted in (None, snapshot.name)
         ],
-        "tree": tree_text(listed),
+        "tree": tree_text(vm.snapshots),
         "disks": {
             disk.target: {
                 "source": str(disk.disk.source) if disk.disk.source else None,

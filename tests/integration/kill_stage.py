@@ -20,8 +20,6 @@ from story import chain, folder
 
 # Small, since the content of images is compared after each kill.
 SIZE = 16
-# Seconds between two records of the writers: enough to notice a loss, and little work.
-PAUSE = 0.03
 LAYERS = ("s1", "s2", "s3")
 
 
@@ -49,7 +47,7 @@ class Stage:
             self._templates[name].restore()
             vm.start()
         if not vm.writing():
-            vm.start_writer(PAUSE)
+            vm.start_writer()
         collapse(vm)
         grow(vm, *snapshots)
         return vm
@@ -81,11 +79,11 @@ def _fill(vm: VM) -> None:
     """Give each layer records of its own."""
     vm.start()
     for name in LAYERS:
-        vm.start_writer(PAUSE)
+        vm.start_writer()
         time.sleep(0.2)
         vm.stop_writer()
         grow(vm, name)
-    vm.start_writer(PAUSE)
+    vm.start_writer()
     time.sleep(0.2)
     vm.destroy()
 

@@ -18,7 +18,7 @@ from lab.modules import ModuleRun, start_module
 COUNTER = """while :; do
     n=$((n + 1))
     for file in /run/count /mnt/vda/count; do echo $n >$file.new; mv $file.new $file; done
-    sleep 0.05
+    sleep 0.1
 done"""
 
 

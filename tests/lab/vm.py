@@ -280,8 +280,12 @@ class VM:
 
     # -- the writer ------------------------------------------------------------------------
 
-    def start_writer(self, pause: float = 0.01, disks: list[str] | None = None) -> None:
-        """Append a durable record to each disk, then pause, and so on; returns when it writes."""
+    def start_writer(self, pause: float = 0.04, disks: list[str] | None = None) -> None:
+        """Append a durable record to each disk, then pause, and so on; returns when it writes.
+
+        The default pause is short enough to notice a loss, and leaves an emulated guest most of
+        the processor.
+        """
         if self.writing():
             raise LabError(f"the writer of {self.name} runs already")
         points = [f"/mnt/{name}" for name in disks] if disks else self.mounts()

@@ -19,7 +19,7 @@ from .._model.domain import Definition, Disk, parse_domain
 from .._model.image import Image
 from .._model.names import check_vm_name
 from .._model.problem import NotFound, Problem
-from .._model.snapshot import Snapshot, parse_snapshot
+from .._model.snapshot import Snapshot, oldest_first, parse_snapshot
 from .._model.state import OFF, DiskState, VmState
 from .._model.storage import UNSEEN, StorageState
 from .._model.storage_steps import is_about_storage
@@ -142,7 +142,7 @@ def _state(
         persistent=inactive is not None,
         live=live,
         disks=disks,
-        snapshots=snapshots,
+        snapshots=oldest_first(snapshots),
         missing=frozenset(path for path in recorded if not os.path.lexists(path)),
         journal=journal,
         storage=_storage(host, live, disks, journal),

@@ -128,6 +128,11 @@ class Snapshot:
         return disk.path if disk else ""
 
 
+def oldest_first(snapshots: Iterable[Snapshot]) -> tuple[Snapshot, ...]:
+    """libvirt lists snapshots in no order that means anything."""
+    return tuple(sorted(snapshots, key=lambda found: (found.created, found.name)))
+
+
 def parse_snapshot(xml: str, *, current: bool = False, brief: bool = False) -> Snapshot:
     """Read a ``<domainsnapshot>`` as ``virDomainSnapshotGetXMLDesc`` returns it.
 

@@ -79,7 +79,7 @@ class VmState:
     persistent: bool
     live: Definition
     disks: tuple[DiskState, ...]
-    snapshots: tuple[Snapshot, ...]
+    snapshots: tuple[Snapshot, ...]  # oldest first
     missing: frozenset[str] = frozenset()
     journal: Mapping[str, Any] | None = None
     branches: tuple[tuple[Image, ...], ...] = ()

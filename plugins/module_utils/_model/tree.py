@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
-from .snapshot import Snapshot
+from .snapshot import Snapshot, oldest_first
 
 
 def descendants(snapshots: Iterable[Snapshot], name: str) -> tuple[str, ...]:
@@ -32,7 +32,7 @@ def tree_text(snapshots: Iterable[Snapshot]) -> str:
 
 
 def _children(snapshots: Iterable[Snapshot]) -> dict[str, list[Snapshot]]:
-    listed = sorted(snapshots, key=lambda snapshot: (snapshot.created, snapshot.name))
+    listed = oldest_first(snapshots)
     names = {snapshot.name for snapshot in listed}
     children: dict[str, list[Snapshot]] = {}
     for snapshot in listed:
