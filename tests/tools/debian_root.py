@@ -4,6 +4,7 @@
 """Roots of other Debian releases, made of packages by mmdebstrap and kept in the cache.
 
 Packages come from where this machine gets its own, by its mirrors, proxies and settings of apt.
+``python -m tools.debian_root SUITE PACKAGE...`` prints the directory of such a root.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable
@@ -67,7 +69,7 @@ class Recipe:
 
 
 def debian_root(recipe: Recipe) -> Path:
-    """The directory of a root in the cache, built by the first call. Nobody writes to it."""
+    """The directory of a root in the cache, built by the first call (in about a minute)."""
     return kept(ROOTS / recipe.name, lambda target: build_root(recipe, target))
 
 
@@ -99,6 +101,7 @@ def build_root(recipe: Recipe, target: Path) -> None:
     """Make the root in a directory that does not exist yet; only root can."""
     if os.geteuid() != 0:
         raise RootError("a Debian root keeps the owners of its files: only root can build one")
+    print(f"Building a root of Debian {recipe.suite}", file=sys.stderr, flush=True)
     done = subprocess.run(
         _command(recipe, target),
         stdin=subprocess.DEVNULL,
@@ -158,3 +161,10 @@ def translated(targets: Iterable[str], own: str, suite: str) -> list[str]:
 def _ask(*words: str) -> list[str]:
     done = subprocess.run(words, capture_output=True, text=True, check=True)
     return done.stdout.splitlines()
+
+
+if __name__ == "__main__":
+    try:
+        print(debian_root(Recipe(sys.argv[1], tuple(sys.argv[2:]))))
+    except RootError as error:
+        sys.exit(str(error))
