@@ -128,6 +128,13 @@ def chain(path: str) -> list[str]:
     return [layer["filename"] for layer in qemu_img("info", "-U", "--backing-chain", path)]
 
 
+def name_relatively(files: list[str]) -> None:
+    """Let each image of a chain name the next one by what it is called beside it."""
+    for upper, lower in zip(files, files[1:]):
+        rebase = ["qemu-img", "rebase", "-u", "-F", "qcow2", "-b", Path(lower).name, upper]
+        subprocess.run(rebase, check=True)
+
+
 def qemu_img(command: str, *arguments: str) -> Any:
     """What qemu-img says in JSON."""
     line = ["qemu-img", command, "--output=json", *arguments]

@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import subprocess
 
+import pytest
 from lab import Disk
 from lab.vm import wait_until
-from story import chain, folder, sources, world
+from story import chain, folder, name_relatively, qemu_img, sources, world
 from test_snapshot_absent import assert_kept, overlay, take
 
 
@@ -81,6 +82,29 @@ def test_offline_active_and_middle(vm, modules):
     assert sources(vm, inactive=True) == bases
     assert world(vm)["files"] == sorted(bases.values()) and world(vm)["snapshots"] == []
     vm.start()
+    assert_kept(vm, "s1", "s2", "s3")
+
+
+@pytest.mark.parametrize("off", [False, True])
+@pytest.mark.parametrize("module", ["vm_blockcommit", "vm_blockpull"])
+def test_relative_names_stay_relative(make_vm, modules, module, off):
+    """tp-libvirt 19: a chain that is made to be moved."""
+    vm = make_vm("db01")
+    take(modules, vm, "s1", "s2", "s3")
+    vm.shutdown()
+    active, first, second, base = files = chain(sources(vm, inactive=True)["vda"])
+    name_relatively(files)
+    if not off:
+        vm.start()
+    top = {"top": first} if module == "vm_blockcommit" else {}
+    modules.change(module, vm, base=second, **top)
+    layers = qemu_img("info", "-U", "--backing-chain", active)
+    names = [os.path.basename(path) for path in (second, base)]
+    assert [layer.get("backing-filename") for layer in layers] == [*names, None]
+    if off:
+        vm.start()
+    assert chain(sources(vm)["vda"]) == [active, second, base]
+    assert modules.info(vm)["disagreements"] == []
     assert_kept(vm, "s1", "s2", "s3")
 
 

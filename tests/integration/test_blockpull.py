@@ -23,7 +23,7 @@ from kill_stage import overlay as staged
 from kill_trials import THAWED_WITHIN, Killer, Task
 from lab import VM, Disk, wait_until
 from lab.modules import start_module
-from story import Modules, chain, folder, plain, qemu_img, sources, world
+from story import Modules, chain, folder, name_relatively, plain, qemu_img, sources, world
 from test_snapshot_absent import assert_kept, overlay, take
 
 RANDOM = "dd if=/dev/urandom bs=1M count=2 conv=fsync of=/mnt/vda"
@@ -170,11 +170,7 @@ def test_a_definition_that_lists_the_chain(vm: VM, modules: Modules) -> None:
     """libvirt would believe it, and open images that are none of the chain any more."""
     take(modules, vm, "s1", "s2")
     vm.shutdown()
-    domain = vm.xml(inactive=True)
-    for disk in domain.iterfind("devices/disk"):
-        for old in disk.findall("backingStore"):
-            disk.remove(old)
-        disk.append(_backing_store(chain(disk.find("source").get("file"))[1:]))
+    domain = _listing_chains(vm)
     for live in (False, True):
         vm.lab.connection.defineXML(ET.tostring(domain, encoding="unicode"))
         if live:
@@ -183,6 +179,32 @@ def test_a_definition_that_lists_the_chain(vm: VM, modules: Modules) -> None:
         sound(vm, modules)
         domain = vm.xml(inactive=True)
     assert_kept(vm, "s1", "s2")
+
+
+def test_relative_names_where_the_definition_lists_full_ones(vm: VM, modules: Modules) -> None:
+    take(modules, vm, "s1", "s2")
+    vm.shutdown()
+    chains = {target: chain(path) for target, path in sources(vm, inactive=True).items()}
+    for files in chains.values():
+        name_relatively(files)
+    vm.lab.connection.defineXML(ET.tostring(_listing_chains(vm), encoding="unicode"))
+    vm.start()
+    modules.change("vm_blockpull", vm, max_depth=2)
+    for active, _overlay, base in chains.values():
+        assert chain(active) == [active, base]
+        assert qemu_img("info", "-U", active)["backing-filename"] == os.path.basename(base)
+    sound(vm, modules)
+    assert_kept(vm, "s1", "s2")
+
+
+def _listing_chains(vm: VM) -> ET.Element:
+    """The persistent definition with the chain of each disk in it."""
+    domain = vm.xml(inactive=True)
+    for disk in domain.iterfind("devices/disk"):
+        for old in disk.findall("backingStore"):
+            disk.remove(old)
+        disk.append(_backing_store(chain(disk.find("source").get("file"))[1:]))
+    return domain
 
 
 def _backing_store(files: list[str]) -> ET.Element:

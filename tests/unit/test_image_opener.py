@@ -24,6 +24,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem impo
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.reference import (
     full_name,
     is_reference,
+    relative_name,
     shown,
 )
 from images.build import Bytes
@@ -44,6 +45,21 @@ from images.hostile import stack, write
 )
 def test_what_qemu_takes_for_a_reference(name: str, reference: bool) -> None:
     assert is_reference(name) is reference
+
+
+@pytest.mark.parametrize(
+    ("names", "relative"),
+    [
+        (["b", "c"], "c"),
+        (["below/b", "c", "../d"], "below/../d"),
+        (["b", "/c"], ""),
+        (["nbd://b", "c"], ""),
+        (["b", None], ""),
+        ([], ""),
+    ],
+)
+def test_relative_names_of_a_row_make_one(names: list[str | None], relative: str) -> None:
+    assert relative_name(names) == relative
 
 
 def test_full_names() -> None:

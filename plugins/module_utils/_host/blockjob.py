@@ -112,9 +112,11 @@ def _start(dom: Domain, step: JobStep, note: Note) -> None:
     doing = f"VM {dom.name()}, disk {step.target}: {_doing(step)}"
     if isinstance(step, PullDisk):
         note(step.mark(_live(dom).number, boot_id()))
-        call(doing, dom.blockRebase, step.target, step.base or None, step.bandwidth, 0)
+        flags = libvirt.VIR_DOMAIN_BLOCK_REBASE_RELATIVE if step.relative else 0
+        call(doing, dom.blockRebase, step.target, step.base or None, step.bandwidth, flags)
         return
-    flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if step.how == "active" else 0
+    flags = libvirt.VIR_DOMAIN_BLOCK_COMMIT_RELATIVE if step.relative else 0
+    flags |= libvirt.VIR_DOMAIN_BLOCK_COMMIT_ACTIVE if step.how == "active" else 0
     call(doing, dom.blockCommit, step.target, step.base, step.top, step.bandwidth, flags)
 
 

@@ -58,7 +58,7 @@ def _commit_offline(step: CommitDisk, work: Work) -> None:
         step.top, step.base, rate_limit=step.bandwidth * 1024 * 1024, timeout=work.host.timeout
     )
     if step.overlay:
-        qemu_img.rebase_unsafe(step.overlay, step.base, step.base_format)
+        qemu_img.rebase_unsafe(step.overlay, step.relative or step.base, step.base_format)
 
 
 @do.register
@@ -76,6 +76,8 @@ def _pull_offline(step: PullDisk, work: Work) -> None:
         rate_limit=step.bandwidth * 1024 * 1024,
         timeout=work.host.timeout,
     )
+    if step.relative:
+        qemu_img.rebase_unsafe(step.into, step.relative, step.base_format)
 
 
 def _put_back(step: PullDisk, work: Work) -> None:

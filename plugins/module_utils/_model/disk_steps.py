@@ -35,8 +35,9 @@ class CommitDisk:
 
     ``how`` is active (block job with pivot), middle (block job) or offline (qemu-img);
     ``merged`` are the images that leave the chain; ``overlay`` is the image above ``top``
-    ('' if none); ``resume`` continues the job that an earlier run left; ``bandwidth`` is in
-    MiB/s, 0 for no limit. ``bytes`` is what the merged images have allocated.
+    ('' if none), and ``relative`` how it is to name its base ('' for the full path); ``resume``
+    continues the job that an earlier run left; ``bandwidth`` is in MiB/s, 0 for no limit.
+    ``bytes`` is what the merged images have allocated.
     """
 
     step: ClassVar[str] = "commit"
@@ -48,6 +49,7 @@ class CommitDisk:
     merged: tuple[str, ...]
     how: str
     overlay: str = ""
+    relative: str = ""
     bitmaps: tuple[tuple[str, str, int], ...] = ()
     bandwidth: int = 0
     resume: bool = False
@@ -67,8 +69,8 @@ class PullDisk:
     leave the chain; ``how`` is running (block job) or offline (qemu-img); ``bitmaps`` are (image,
     bitmap) to be added to those of ``into``. ``resume`` continues what an earlier run began.
     ``doubtful``: QEMU went off before all that it had copied was on the disk for sure, so
-    ``into`` is put back on what it stood on, and it is copied once more. ``bandwidth`` and
-    ``bytes`` as in CommitDisk.
+    ``into`` is put back on what it stood on, and it is copied once more. ``relative``,
+    ``bandwidth`` and ``bytes`` as in CommitDisk.
     """
 
     step: ClassVar[str] = "pull"
@@ -79,6 +81,7 @@ class PullDisk:
     pulled: tuple[str, ...]
     pulled_format: str
     how: str
+    relative: str = ""
     bitmaps: tuple[tuple[str, str], ...] = ()
     bandwidth: int = 0
     resume: bool = False

@@ -12,6 +12,8 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 
 def is_reference(name: str) -> bool:
     """Whether QEMU takes ``name`` for something other than a path: a colon before any slash."""
@@ -27,6 +29,21 @@ def full_name(image: str, name: str) -> str:
     if name.startswith("/") or is_reference(name):
         return name
     return image[: image.rfind("/") + 1] + name
+
+
+def relative_name(names: Iterable[str | None]) -> str:
+    """How the first image can name what stands below the last one, '' if only by its full path.
+
+    ``names`` are the backing file names in a row of images, each of which stands on the next.
+    Where all are relative, so is the one that replaces them: such chains are made to be moved.
+    """
+    place = found = ""
+    for name in names:
+        if not name or name.startswith("/") or is_reference(name):
+            return ""
+        found = place + name
+        place = found[: found.rfind("/") + 1]
+    return found
 
 
 def shown(name: str, limit: int = 120) -> str:

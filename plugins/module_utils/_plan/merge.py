@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from .._model.problem import Conflict, Unsupported
+from .._model.reference import relative_name
 from .._model.snapshot import Snapshot
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, ForgetSnapshot, RemoveFile, RewriteSnapshot, SetSource, Step
@@ -42,6 +43,7 @@ def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0)
         merged=tuple(image.filename for image in leaving),
         how="offline" if vm.off else "middle" if top else "active",
         overlay=disk.chain[top - 1].filename if top else "",
+        relative=relative_name(i.backing_filename for i in disk.chain[top - 1 : base] if top),
         bitmaps=_carried_bitmaps(disk, top, base) if vm.off else (),
         bandwidth=bandwidth,
         bytes=sum(image.actual_size or 0 for image in leaving),

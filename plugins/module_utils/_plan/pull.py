@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from .._model.problem import BadInput, Conflict, Unsupported
+from .._model.reference import relative_name
 from .._model.snapshot import CHECKPOINT, Snapshot
 from .._model.state import DiskState, VmState
 from .._model.step import (
@@ -97,6 +98,7 @@ def pull(vm: VmState, disk: DiskState, base: int, bandwidth: int = 0) -> PullDis
         pulled=tuple(image.filename for image in leaving),
         pulled_format=leaving[0].format,
         how="offline" if vm.off else "running",
+        relative=relative_name(image.backing_filename for image in disk.chain[:base]),
         bitmaps=tuple(
             (image.filename, bitmap.name)
             for image in leaving
