@@ -20,6 +20,8 @@ from story import chain, folder
 
 # Small, since the content of images is compared after each kill.
 SIZE = 16
+# Seconds between two records of the writers: some come within each state that a kill can meet.
+PAUSE = 0.04
 LAYERS = ("s1", "s2", "s3")
 
 
@@ -47,7 +49,7 @@ class Stage:
             self._templates[name].restore()
             vm.start()
         if not vm.writing():
-            vm.start_writer()
+            vm.start_writer(PAUSE)
         collapse(vm)
         grow(vm, *snapshots)
         return vm
@@ -79,11 +81,11 @@ def _fill(vm: VM) -> None:
     """Give each layer records of its own."""
     vm.start()
     for name in LAYERS:
-        vm.start_writer()
+        vm.start_writer(PAUSE)
         time.sleep(0.2)
         vm.stop_writer()
         grow(vm, name)
-    vm.start_writer()
+    vm.start_writer(PAUSE)
     time.sleep(0.2)
     vm.destroy()
 

@@ -11,11 +11,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from lab import VM, Lab
+from lab import Lab
 from lab.ownership import end
 from lab.playbooks import Controller, PlaybookRun
 from lab.vm import wait_until
-from story import COUNTER
 
 
 class Roles:
@@ -98,22 +97,3 @@ def results(run: PlaybookRun, module: str) -> list[dict[str, Any]]:
     name = f"vmkeep.libvirt.{module}"
     found = [task["result"] for task in run.tasks if task.get("action") == name]
     return [result for result in found if not result.get("skipped")]
-
-
-def start_counting(vm: VM) -> None:
-    """Let a process count in the memory and on a disk of the guest."""
-    vm.control().start(["sh", "-c", COUNTER], capture=False)
-    wait_until(lambda: vm.run("cat /run/count || true").strip() != "", 20, "the counter counts")
-
-
-def count(vm: VM) -> int:
-    """What the counter in the guest has come to, the same in memory and on the disk."""
-    in_memory, on_disk = map(int, vm.run("cat /run/count /mnt/vda/count").split())
-    assert abs(in_memory - on_disk) <= 5, "memory and disk are not of one point"
-    return in_memory
-
-
-def count_beyond(vm: VM, number: int) -> int:
-    """Return once the counter has come beyond a number, with what it has come to."""
-    wait_until(lambda: count(vm) > number, 60, f"the counter comes beyond {number}")
-    return count(vm)

@@ -13,13 +13,39 @@ from typing import Any
 from lab import VM, Lab
 from lab.forked import run_forked
 from lab.modules import ModuleRun, start_module
+from lab.vm import wait_until
 
-# Counts in memory and on a disk; what is read of it is always a whole number.
-COUNTER = """while :; do
+# Counts in memory and, durably, on a disk; what is read of it is always a whole number. It starts
+# no program while it counts: that would cost an emulated guest more than all the rest.
+_COUNTER = """n=0
+mkfifo /run/tick
+exec 8<>/run/tick
+: >/mnt/vda/count
+chattr +S /mnt/vda/count
+while :; do
     n=$((n + 1))
-    for file in /run/count /mnt/vda/count; do echo $n >$file.new; mv $file.new $file; done
-    sleep 0.1
+    for file in /mnt/vda/count /run/count; do printf '%08d\\n' $n 1<>$file; done
+    read -r -t 0.1 _ <&8
 done"""
+
+
+def start_counting(vm: VM) -> None:
+    """Let a process count in the memory and on a disk of the guest."""
+    vm.control().start(["sh", "-c", _COUNTER], capture=False)
+    wait_until(lambda: vm.run("cat /run/count || true").strip() != "", 20, "the counter counts")
+
+
+def count(vm: VM) -> int:
+    """What the counter in the guest has come to, the same in memory and on the disk."""
+    in_memory, on_disk = map(int, vm.run("cat /run/count /mnt/vda/count").split())
+    assert abs(in_memory - on_disk) <= 5, "memory and disk are not of one point"
+    return in_memory
+
+
+def count_beyond(vm: VM, number: int) -> int:
+    """Return once the counter has come beyond a number, with what it has come to."""
+    wait_until(lambda: count(vm) > number, 60, f"the counter comes beyond {number}")
+    return count(vm)
 
 
 class Modules:

@@ -16,25 +16,13 @@ import pytest
 from kill_trials import Killer, Task, moments
 from lab import VM
 from lab.vm import wait_until
-from story import COUNTER, folder, sources
-
-
-def count(vm: VM) -> int:
-    """What the counter in the guest has come to, the same in memory and on the disk."""
-    in_memory, on_disk = map(int, vm.run("cat /run/count /mnt/vda/count").split())
-    assert abs(in_memory - on_disk) <= 5, "memory and disk are not of one point"
-    return in_memory
-
-
-def counts_beyond(vm: VM, number: int) -> None:
-    wait_until(lambda: count(vm) > number, 60, f"the counter comes beyond {number}")
+from story import count, count_beyond, folder, sources, start_counting
 
 
 @pytest.fixture
 def counting(vm: VM) -> VM:
     """A guest in which a process counts in memory and on a disk."""
-    vm.control().start(["sh", "-c", COUNTER], capture=False)
-    wait_until(lambda: vm.run("cat /run/count || true").strip() != "", 20, "the counter counts")
+    start_counting(vm)
     return vm
 
 
@@ -47,7 +35,7 @@ def test_restored_many_times(counting: VM, modules, live: bool) -> None:
     images = {disk["image"]: Path(disk["image"]).read_bytes() for disk in point["disks"].values()}
     reached = count(vm)
     for _time in range(3):
-        counts_beyond(vm, reached + 40)
+        count_beyond(vm, reached + 40)
         vm.write("/mnt/vdb/later", b"given up")
         back = modules.run("vm_checkpoint", vm, name="c1", state="restored")
         assert back["changed"] and back["vms"]["db01"]["state"] == "running"
@@ -58,7 +46,7 @@ def test_restored_many_times(counting: VM, modules, live: bool) -> None:
     assert {path: Path(path).read_bytes() for path in images} == images
     assert modules.info(vm)["disagreements"] == []
     modules.change("vm_checkpoint", vm, name="c1", state="absent")
-    counts_beyond(vm, 1)
+    count_beyond(vm, 1)
     names = {path.name for path in folder(vm).iterdir() if path.suffix in (".qcow2", ".save")}
     assert names == {"vda.qcow2", "vdb.qcow2"}
     assert sources(vm) == {t: str(folder(vm) / f"{t}.qcow2") for t in ("vda", "vdb")}
@@ -71,12 +59,12 @@ def test_paused_and_off(counting: VM, modules) -> None:
     assert modules.info(vm)["state"] == "paused"
     vm.domain.resume()
     vm.disconnect()
-    counts_beyond(vm, count(vm))
+    count_beyond(vm, count(vm))
     vm.destroy()
     modules.run("vm_checkpoint", vm, name="c1", state="restored")
     assert modules.info(vm)["state"] == "running"
     vm.disconnect()
-    counts_beyond(vm, count(vm))
+    count_beyond(vm, count(vm))
 
 
 def test_what_would_destroy_it_is_refused(counting: VM, modules) -> None:
@@ -100,7 +88,7 @@ def test_what_would_destroy_it_is_refused(counting: VM, modules) -> None:
     back = modules.run("vm_checkpoint", vm, name="c1", state="restored")
     assert back["vms"]["db01"]["state"] == "running"
     vm.disconnect()
-    counts_beyond(vm, count(vm))
+    count_beyond(vm, count(vm))
     found = modules.run("vm_checkpoint_info", vm)["vms"]["db01"]["checkpoints"]
     assert [entry["name"] for entry in found] == ["c1"] and found[0]["children"] == ["s3"]
 

@@ -28,7 +28,7 @@ from lab.vm import wait_until
 from story import Modules, folder
 
 COUNT = """echo $$ >/run/count.pid; n=0
-while :; do n=$((n+1)); echo $n >>/run/count; echo $n >>/mnt/vdb/count; sleep 0.02; done"""
+while :; do n=$((n+1)); echo $n >>/run/count; echo $n >>/mnt/vdb/count; sleep 0.05; done"""
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 import pytest
 from lab import VM, Disk
-from role_stage import FAILS, HANGS, Roles, count, count_beyond, in_the_guest, start_counting
-from story import Modules, sources, world
+from role_stage import FAILS, HANGS, Roles, in_the_guest
+from story import Modules, count, count_beyond, sources, start_counting, world
 
 BLANK = Disk(size=1, content="blank")
 PATCH = in_the_guest("echo patched >/mnt/vdb/state; echo >/run/patched; sync")

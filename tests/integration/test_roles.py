@@ -12,17 +12,8 @@ from typing import Any
 
 import pytest
 from lab import VM, Disk
-from role_stage import (
-    FAILS,
-    HANGS,
-    Roles,
-    count,
-    count_beyond,
-    in_the_guest,
-    results,
-    start_counting,
-)
-from story import Modules, chain, sources, world
+from role_stage import FAILS, HANGS, Roles, in_the_guest, results
+from story import Modules, chain, count, count_beyond, sources, start_counting, world
 
 BLANK = Disk(size=1, content="blank")
 MUTE = {"disks": [BLANK], "agent": False}

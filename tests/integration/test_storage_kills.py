@@ -20,7 +20,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from kill_stage import collapse, forget, needs_recovery
+from kill_stage import PAUSE, collapse, forget, needs_recovery
 from kill_trials import (
     Broken,
     Killer,
@@ -128,7 +128,7 @@ class StoredStage:
         if not vm.active():
             vm.start()
         if not vm.writing():
-            vm.start_writer()
+            vm.start_writer(PAUSE)
         collapse(vm)
 
     def _clear(self, vm: VM) -> None:

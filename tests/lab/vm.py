@@ -280,7 +280,7 @@ class VM:
 
     # -- the writer ------------------------------------------------------------------------
 
-    def start_writer(self, pause: float = 0.04, disks: list[str] | None = None) -> None:
+    def start_writer(self, pause: float = 0.1, disks: list[str] | None = None) -> None:
         """Append a durable record to each disk, then pause, and so on; returns when it writes.
 
         The default pause is short enough to notice a loss, and leaves an emulated guest most of
