@@ -30,7 +30,7 @@ from .._plan.predict import predict
 from .._plan.vet import settle
 from .facts import gather, settled
 from .outcome import Outcome, PlanFor
-from .recovery import brought_in_order, ended, froze, recovered, recovery_plan
+from .recovery import brought_in_order, ended, froze, observe_left, recovered, recovery_plan
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -41,7 +41,7 @@ _RECONNECT_SECONDS = 60.0
 def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
     """What a run would do, without touching anything; check mode returns this."""
     try:
-        vm = observe(host, dom)
+        vm = observe_left(host, dom)
     except Problem as problem:
         return Outcome(problem=problem)
     try:

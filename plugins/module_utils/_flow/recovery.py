@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from .._host.apply import apply
 from .._host.connection import call, wait_idle
 from .._host.dropped import remember
+from .._host.facts import await_end_of_jobs
 from .._host.freeze import freeze_status, thaw
 from .._host.hold import end_expired
 from .._host.journal import Journal, journal_path, read_journal
@@ -28,7 +29,7 @@ from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan
 from .._plan.dropped import plan_dropped
-from .._plan.left import files_of, left_by, point_of, save_of
+from .._plan.left import files_of, left_by, over, point_of, save_of
 from .._plan.predict import predict
 from .._plan.recover import plan_recovery
 from .facts import settled
@@ -102,6 +103,16 @@ def froze(journal: Mapping[str, Any] | None) -> bool:
     return bool(point and point[0].quiesce != "never")
 
 
+def observe_left(host: Host, dom: Domain) -> VmState:
+    """The VM with what a dead run left, once libvirt knows of all that QEMU has finished for it."""
+    vm = observe(host, dom)
+    ended = over(vm.journal, vm)
+    if not ended or vm.off:
+        return vm
+    await_end_of_jobs(dom, sorted(ended))
+    return observe(host, dom)
+
+
 def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
     """The VM in a clean state: what a dead run left is finished or undone, and reported."""
     ended = end_expired(host, dom)
@@ -110,7 +121,7 @@ def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
         return _with_dropped(host, dom, outcome)
     # The daemon may still be at what the dead run had asked for.
     wait_idle(dom, time.monotonic() + host.timeout)
-    vm = observe(host, dom)
+    vm = observe_left(host, dom)
     _thaw_if_frozen(dom, vm, outcome)
     plan = recovery_plan(host, vm)
     try:

@@ -33,6 +33,7 @@ Note = Callable[[str], None]
 _POLL_SECONDS = 1.0
 _PIVOT_SECONDS = 120.0
 _READY = 3
+_PAUSED = 3  # virDomainState
 _ENDED_BADLY = {1: "failed", 2: "was cancelled"}
 
 
@@ -109,6 +110,20 @@ def _goes_on(dom: Domain, step: JobStep) -> bool:
 
 
 def _start(dom: Domain, step: JobStep, note: Note) -> None:
+    try:
+        _ask(dom, step, note)
+    except Problem as problem:
+        if problem.todo or call(f"reading VM {dom.name()}", dom.state)[0] != _PAUSED:
+            raise
+        raise type(problem)(
+            problem.found,
+            wanted="a VM that has run since its memory was loaded: QEMU 10 does not write to the"
+            " images before that",
+            todo="let it go on (vm_memory with state running), or switch it off",
+        ) from problem
+
+
+def _ask(dom: Domain, step: JobStep, note: Note) -> None:
     doing = f"VM {dom.name()}, disk {step.target}: {_doing(step)}"
     if isinstance(step, PullDisk):
         note(step.mark(_live(dom).number, boot_id()))

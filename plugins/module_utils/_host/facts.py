@@ -9,6 +9,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ __all__ = [
     "memory_used",
 ]
 
+_NOTED_WITHIN, _POLL_SECONDS = 10.0, 0.05
 _JOB_KINDS = {1: "pull", 2: "copy", 3: "commit", 4: "active-commit", 5: "backup"}
 
 
@@ -51,6 +53,19 @@ def block_jobs(dom: Domain, vm: VmState, targets: Iterable[str]) -> tuple[Job, .
             base = mirror.path if mirror else ""
             jobs.append(Job(target, kind, base, bool(mirror and mirror.is_ready)))
     return tuple(jobs)
+
+
+def await_end_of_jobs(dom: Domain, targets: Iterable[str]) -> None:
+    """Give libvirt a moment to take note of jobs that have ended.
+
+    QEMU writes the new chain into the images first. Until libvirt has heard of that, it lists the
+    job and names the images that are gone.
+    """
+    deadline = time.monotonic() + _NOTED_WITHIN
+    for target in targets:
+        doing = f"VM {dom.name()}, disk {target}: waiting for the end of its block job"
+        while call(doing, dom.blockJobInfo, target, 0) and time.monotonic() < deadline:
+            time.sleep(_POLL_SECONDS)
 
 
 def backup_checkpoints(dom: Domain) -> tuple[str, ...]:

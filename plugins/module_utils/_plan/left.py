@@ -127,6 +127,18 @@ def was_merged(step: CommitDisk, vm: VmState, left: Left, *, done: bool) -> bool
     return switched and depth is not None and above is not None and above + 1 == depth
 
 
+def over(journal: Mapping[str, Any] | None, vm: VmState) -> frozenset[str]:
+    """The disks whose chain shows that a job of a dead run has done its work."""
+    steps = [from_dict(entry["step"]) for entry in journal["steps"]] if journal else []
+    commits = {s.target: s.merged for s in steps if isinstance(s, CommitDisk) and s.how == "middle"}
+    pulls = {s.target: s.pulled for s in steps if isinstance(s, PullDisk) and s.how == "running"}
+    return frozenset(
+        target
+        for target, images in {**commits, **pulls}.items()
+        if not any(in_a_chain(path, vm) for path in images)
+    )
+
+
 def unknown(left: Left, vm: VmState) -> frozenset[str]:
     """Images in no chain that may hold the only copy of what the guest wrote."""
     images: set[str] = set()
