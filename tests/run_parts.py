@@ -22,13 +22,14 @@ from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 USAGE = """\
 usage: bin/test [PART...] [options of pytest]
 
-parts (without any: the first four, in this order)
+parts (without any: all but kills, in this order)
   lint                ruff, mypy, yamllint, shellcheck, ansible-lint, changelog, docs,
                       galaxy-importer
   unit                tests that need no hypervisor
   sanity              ansible-test sanity
   integration         tests on real guests, with a sample of the random kills
-  integration-trixie  the tests on real guests, on Debian 13 in a root folder (see bin/trixie)
+  integration-trixie  those that have to do with libvirt, on Debian 13 in a root folder (see
+                      bin/trixie; as root)
   molecule            role and modules on a hypervisor in a VM, with KVM inside (as root)
   kills               all random kills, and nothing else
 
@@ -69,9 +70,8 @@ PARTS = (
     Part("unit", pytest("unit", "tests/unit")),
     Part("sanity", sanity.run_sanity),
     Part("integration", pytest("integration", "tests/integration", "-m", "not kills_all")),
-    # By name until the whole of each has passed on an idle machine with all modules in it.
-    Part("integration-trixie", trixie.run_integration, usual=False),
-    Part("molecule", molecule.run_molecule, usual=False),
+    Part("integration-trixie", trixie.run_integration),
+    Part("molecule", molecule.run_molecule),
     Part(
         "kills",
         pytest("kills", "tests/integration", "-m", "kills_all", "--timeout=5400"),
