@@ -68,6 +68,16 @@ class Recipe:
         return [(path.relative_to(self.files).as_posix(), path) for path in found]
 
 
+def obstacle() -> str:
+    """Why no root can be made here, '' if one can."""
+    if os.geteuid() != 0:
+        return "only root can make a root of Debian, whose files have owners of their own"
+    done = subprocess.run([*ALONE, "true"], capture_output=True, text=True, check=False)
+    if done.returncode:
+        return f"a root of Debian needs mounts of its own ({done.stderr.strip()})"
+    return ""
+
+
 def debian_root(recipe: Recipe) -> Path:
     """The directory of a root in the cache, built by the first call (in about a minute)."""
     return kept(ROOTS / recipe.name, lambda target: build_root(recipe, target))
@@ -99,8 +109,8 @@ def _make_room(folder: Path) -> None:
 
 def build_root(recipe: Recipe, target: Path) -> None:
     """Make the root in a directory that does not exist yet; only root can."""
-    if os.geteuid() != 0:
-        raise RootError("a Debian root keeps the owners of its files: only root can build one")
+    if reason := obstacle():
+        raise RootError(reason)
     print(f"Building a root of Debian {recipe.suite}", file=sys.stderr, flush=True)
     done = subprocess.run(
         _command(recipe, target),

@@ -9,8 +9,7 @@ change something there run ``bin/trixie bin/test integration``, and ``kills``, w
 
 from __future__ import annotations
 
-import os
-
+from tools import debian_root
 from tools.common import CACHE, Tally, run, tally_of_junit
 
 # The cache of the checkout in there, seen from here.
@@ -25,9 +24,9 @@ LEFT_OUT = (
 
 
 def run_integration(options: list[str]) -> Tally:
-    """Run the part ``integration`` there with the options of pytest; skipped without root."""
-    if os.geteuid() != 0:
-        print("SKIPPED LOUDLY: a root folder of Debian 13 can only be made and entered by root")
+    """Run the part ``integration`` there with the options of pytest; skipped where it cannot."""
+    if reason := debian_root.obstacle():
+        print(f"SKIPPED LOUDLY: {reason}", flush=True)
         return Tally(skipped=1)
     REPORT.unlink(missing_ok=True)
     left_out = [f"--ignore=tests/integration/test_{name}.py" for name in LEFT_OUT]

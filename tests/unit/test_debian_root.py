@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
+from tools import debian_root
 from tools.debian_root import Recipe, translated
 
 TARGETS = """\
@@ -48,3 +51,13 @@ def test_a_root_is_named_after_everything_in_its_recipe(tmp_path: Path) -> None:
     names.add(recipe.name)
     assert len(names) == 6
     assert replace(recipe, packages=("dbus", "udev")).name == recipe.name
+
+
+def test_where_none_can_be_made_it_is_said_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    assert "only root" in debian_root.obstacle()
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(debian_root, "ALONE", ("sh", "-c", "echo not permitted >&2; exit 1"))
+    assert "needs mounts of its own (not permitted)" in debian_root.obstacle()
+    monkeypatch.setattr(debian_root, "ALONE", ())
+    assert debian_root.obstacle() == ""

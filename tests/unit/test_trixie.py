@@ -5,12 +5,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import pytest
-from tools import trixie
+from tools import debian_root, trixie
 from tools.common import ROOT, Tally
 
 REPORT = '<testsuites><testsuite><testcase name="a"/></testsuite></testsuites>'
@@ -20,7 +19,7 @@ REPORT = '<testsuites><testsuite><testcase name="a"/></testsuite></testsuites>'
 def ran(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[list[str]]:
     """Stands for a root user and for bin/trixie, which fails before it runs any test."""
     commands: list[list[str]] = []
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(debian_root, "obstacle", lambda: "")
     monkeypatch.setattr(trixie, "REPORT", tmp_path / "integration.xml")
     monkeypatch.setattr(trixie, "run", lambda argv: commands.append(argv) or 1)
     return commands
@@ -60,9 +59,9 @@ def test_its_own_report_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     assert trixie.run_integration([]) == Tally(passed=1)
 
 
-def test_without_root_it_is_skipped_aloud(
+def test_where_it_cannot_run_it_is_skipped_aloud(
     ran: list[list[str]], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(debian_root, "obstacle", lambda: "no root")
     assert trixie.run_integration([]) == Tally(skipped=1) and ran == []
-    assert "SKIPPED LOUDLY" in capsys.readouterr().out
+    assert "SKIPPED LOUDLY: no root" in capsys.readouterr().out
