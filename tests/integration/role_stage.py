@@ -83,11 +83,11 @@ FAILS = "- name: Break\n  ansible.builtin.fail:\n    msg: it is broken\n"
 HANGS = "- name: Hang\n  ansible.builtin.pause:\n    seconds: 90\n"
 
 
-def in_the_guest(command: str) -> str:
-    """A task that runs a shell command in the guest, by its agent."""
+def in_the_guest(command: str, name: str = "db01") -> str:
+    """A task that runs a shell command in a guest, by its agent."""
     arguments = {"path": "/bin/sh", "arg": ["-c", command]}
     asked = json.dumps({"execute": "guest-exec", "arguments": arguments})
-    argv = ["virsh", "--connect={{ vmkeep_uri }}", "qemu-agent-command", "db01", asked]
+    argv = ["virsh", "--connect={{ vmkeep_uri }}", "qemu-agent-command", name, asked]
     task = {"name": "Do it in the guest", "ansible.builtin.command": {"argv": argv}}
     return f"- {json.dumps({**task, 'changed_when': True})}\n"
 

@@ -13,7 +13,8 @@ from role_stage import FAILS, HANGS, Roles, in_the_guest
 from story import Modules, count, count_beyond, sources, start_counting, world
 
 BLANK = Disk(size=1, content="blank")
-PATCH = in_the_guest("echo patched >/mnt/vdb/state; echo >/run/patched; sync")
+PATCH_IT = "echo patched >/mnt/vdb/state; echo >/run/patched; sync"
+PATCH = in_the_guest(PATCH_IT)
 AWAY = """\
 - name: Go to a guest that is not there
   ansible.builtin.command: "true"
@@ -64,6 +65,22 @@ def test_it_goes_back_or_stays_patched(roles: Roles, vm: VM) -> None:
     vm.destroy()
     vm.start()
     assert vm.read("/mnt/vdb/state") == b"patched\n"
+
+
+def test_two_vms_stay_patched_or_go_back_together(roles: Roles, make_vm: Callable[..., VM]) -> None:
+    guests = [make_vm("app01", disks=2), make_vm("db01", disks=2)]
+    bases = [sources(vm) for vm in guests]
+    both = roles.tasks("both", *(in_the_guest(PATCH_IT, vm.name) for vm in guests))
+    files = {"tasks": both, "verify": roles.tasks("wrong", FAILS)}
+    output = roles.refused("patch_with_rollback", vm=["app01", "db01"], **files)
+    assert "ROLLED BACK: app01, db01" in output
+    assert [state(vm) for vm in guests] == [[], []]
+    files["verify"] = roles.tasks("verify", roles.says("verifying"))
+    run = roles.succeed("patch_with_rollback", vm="app01,db01", **files)
+    assert "PATCHED: app01, db01" in run.output
+    for vm, base in zip(guests, bases):
+        assert state(vm) == ["mnt/vdb/state", "run/patched"]
+        assert vm.domain.snapshotListNames() == [] and sources(vm) == base
 
 
 def test_a_guest_out_of_reach_is_rolled_back_too(roles: Roles, make_vm: Callable[..., VM]) -> None:
