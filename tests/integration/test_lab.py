@@ -40,8 +40,7 @@ def virsh(lab: Lab, *words: str) -> str:
 # -- guest and agent ---------------------------------------------------------------------------
 
 
-def test_guest_with_two_disks(vm: VM, lab_session: Lab) -> None:
-    """Mounts, commands, files, freezing by another client, the writer, restarts, loss of power."""
+def test_mounts_files_and_commands_of_a_guest(vm: VM) -> None:
     assert vm.mounts() == ["/mnt/vda", "/mnt/vdb"]
     content = os.urandom(5_000_000)
     vm.write("/mnt/vdb/file", content)
@@ -53,6 +52,8 @@ def test_guest_with_two_disks(vm: VM, lab_session: Lab) -> None:
     with pytest.raises(LabError, match="still runs"):
         vm.run("sleep 5", timeout=0.2)
 
+
+def test_a_freeze_by_another_client_is_seen(vm: VM, lab_session: Lab) -> None:
     vm.start_writer()
     virsh(lab_session, "domfsfreeze", vm.name)
     assert vm.frozen()
@@ -62,6 +63,9 @@ def test_guest_with_two_disks(vm: VM, lab_session: Lab) -> None:
     assert vm.stalled() == []
     assert min(vm.longest_gap().values()) > 300
 
+
+def test_a_guest_outlives_its_daemon(vm: VM, lab_session: Lab) -> None:
+    vm.start_writer()
     pid = vm.qemu_pid()
     lab_session.daemon.kill()
     known = vm.acknowledged()
@@ -72,6 +76,9 @@ def test_guest_with_two_disks(vm: VM, lab_session: Lab) -> None:
     vm.wait_agent()
     assert vm.active() and vm.qemu_pid() == pid
 
+
+def test_the_writer_goes_on_after_a_loss_of_power(vm: VM) -> None:
+    vm.start_writer()
     vm.destroy()
     vm.start()
     assert vm.lost_records() == []
@@ -84,6 +91,8 @@ def test_guest_with_two_disks(vm: VM, lab_session: Lab) -> None:
     extra = {disk: len(records[disk]) - len(known) for disk, known in vm.acknowledged().items()}
     assert set(extra) == {"vda", "vdb"} and set(extra.values()) <= {0, 1}
 
+
+def test_an_agent_is_silenced_and_woken(vm: VM) -> None:
     vm.domain.agentSetResponseTimeout(1)
     vm.silence_agent()
     assert not vm.agent_answers()

@@ -35,6 +35,7 @@ ENVIRONMENT = {**os.environ, "INITRD": "No"}
 ALONE = ("unshare", "--mount", "--pid", "--fork", "--kill-child")
 DRAFT = ".new-"
 WEEK = 7 * 24 * 3600
+BUILD_SECONDS = 1800
 
 
 class RootError(Exception):
@@ -112,17 +113,21 @@ def build_root(recipe: Recipe, target: Path) -> None:
     if reason := obstacle():
         raise RootError(reason)
     print(f"Building a root of Debian {recipe.suite}", file=sys.stderr, flush=True)
-    done = subprocess.run(
-        _command(recipe, target),
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        check=False,
-        env=ENVIRONMENT,
-        umask=0o022,  # whatever ours is: a root has users of its own
-    )
+    try:
+        done = subprocess.run(
+            _command(recipe, target),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="replace",
+            check=False,
+            env=ENVIRONMENT,
+            umask=0o022,  # whatever ours is: a root has users of its own
+            timeout=BUILD_SECONDS,
+        )
+    except subprocess.TimeoutExpired as error:
+        raise RootError(f"mmdebstrap was not done within {BUILD_SECONDS} s") from error
     if done.returncode:
         raise RootError(f"mmdebstrap ended with {done.returncode}:\n{done.stdout[-4000:]}")
     for name, path in recipe.laid_over():

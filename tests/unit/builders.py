@@ -134,16 +134,7 @@ def snapshot(
         for target in on
         if target not in without
     ]
-    before = definition(
-        Disk(
-            target,
-            "disk",
-            Source("file", at(target, word)),
-            "qcow2",
-            recorded=paths(target, (below or {}).get(target, "")),
-        )
-        for target, word in on.items()
-    )
+    before = _before(on, below or {})
     memory = values.pop("memory", "no")
     state = values.pop("state", "running" if memory != "no" else "disk-snapshot")
     return Snapshot(
@@ -163,6 +154,19 @@ def snapshot(
             "xml": "",
             **values,
         }
+    )
+
+
+def _before(on: Mapping[str, str], below: Mapping[str, str]) -> Definition:
+    return definition(
+        Disk(
+            target,
+            "disk",
+            Source("file", at(target, word)),
+            "qcow2",
+            recorded=paths(target, below.get(target, "")),
+        )
+        for target, word in on.items()
     )
 
 

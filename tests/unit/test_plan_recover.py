@@ -34,6 +34,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.left import (
     files_of,
     left_by,
+    over,
     point_of,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
@@ -93,6 +94,17 @@ def test_a_journal_that_an_older_version_wrote_has_no_marks():
     del content["marks"], content["status"]
     left = left_by(content, frozenset(), group_complete=True)
     assert (left.marks, left.status, left.steps) == (frozenset(), "", TAKE.steps)
+
+
+def test_a_job_is_over_once_the_chain_shows_its_work():
+    vm = stacked("s1", "s2", "s3")
+    plan = plan_commit(CommitWish(disks=("vda",), max_depth=2), vm)
+    assert plan.steps[0].how == "middle"
+    assert over(None, vm) == over(journal(plan), vm) == frozenset()
+    assert over(journal(plan), predict(vm, plan)) == {"vda"}
+    # what an active commit leaves for its pivot is not over, whatever the chain says
+    whole = plan_commit(CommitWish(), vm)
+    assert over(journal(whole), predict(vm, whole)) == frozenset()
 
 
 # --- a snapshot that was begun ---

@@ -33,7 +33,6 @@ Note = Callable[[str], None]
 _POLL_SECONDS = 1.0
 _PIVOT_SECONDS = 120.0
 _READY = 3
-_PAUSED = 3  # virDomainState
 _ENDED_BADLY = {1: "failed", 2: "was cancelled"}
 
 
@@ -113,13 +112,14 @@ def _start(dom: Domain, step: JobStep, note: Note) -> None:
     try:
         _ask(dom, step, note)
     except Problem as problem:
-        if problem.todo or call(f"reading VM {dom.name()}", dom.state)[0] != _PAUSED:
+        state = call(f"reading VM {dom.name()}", dom.state)[0]
+        if problem.todo or state != libvirt.VIR_DOMAIN_PAUSED:
             raise
         raise type(problem)(
             problem.found,
-            wanted="a VM that has run since its memory was loaded: QEMU 10 does not write to the"
-            " images before that",
-            todo="let it go on (vm_memory with state running), or switch it off",
+            todo="where QEMU calls an image inactive,"
+            " the VM has not run since its memory was loaded, and QEMU 10 does not write to images"
+            " before that: let it go on (vm_memory with state running), or switch it off",
         ) from problem
 
 

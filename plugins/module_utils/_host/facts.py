@@ -56,15 +56,18 @@ def block_jobs(dom: Domain, vm: VmState, targets: Iterable[str]) -> tuple[Job, .
 
 
 def await_end_of_jobs(dom: Domain, targets: Iterable[str]) -> None:
-    """Give libvirt a moment to take note of jobs that have ended.
+    """Give libvirt a moment to take note of commits and pulls that have ended.
 
     QEMU writes the new chain into the images first. Until libvirt has heard of that, it lists the
-    job and names the images that are gone.
+    job and names the images that are gone. An active commit, which may follow, is another kind.
     """
     deadline = time.monotonic() + _NOTED_WITHIN
     for target in targets:
         doing = f"VM {dom.name()}, disk {target}: waiting for the end of its block job"
-        while call(doing, dom.blockJobInfo, target, 0) and time.monotonic() < deadline:
+        while time.monotonic() < deadline:
+            info = call(doing, dom.blockJobInfo, target, 0) or {}
+            if _JOB_KINDS.get(info.get("type", 0)) not in ("commit", "pull"):
+                break
             time.sleep(_POLL_SECONDS)
 
 
