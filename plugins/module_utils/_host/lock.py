@@ -31,9 +31,27 @@ def locked(
     Another ``kind`` of thing has a lock of its own in the same way, by a key and a name.
     """
     path = os.path.join(state_directory(state_dir, "lock"), f"{uuid}.lock")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    with lock_file(path, f"{kind} {vm}", holder, timeout):
+        yield
+
+
+@contextlib.contextmanager
+def lock_file(
+    path: str, what: str, holder: str, timeout: float, *, shared: bool = False
+) -> Iterator[None]:
+    """Hold a lock on a file that says who does; Busy after ``timeout`` seconds naming ``what``.
+
+    A ``shared`` lock is held by many, none of which is named in the file, and nobody else.
+    """
+    access = os.O_RDWR | os.O_CREAT
+    if shared and os.path.exists(path):
+        access = os.O_RDONLY
+    descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
-        _acquire(descriptor, f"{kind} {vm}", time.monotonic() + timeout)
+        _acquire(descriptor, what, time.monotonic() + timeout, shared=shared)
+        if shared:
+            yield
+            return
         note = {"pid": os.getpid(), "run": holder, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, json.dumps(note).encode(), 0)
@@ -65,8 +83,8 @@ def guard_lock(state_dir: str, uuid: str, vm: str) -> Iterator[int]:
         os.close(descriptor)
 
 
-def _acquire(descriptor: int, what: str, deadline: float) -> None:
-    if not _flock(descriptor, deadline):
+def _acquire(descriptor: int, what: str, deadline: float, *, shared: bool) -> None:
+    if not _flock(descriptor, deadline, fcntl.LOCK_SH if shared else fcntl.LOCK_EX):
         raise Busy(
             f"{what} is held by another run: {_holder(descriptor)}",
             wanted="to work on it alone",
@@ -74,10 +92,10 @@ def _acquire(descriptor: int, what: str, deadline: float) -> None:
         )
 
 
-def _flock(descriptor: int, deadline: float) -> bool:
+def _flock(descriptor: int, deadline: float, kind: int = fcntl.LOCK_EX) -> bool:
     while True:
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, kind | fcntl.LOCK_NB)
             return True
         except BlockingIOError:
             if time.monotonic() >= deadline:

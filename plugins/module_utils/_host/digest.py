@@ -1,0 +1,75 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The SHA-256 of files, and making them durable.
+
+hashlib lets other threads run meanwhile, so several files can be read side by side.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+
+from .._model.backup import StoredFile
+from .._model.problem import Damaged
+
+_CHUNK = 4 << 20
+
+
+def stored_file(folder: str, name: str, role: str) -> StoredFile:
+    """A file as a manifest names it; its content is on disk when this returns."""
+    descriptor = _open(os.path.join(folder, name))
+    try:
+        os.fsync(descriptor)
+        size, digest = _digest(descriptor)
+    finally:
+        os.close(descriptor)
+    return StoredFile(name, role, size, digest)
+
+
+def trouble_with(path: str, file: StoredFile) -> str:
+    """What is wrong with a stored file that should be at ``path``, '' if every byte is right."""
+    try:
+        descriptor = _open(path)
+    except Damaged as problem:
+        return problem.found
+    try:
+        size, digest = _digest(descriptor)
+    except OSError as error:
+        return f"{path} cannot be read: {error.strerror}"
+    finally:
+        os.close(descriptor)
+    if size != file.size:
+        return f"{path} has {size} bytes, its manifest says {file.size}"
+    if digest != file.sha256:
+        return f"{path} has another content than its manifest says (SHA-256 {digest})"
+    return ""
+
+
+def _open(path: str) -> int:
+    """A regular file, never by a link, and never one that makes us wait. Raises Damaged."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise Damaged(f"{path} is no regular file")
+    return descriptor
+
+
+def _digest(descriptor: int) -> tuple[int, str]:
+    """Bytes, and SHA-256 in hex. Raises OSError."""
+    os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
+    state, size = hashlib.sha256(), 0
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            state.update(view[:count])
+            size += count
+    return size, state.hexdigest()

@@ -1,0 +1,270 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Reading a repository of restore points: a plain directory, see docs/repository.md.
+
+``REPOSITORY/NAME.UUID/ID/`` holds one restore point of one VM. It exists once its manifest has
+been renamed into place; a folder without one is debris of a dead run.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import stat
+import uuid as uuid_module
+from collections.abc import Mapping, Sequence
+
+from .._model.backup import MANIFEST, RestorePoint, is_id, parse_manifest
+from .._model.names import check_path, file_part
+from .._model.problem import BadInput, Conflict, Damaged, NotFound, Problem
+from .._model.stock import Stock, Verified
+
+IDENTITY = "vmkeep-repository.json"
+VERIFIED = "verified.json"
+FORMAT = 1
+_LARGEST_TEXT = 16 << 20
+_NAME_LENGTH = 100
+
+
+def identity(repository: str) -> str:
+    """The id of a repository, '' for a directory that is none yet. Raises Problem."""
+    check_path(repository, "the option 'repository'")
+    if not os.path.isdir(repository):
+        raise NotFound(
+            f"the repository {repository} is not there, or is no directory",
+            wanted="a directory for restore points",
+            todo="create it, and mount what belongs there",
+        )
+    try:
+        content = json.loads(_text(os.path.join(repository, IDENTITY)))
+    except FileNotFoundError:
+        return ""
+    except ValueError as error:
+        raise _foreign(repository, str(error)) from error
+    known = isinstance(content, dict) and content.get("format") == FORMAT
+    if not known or not isinstance(content.get("id"), str):
+        raise _foreign(repository, f"it is not of format {FORMAT}")
+    return str(content["id"])
+
+
+def _foreign(repository: str, why: str) -> Conflict:
+    return Conflict(
+        f"{os.path.join(repository, IDENTITY)} cannot be understood: {why}",
+        wanted="a repository of this collection",
+        todo="use the version of the collection that made it, or another directory",
+    )
+
+
+def folder_of(repository: str, name: str, uuid: str) -> str:
+    """The folder of a VM, whatever it was called when that was made; it may not be there yet."""
+    for found in listed(repository):
+        if found.endswith(f".{uuid}"):
+            return os.path.join(repository, found)
+    return os.path.join(repository, f"{file_part(name)[:_NAME_LENGTH]}.{uuid}")
+
+
+def folders(repository: str) -> tuple[tuple[str, str], ...]:
+    """(folder, uuid) of all VMs in a repository, sorted."""
+    found = []
+    for name in listed(repository):
+        path, uuid = os.path.join(repository, name), name.rpartition(".")[2]
+        if _is_uuid(uuid) and os.path.isdir(path) and not os.path.islink(path):
+            found.append((path, uuid))
+    return tuple(sorted(found))
+
+
+def _is_uuid(text: str) -> bool:
+    try:
+        return str(uuid_module.UUID(text)) == text
+    except ValueError:
+        return False
+
+
+def listed(directory: str) -> Sequence[str]:
+    """The names in a directory, none where there is no such. Raises Problem."""
+    try:
+        return sorted(os.listdir(directory))
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise Problem(
+            f"{directory} cannot be read: {error.strerror}",
+            todo="check its owner, mode and mount",
+        ) from error
+
+
+def find_stocks(repository: str, names: Sequence[str] | None) -> dict[str, Stock | Problem]:
+    """What a repository holds of VMs by name or UUID, of all without ``names``.
+
+    The name is that of the newest restore point. One that is unknown, or stands for several VMs,
+    gives a Problem.
+    """
+    stocks = {uuid: read_stock(repository, path) for path, uuid in folders(repository)}
+    named: dict[str, list[str]] = {}
+    for uuid, stock in stocks.items():
+        named.setdefault(_name_in(stock), []).append(uuid)
+    if names is None:
+        return {
+            name if len(u) == 1 else uuid: stocks[uuid] for name, u in named.items() for uuid in u
+        }
+    return {name: _found(repository, name, stocks, named) for name in dict.fromkeys(names)}
+
+
+def _name_in(stock: Stock) -> str:
+    folder = os.path.basename(stock.directory).rpartition(".")[0]
+    return stock.points[-1].vm if stock.points else folder
+
+
+def _found(
+    repository: str, name: str, stocks: Mapping[str, Stock], named: Mapping[str, list[str]]
+) -> Stock | Problem:
+    if name in stocks:
+        return stocks[name]
+    uuids = named.get(name, [])
+    if len(uuids) == 1:
+        return stocks[uuids[0]]
+    if uuids:
+        return BadInput(
+            f"{repository} has restore points of {len(uuids)} VMs that are called {name}",
+            wanted=f"one of these UUIDs: {', '.join(uuids)}",
+            todo="name the UUID in the option 'vm'",
+        )
+    known = ", ".join(sorted(named)[:20]) or "(none)"
+    return NotFound(
+        f"{repository} has no restore point of VM {name}",
+        wanted=f"one of: {known}",
+        todo="correct the option 'vm' or 'repository'",
+    )
+
+
+def read_stock(repository: str, directory: str) -> Stock:
+    """What there is of one VM: manifests and what is wrong with their files, debris."""
+    points: list[RestorePoint] = []
+    broken: dict[str, str] = {}
+    debris: list[str] = []
+    for id in listed(directory):
+        folder = os.path.join(directory, id)
+        if not is_id(id) or not os.path.isdir(folder) or os.path.islink(folder):
+            continue
+        try:
+            point = read_point(folder)
+            points.append(point)
+            debris.extend(_unnamed(folder, point))
+        except FileNotFoundError:
+            debris.append(folder)
+        except Problem as problem:
+            broken[id] = problem.found
+    points.sort(key=lambda point: (point.sequence, point.id))
+    return Stock(
+        repository=repository,
+        directory=directory,
+        points=tuple(points),
+        broken=broken,
+        troubles=_troubles(directory, points),
+        debris=tuple(debris),
+        staged=tuple(point.id for point in points if _staged(directory, point)),
+        verified=_verified(directory, points),
+    )
+
+
+def read_point(folder: str) -> RestorePoint:
+    """The manifest of a restore point. FileNotFoundError where there is none, Damaged if bad."""
+    path = os.path.join(folder, MANIFEST)
+    point = parse_manifest(_text(path), path)
+    if point.id != os.path.basename(folder):
+        raise Damaged(
+            f"{path} is the manifest of {point.id}, and stands in another folder",
+            wanted="the manifest of this folder",
+            todo="find out who moved it, and restore from another point",
+        )
+    return point
+
+
+def _text(path: str) -> str:
+    """A small file of the repository, never by a link. Raises FileNotFoundError or Problem."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+    with os.fdopen(descriptor, "rb") as file:
+        facts = os.fstat(descriptor)
+        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST_TEXT:
+            raise Damaged(f"{path} is no regular file, or larger than {_LARGEST_TEXT} bytes")
+        try:
+            return file.read().decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise Damaged(f"{path} cannot be read: {error}") from error
+
+
+def _unnamed(folder: str, point: RestorePoint) -> list[str]:
+    """Files of a point that its manifest does not name."""
+    named = {MANIFEST, VERIFIED} | {file.name for file in point.files}
+    named |= {file.staged for file in point.files}
+    return [os.path.join(folder, name) for name in listed(folder) if name not in named]
+
+
+def _troubles(directory: str, points: Sequence[RestorePoint]) -> dict[str, str]:
+    by_id = {point.id: point for point in points}
+    found: dict[str, str] = {}
+    for point in points:
+        trouble = _missing(directory, point) or _orphaned(point, by_id)
+        if trouble:
+            found[point.id] = trouble
+    return found
+
+
+def _missing(directory: str, point: RestorePoint) -> str:
+    for file in point.files:
+        path = path_of(directory, point, file.name)
+        try:
+            facts = os.lstat(path)
+        except OSError as error:
+            return f"{path}: {error.strerror}"
+        if not stat.S_ISREG(facts.st_mode):
+            return f"{path} is no regular file"
+        if facts.st_size != file.size:
+            return f"{path} has {facts.st_size} bytes, its manifest says {file.size}"
+    return ""
+
+
+def _orphaned(point: RestorePoint, by_id: Mapping[str, RestorePoint]) -> str:
+    if point.parent is None:
+        return ""
+    parent = by_id.get(point.parent.id)
+    if parent is None:
+        return f"the restore point {point.parent.id}, which it stands on, is not there"
+    if not point.stands_on(parent):
+        return f"the manifest of {parent.id} is not the one that it was made on"
+    if parent.sequence >= point.sequence or parent.uuid != point.uuid:
+        return f"{parent.id} cannot be what it was made on"
+    return ""
+
+
+def path_of(directory: str, point: RestorePoint, name: str) -> str:
+    """Where a file of a restore point stands now."""
+    folder = os.path.join(directory, point.id)
+    file = point.file(name)
+    if file and file.staged and os.path.lexists(os.path.join(folder, file.staged)):
+        return os.path.join(folder, file.staged)
+    return os.path.join(folder, name)
+
+
+def _staged(directory: str, point: RestorePoint) -> bool:
+    folder = os.path.join(directory, point.id)
+    return any(f.staged and os.path.lexists(os.path.join(folder, f.staged)) for f in point.files)
+
+
+def _verified(directory: str, points: Sequence[RestorePoint]) -> dict[str, Verified]:
+    found = {}
+    for point in points:
+        path = os.path.join(directory, point.id, VERIFIED)
+        # A record that is gone or damaged only means that the point has to be verified again.
+        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, Problem):
+            found[point.id] = Verified(**json.loads(_text(path)))
+    return found

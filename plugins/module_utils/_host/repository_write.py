@@ -1,0 +1,145 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Writing to a repository of restore points, and keeping others from it meanwhile.
+
+Whoever adds, merges or removes restore points of a VM holds its writer's lock. Whoever reads images
+shares the reader's lock, which nobody has who replaces or removes some. Both lie in the folder of
+the VM and go with their owner.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from collections.abc import Iterator
+from dataclasses import asdict
+
+from .._model.backup import MANIFEST, RestorePoint, manifest_text, sealed
+from .._model.stock import Verified
+from .journal import fsync_directory, write_durably
+from .lock import lock_file
+from .repository import FORMAT, IDENTITY, VERIFIED, listed
+
+_WRITER, _READERS = "writer.lock", "readers.lock"
+# QEMU, which writes the images, often runs as another user: it may pass through, not list.
+_FOLDER_MODE = 0o711
+
+
+@contextlib.contextmanager
+def writing(directory: str, vm: str, holder: str, timeout: float) -> Iterator[None]:
+    """Be the only one who changes the restore points of a VM. Busy naming the holder."""
+    make_folder(directory)
+    what = f"the repository of VM {vm} ({directory})"
+    with lock_file(os.path.join(directory, _WRITER), what, holder, timeout):
+        yield
+
+
+@contextlib.contextmanager
+def reading(directory: str, vm: str, holder: str, timeout: float) -> Iterator[None]:
+    """Keep the images from being replaced or removed. Where nobody can write, nobody does that."""
+    path = os.path.join(directory, _READERS)
+    if not os.access(directory, os.W_OK) and not os.path.exists(path):
+        yield
+        return
+    what = f"the restore points of VM {vm} ({directory})"
+    with lock_file(path, what, holder, timeout, shared=True):
+        yield
+
+
+@contextlib.contextmanager
+def replacing(directory: str, vm: str, holder: str, timeout: float) -> Iterator[None]:
+    """Keep everybody from reading the images: some are replaced or removed."""
+    what = f"the restore points of VM {vm} ({directory})"
+    with lock_file(os.path.join(directory, _READERS), what, holder, timeout):
+        yield
+
+
+def create(repository: str) -> str:
+    """Make a directory a repository; its new id."""
+    new = secrets.token_hex(4)
+    path = os.path.join(repository, IDENTITY)
+    write_durably(path, f"{path}.new", {"format": FORMAT, "id": new})
+    return new
+
+
+def finish_staged(directory: str, point: RestorePoint) -> None:
+    """Let staged files take the place of what they are to replace."""
+    folder = os.path.join(directory, point.id)
+    for file in point.files:
+        with contextlib.suppress(FileNotFoundError):
+            if file.staged:
+                os.rename(os.path.join(folder, file.staged), os.path.join(folder, file.name))
+    fsync_directory(folder)
+
+
+def record_verified(directory: str, point: RestorePoint, outcome: Verified) -> None:
+    """Keep the outcome of a verification beside the manifest."""
+    path = os.path.join(directory, point.id, VERIFIED)
+    write_durably(path, f"{path}.new", asdict(outcome))
+
+
+def new_folder(directory: str, id: str) -> str:
+    """An empty folder for a restore point that is to be made, debris until it has a manifest."""
+    folder = os.path.join(directory, id)
+    make_folder(directory)
+    make_folder(folder)
+    return folder
+
+
+def make_folder(path: str) -> None:
+    """Make a folder that only we can list, unless it is there."""
+    if os.path.isdir(path):
+        return
+    os.mkdir(path, _FOLDER_MODE)
+    os.chmod(path, _FOLDER_MODE)  # whatever the umask
+    fsync_directory(os.path.dirname(path))
+
+
+def commit(directory: str, point: RestorePoint) -> RestorePoint:
+    """Write the manifest; from then on the point exists, or is as this one says.
+
+    Its files have to be on disk. Returns the point with its digest.
+    """
+    folder = os.path.join(directory, point.id)
+    path = os.path.join(folder, MANIFEST)
+    _write_text(path, manifest_text(point))
+    fsync_directory(folder)
+    fsync_directory(directory)
+    return sealed(point)
+
+
+def _write_text(path: str, text: str) -> None:
+    draft = f"{path}.new"
+    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(text.encode())
+        file.flush()
+        os.fsync(descriptor)
+    os.replace(draft, path)
+
+
+def remove_point(directory: str, id: str) -> None:
+    """Remove a restore point or the debris of one: first its manifest, so that it is none."""
+    folder = os.path.join(directory, id)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, MANIFEST))
+        fsync_directory(folder)
+    for name in listed(folder):
+        os.unlink(os.path.join(folder, name))
+    with contextlib.suppress(FileNotFoundError):
+        os.rmdir(folder)
+    fsync_directory(directory)
+
+
+def remove_debris(path: str) -> None:
+    """Remove what a dead run left: a folder without a manifest, or a file that none names."""
+    if os.path.isdir(path) and not os.path.islink(path):
+        if not os.path.lexists(os.path.join(path, MANIFEST)):
+            remove_point(*os.path.split(path))
+        return
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
