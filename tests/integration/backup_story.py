@@ -5,15 +5,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import subprocess
+import tempfile
+from collections.abc import Iterator
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import libvirt
 from lab import VM
-from story import Modules, qemu_img, sources
+from story import Modules, qemu_img
 
 BEGINNING = datetime(2026, 11, 2, 3, 0, tzinfo=timezone.utc)
 
@@ -36,9 +40,11 @@ class Repository:
     def back_up(self, vm: VM, **params: Any) -> dict[str, Any]:
         """Make a restore point, of a time that is a day later than the last."""
         self.later()
-        return self.modules.run("vm_backup", vm, **self.params(**params))["vms"][vm.name][
-            "restore_point"
-        ]
+        result = self.modules.run("vm_backup", vm, **self.params(**params))
+        return result["vms"][vm.name]["restore_point"]
+
+    def refused(self, vm: VM, **params: Any) -> str:
+        return self.modules.refused("vm_backup", vm, **self.params(**params))
 
     def folder(self, vm: VM) -> Path:
         return next(self.path.glob(f"*.{vm.uuid}"))
@@ -73,26 +79,44 @@ class Repository:
 
 
 def disks_of(vm: VM) -> dict[str, str]:
-    """target -> SHA-256 of what the disks of a paused VM, or of one that is off, hold now."""
-    running = vm.active()
-    if running and vm.domain.state()[0] == 1:
-        vm.domain.suspend()
-        try:
-            return disks_of(vm)
-        finally:
-            vm.domain.resume()
-    formats = {disk.target: disk.format for disk in vm.disks.values()}
+    """target -> SHA-256 of what the disks hold, of a VM that is paused or off."""
+    assert not vm.active() or vm.domain.state()[0] == libvirt.VIR_DOMAIN_PAUSED
     found = {}
-    for target, path in sources(vm).items():
-        kind = "raw" if path.endswith(".raw") else formats.get(target, "qcow2")
-        found[target] = sha256(path, "qcow2" if path.endswith(".qcow2") else kind)
+    for disk in vm.xml().iterfind("devices/disk[@device='disk']"):
+        kind = disk.find("driver").get("type")
+        found[disk.find("target").get("dev")] = sha256(disk.find("source").get("file"), kind)
     return found
 
 
+@contextlib.contextmanager
+def paused(vm: VM) -> Iterator[None]:
+    """The vCPUs stand still, so that the disks hold still as well."""
+    vm.domain.suspend()
+    try:
+        yield
+    finally:
+        vm.domain.resume()
+
+
 def sha256(path: str, image_format: str) -> str:
-    """Of the content of a disk, read by qemu-img, from whatever chain."""
-    raw = subprocess.run(
-        ["qemu-img", "dd", "-U", "-f", image_format, "-O", "raw", f"if={path}", "of=/dev/stdout", "bs=1M"],
-        capture_output=True,
-    )
-    return hashlib.sha256(raw.stdout).hexdigest()
+    """Of the content of a disk, read by qemu-img through whatever chain."""
+    with tempfile.NamedTemporaryFile(dir="/dev/shm") as raw:
+        convert = [
+            "qemu-img",
+            "convert",
+            "-U",
+            "-f",
+            image_format,
+            "-O",
+            "raw",
+            "--",
+            path,
+            raw.name,
+        ]
+        subprocess.run(convert, check=True)
+        with Path(raw.name).open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def checkpoints(vm: VM) -> list[str]:
+    return sorted(found.getName() for found in vm.domain.listAllCheckpoints())

@@ -11,7 +11,6 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
@@ -21,9 +20,7 @@ from .._host.backups import new_id, with_bitmaps_proved
 from .._host.do_backup import Making, make, tidy
 from .._host.lock import locked
 from .._host.observe import Host, observe
-from .._model.backups import Backups
 from .._model.problem import Problem
-from .._model.state import VmState
 from .._model.step import BackUp, CreateRepository
 from .._plan.backup import left_to_do
 from .change import converged, guarding
@@ -42,49 +39,38 @@ def backing_up(repository: str, now: datetime, parallel: int) -> ChangeAll:
     """How the VMs of a task get their restore points, ``parallel`` at a time."""
 
     def change(host: Host, doms: Mapping[str, Domain], plan_for: PlanFor) -> dict[str, Outcome]:
-        made = _created(repository, now)
+        new = not repositories.identity(repository)
+        made = (CreateRepository(repository, new_id(repository, now)),) if new else ()
         return each(doms, lambda dom: _change(host, dom, plan_for, made), workers=parallel)
 
     return change
 
 
-def _created(repository: str, now: datetime) -> tuple[CreateRepository, ...]:
-    """The repository is there before its first folder, and known by one id to all VMs."""
-    if repositories.identity(repository):
-        return ()
-    step = CreateRepository(repository, new_id(repository, now))
-    repository_write.create(repository, step.id)
-    return (step,)
-
-
 def _change(
     host: Host, dom: Domain, plan_for: PlanFor, made: tuple[CreateRepository, ...]
 ) -> Outcome:
-    outcome = Outcome(steps=made)
+    outcome = Outcome()
+    uuid, name = dom.UUIDString(), dom.name()
     try:
-        with contextlib.ExitStack() as stack:
-            uuid, name = dom.UUIDString(), dom.name()
-            stack.enter_context(locked(host.state_dir, uuid, name, host.run, host.lock_timeout))
+        with locked(host.state_dir, uuid, name, host.run, host.lock_timeout):
             outcome.before = observe(host, dom)
-            known = _known(outcome.before)
-            folder = known.stock.directory
-            stack.enter_context(repository_write.writing(folder, name, host.run, host.lock_timeout))
-            host, dom = _carry_out(host, dom, plan_for, outcome)
-            outcome.after = converged(host, dom, left_to_do)
+            vm = recovered(host, dom, outcome)
+            settled(host, dom, vm, plan_for(vm))  # what cannot go leaves no folder
+            for step in made:
+                repository_write.create(step.repository, step.id)
+                outcome.steps += (step,)
+            folder = vm.backups.stock.directory if vm.backups else ""
+            with repository_write.writing(folder, name, host.run, host.lock_timeout):
+                host, dom = _carry_out(host, dom, plan_for, outcome)
+                outcome.after = converged(host, dom, left_to_do)
     except Problem as problem:
         outcome.problem = problem
     return outcome
 
 
-def _known(vm: VmState) -> Backups:
-    if vm.backups is None:
-        raise Problem(f"nobody has looked at the restore points of VM {vm.name}")
-    return vm.backups
-
-
 def _carry_out(host: Host, dom: Domain, plan_for: PlanFor, outcome: Outcome) -> tuple[Host, Domain]:
     """Do what is to be done; by which connection the VM is reached after it."""
-    vm = with_bitmaps_proved(dom, recovered(host, dom, outcome))
+    vm = with_bitmaps_proved(dom, observe(host, dom))
     plan = settled(host, dom, vm, plan_for(vm))
     outcome.notes += plan.notes
     with guarding(host, [(vm, plan)]) as guard:

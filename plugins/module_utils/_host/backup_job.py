@@ -26,6 +26,7 @@ from .._model.backup_steps import BackUp
 from .._model.problem import Problem, TimedOut, Unreachable
 from .backups import written_by_job
 from .connection import OPERATION_INVALID, await_events, call, call_within, code_of, reconnected
+from .image_lock import writers
 from .libvirt_dep import libvirt
 
 if TYPE_CHECKING:
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 PROGRESS = "progress.json"
 _BACKUP = 9  # virDomainJobOperation
 _POLL_SECONDS, _TOLD_EVERY, _ABORT_SECONDS = 1.0, 30.0, 60.0
+_RELEASE_SECONDS, _RELEASE_POLL_SECONDS = 60.0, 0.005
 
 
 def paths_of(step: BackUp) -> tuple[str, ...]:
@@ -191,6 +193,20 @@ def _failed(dom: Domain, step: BackUp, said: dict[str, Any]) -> Problem:
         todo="look at the free space of the repository and at QEMU's log of this VM, then run the"
         " task again; the restore points that there are stay good",
     )
+
+
+def released(step: BackUp) -> None:
+    """Return once QEMU has closed the images: libvirt tells of the end of a job before that."""
+    deadline = time.monotonic() + _RELEASE_SECONDS
+    for path in paths_of(step):
+        while holder := writers(path):
+            if time.monotonic() > deadline:
+                raise TimedOut(
+                    f"{path} is still open in {holder}, though the backup is over",
+                    wanted="an image that nobody writes to",
+                    todo="look at QEMU's log of this VM, then run the task again",
+                )
+            time.sleep(_RELEASE_POLL_SECONDS)
 
 
 def end(dom: Domain) -> None:

@@ -105,6 +105,7 @@ def _by_libvirt(making: Making) -> None:
     with backup_job.listening(host, dom) as bell:
         _begin(making, xml)
         making.host, making.dom = backup_job.await_end(host, dom, step, bell, deadline)
+    backup_job.released(step)
 
 
 def _begin(making: Making, xml: tuple[str, str | None]) -> None:
