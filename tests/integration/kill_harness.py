@@ -19,6 +19,7 @@ What to do comes in the environment variable VMKEEP_HARNESS as JSON:
 * ``hold``: {point: seconds} to sleep at a point;
 * ``raise_after``: label of a call that raises a libvirt error after it has done its work, once;
   with ``lose_snapshot`` the metadata of the snapshot just taken is deleted first;
+* ``slow``: QEMU copies only so many bytes per second once a backup has begun;
 * ``mutate``: faults to build in, so that tests can prove that they would see them:
   ``no_guard`` (the guest is never put into the guard's care) and ``no_recovery`` (the journal
   of a dead run is not looked at);
@@ -188,6 +189,26 @@ def wrap_libvirt() -> None:
             if callable(found) and not method.startswith(("_", *READING)):
                 wrap(owner, method, libvirt_label(kind, method), effect=True)
     wrap(libvirt_qemu, "qemuAgentCommand", agent_label, effect=True)
+    if "slow" in SETTINGS:
+        libvirt.virDomain.backupBegin = slowed(libvirt.virDomain.backupBegin)
+
+
+def slowed(begin: Callable[..., Any]) -> Callable[..., Any]:
+    """backupBegin, with a limit for the jobs before it returns."""
+
+    def wrapped(dom: Any, *args: Any) -> Any:
+        result = begin(dom, *args)
+        for job in json.loads(monitor(dom, "query-jobs"))["return"]:
+            monitor(dom, "block-job-set-speed", device=job["id"], speed=SETTINGS["slow"])
+        reached("after", "slowing down", False)
+        return result
+
+    return wrapped
+
+
+def monitor(dom: Any, command: str, **arguments: Any) -> str:
+    request = {"execute": command, **({"arguments": arguments} if arguments else {})}
+    return libvirt_qemu.qemuMonitorCommand(dom, json.dumps(request), 0)
 
 
 def wrap_system() -> None:

@@ -53,6 +53,7 @@ class Making:
     started: float = field(default_factory=time.time)
     consistency: str = ""
     frozen_ms: int = 0
+    versions: tuple[str, str] = ("", "")
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -65,6 +66,7 @@ def make(making: Making) -> RestorePoint:
     step = making.step
     repository_write.new_folder(step.directory, step.id)
     try:
+        making.versions = _versions(making.host)
         new_images(step)
         others = list(other_files(making.dom, making.vm, making.folder))
         if step.how == OFF:
@@ -161,8 +163,8 @@ def _point(making: Making, others: Sequence[tuple[str, str]]) -> RestorePoint:
         checkpoint=step.checkpoint,
         left_out=step.left_out,
         protected=step.protected,
-        libvirt=_version(call("asking for versions", making.host.conn.getLibVersion)),
-        qemu=_version(call("asking for versions", making.host.conn.getVersion)),
+        libvirt=making.versions[0],
+        qemu=making.versions[1],
     )
 
 
@@ -197,6 +199,13 @@ def _files(folder: str, names: Sequence[tuple[str, str]]) -> tuple[StoredFile, .
 
 def _time(seconds: float) -> str:
     return in_utc(datetime.fromtimestamp(seconds, timezone.utc))
+
+
+def _versions(host: Host) -> tuple[str, str]:
+    """Those of libvirt and QEMU."""
+    doing = "asking for versions"
+    numbers = call(doing, host.conn.getLibVersion), call(doing, host.conn.getVersion)
+    return _version(numbers[0]), _version(numbers[1])
 
 
 def _version(number: int) -> str:
