@@ -16,6 +16,8 @@ import os
 from typing import Any
 
 from .._model.problem import Problem
+from .files import regular_files
+from .image_lock import users
 from .lock import holder_of
 from .repository import small_text
 
@@ -37,3 +39,14 @@ def progress_of(folder: str) -> dict[str, Any] | None:
             found = {key: content.get(key) for key in known}
             return {"id": os.path.basename(folder), **found}
     return None
+
+
+def users_of(debris: str) -> str:
+    """Which QEMU still has an image in what a dead run left, '' for none."""
+    folder = os.path.isdir(debris) and not os.path.islink(debris)
+    files = regular_files(debris) if folder else (debris,)
+    for path in files:
+        with contextlib.suppress(Problem, OSError):
+            if who := users(path):
+                return who
+    return ""

@@ -12,7 +12,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 from .._model.backup import FULL, IMAGE, RestorePoint, StoredDisk, StoredFile
@@ -38,15 +38,32 @@ def verify(
     """
     points = {each.id: each for point in chosen for each in stock.lineage(point)}
     jobs = [(point, file) for point in points.values() for file in point.files]
+    return {**dict.fromkeys(points, ""), **_troubles(stock, jobs, parallel, timeout)}
 
+
+def verify_for_merge(
+    stock: Stock, point: RestorePoint, *, parallel: int, timeout: float
+) -> Mapping[str, str]:
+    """The same for what a point is made full from: its own files, and the images below."""
+    jobs = [(point, file) for file in point.files]
+    for disk in point.disks:
+        below = list(stock.images(point, disk.target))[1:]
+        files = ((each, each.file(image.file)) for each, image in below)
+        jobs += [(each, file) for each, file in files if file]
+    return _troubles(stock, jobs, parallel, timeout)
+
+
+def _troubles(
+    stock: Stock, jobs: Sequence[tuple[RestorePoint, StoredFile]], parallel: int, timeout: float
+) -> Mapping[str, str]:
     def look(job: tuple[RestorePoint, StoredFile]) -> str:
         return _trouble_with_file(stock, job[0], job[1], timeout)
 
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         found = list(pool.map(look, jobs))
-    troubles = dict.fromkeys(points, "")
+    troubles: dict[str, str] = {}
     for job, trouble in zip(jobs, found):
-        troubles[job[0].id] = troubles[job[0].id] or trouble
+        troubles[job[0].id] = troubles.get(job[0].id) or trouble
     return troubles
 
 
