@@ -34,6 +34,8 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.backup impor
     StoredFile,
     id_at,
     in_utc,
+    manifest_text,
+    sealed,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.stock import Stock
 from image_story import MIB, content, qemu_img
@@ -215,26 +217,24 @@ def _block(disk: bytes | bytearray, number: int) -> bytes:
 
 def light(depot: Depot, name: str, count: int, depth: int) -> None:
     """Many restore points whose images are no images, for what opens none of them."""
-    directory = str(depot.folder(name))
     last: RestorePoint | None = None
     for number in range(count):
         time = FIRST + timedelta(hours=number)
         id = id_at(time, ())
-        folder = new_folder(directory, id)
-        Path(folder, "vda.qcow2").write_bytes(b"x")
-        full = number % depth == 0 or last is None
+        full = last is None or number % depth == 0
         kind = FULL if full else INCREMENTAL
-        last = commit(
-            directory,
-            RestorePoint(
-                id=id, vm=name, uuid=uuid_of(name), sequence=number + 1, time=in_utc(time),
-                type=kind, reason="as asked", consistency="offline",
-                files=(StoredFile("vda.qcow2", IMAGE, 1, hashlib.sha256(b"x").hexdigest()),),
-                disks=(StoredDisk("vda", "vda.qcow2", kind, "raw", 1 << 30, "/dev/vg/db01"),),
-                started=in_utc(time), finished=in_utc(time), seconds=1,
-                parent=None if full else Parent(last.id, last.digest),
-            ),
+        point = RestorePoint(
+            id=id, vm=name, uuid=uuid_of(name), sequence=number + 1, time=in_utc(time),
+            type=kind, reason="as asked", consistency="offline",
+            files=(StoredFile("vda.qcow2", IMAGE, 1, hashlib.sha256(b"x").hexdigest()),),
+            disks=(StoredDisk("vda", "vda.qcow2", kind, "raw", 1 << 30, "/dev/vg/db01"),),
+            started=in_utc(time), finished=in_utc(time), seconds=1,
+            parent=Parent(last.id, last.digest) if last and not full else None,
         )  # fmt: skip
+        last = sealed(point)
+        depot.file(id, name=name).parent.mkdir(parents=True)
+        depot.file(id, name=name).write_bytes(b"x")
+        depot.file(id, "manifest.json", name).write_text(manifest_text(point))
 
 
 def fingerprint(path: Path) -> dict[str, object]:

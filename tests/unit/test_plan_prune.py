@@ -318,7 +318,7 @@ def after_step(points: dict[str, RestorePoint], step: object, bad: set[str]) -> 
         assert not on, f"{gone.id} went, and {on} stood on it"
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(drafts, retentions, room)
 def test_no_plan_loses_what_is_to_be_kept(
     given_drafts: list[Draft], rules: Retention, free: int
@@ -340,7 +340,7 @@ def test_no_plan_loses_what_is_to_be_kept(
     assert plan_prune(left, rules, 0).steps == (), "a second run would go on"
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(drafts, retentions)
 def test_the_rules_keep_what_they_say(given_drafts: list[Draft], rules: Retention) -> None:
     """Against another way to count, for points in the order of their times."""
