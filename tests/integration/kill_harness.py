@@ -141,6 +141,10 @@ def step_label(step: Any, *_rest: Any) -> str:
     return " ".join(filter(None, ("step", step.step, what, short(getattr(step, "file", "")))))
 
 
+def prune_label(_work: Any, step: Any) -> str:
+    return f"step {step.step} {short(getattr(step, 'point', '') or step.path)}"
+
+
 def process_label(_self: Any, args: Any, **_kwargs: Any) -> str:
     if isinstance(args, (list, tuple)) and "-c" in args:
         return "start guard"
@@ -215,6 +219,8 @@ def wrap_system() -> None:
     wrap(os, "open", open_label, effect=True)
     wrap(os, "unlink", lambda path, **_options: f"unlink {vm_of(path)}", effect=True)
     wrap(os, "replace", lambda _old, new: f"replace {vm_of(new)}", effect=True)
+    wrap(os, "rename", lambda _old, new: f"rename {short(new)}", effect=True)
+    wrap(os, "rmdir", lambda path: f"rmdir {short(path)}", effect=True)
     wrap(os, "link", lambda _old, new, **_options: f"link {short(new)}", effect=True)
     wrap(subprocess.Popen, "__init__", process_label, effect=True)
 
@@ -227,6 +233,7 @@ def wrap_collection() -> None:
     host = {name: import_module(f"{FLOW}._host.{name}") for name in names}
     wrap(host["apply"], "do", step_label)
     wrap(host["image_apply"], "_do", step_label)
+    wrap(import_module(f"{FLOW}._host.stock_apply"), "prune_step", prune_label)
     wrap(host["apply"], "take", take_label)
     wrap(import_module(f"{FLOW}._flow.group"), "take", take_label)
     wrap(host["snapshots"], "_create", lambda taking, *_rest: f"snapshot of {taking.vm.name}")

@@ -18,11 +18,12 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from .._model.backup import IMAGE, Parent, RestorePoint, StoredDisk, StoredFile, in_utc
-from .._model.backup_steps import OFF, BackUp, DropCheckpoint, EndBackup, RemoveDebris
+from .._model.backup_steps import OFF, BackUp, DropCheckpoint, EndBackup
 from .._model.problem import Problem, TimedOut, Unreachable
 from .._model.snapshot import CRASH, FILESYSTEM, OFFLINE
 from .._model.state import VmState
 from .._model.step import Step
+from .._model.stock_step import RemoveDebris
 from . import backup_job, repository_write
 from .backup_files import copy_images, new_images, other_files
 from .backups import written_by_job
@@ -231,7 +232,7 @@ def tidy(dom: Domain, step: Step) -> str:
     if isinstance(step, EndBackup):
         backup_job.end(dom)
     elif isinstance(step, RemoveDebris):
-        repository_write.remove_debris(step.file)
+        repository_write.remove_debris(step.path)
     elif isinstance(step, DropCheckpoint):
         return drop_checkpoint(dom, step.name)
     return ""
