@@ -20,8 +20,9 @@ from ._model.problem import Problem
 if TYPE_CHECKING:
     from ._image_operation import ImageOperation
     from ._operation import Operation
+    from ._restore import RestoreOperation
 
-    AnyOperation = Union[Operation, ImageOperation]
+    AnyOperation = Union[Operation, ImageOperation, RestoreOperation]
 
 
 def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], AnyOperation]) -> None:

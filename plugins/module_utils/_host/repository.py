@@ -12,13 +12,14 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import stat
 import uuid as uuid_module
 from collections.abc import Mapping, Sequence
 
-from .._model.backup import MANIFEST, RestorePoint, is_id, parse_manifest
+from .._model.backup import MANIFEST, RestorePoint, StoredFile, is_id, parse_manifest
 from .._model.names import check_path, file_part
 from .._model.problem import BadInput, Conflict, Damaged, NotFound, Problem
 from .._model.stock import Stock, Verified
@@ -182,6 +183,17 @@ def read_point(folder: str) -> RestorePoint:
             todo="find out who moved it, and restore from another point",
         )
     return point
+
+
+def stored_text(path: str, file: StoredFile) -> str:
+    """A small file of a restore point, as its manifest names it. Raises Damaged."""
+    try:
+        text = _text(path)
+    except FileNotFoundError as error:
+        raise Damaged(f"{path} is not there") from error
+    if hashlib.sha256(text.encode()).hexdigest() != file.sha256:
+        raise Damaged(f"{path} has another content than its manifest says")
+    return text
 
 
 def _text(path: str) -> str:

@@ -15,6 +15,13 @@ from typing import Any, Union
 from .disk_steps import CommitDisk, CreateOverlay, PullDisk, RemoveFile, SetSource
 from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
+from .restore_steps import (
+    DefineRestored,
+    ForgetCheckpoint,
+    RestoreDisk,
+    RestoreFile,
+    VerifyPoint,
+)
 from .save_steps import RecordSave, RemoveSave, RestoreSave, SaveMemory
 from .snapshot import SnapshotDisk, SnapshotSpec
 from .snapshot_steps import (
@@ -31,8 +38,10 @@ __all__ = [
     "CommitDisk",
     "CreateOverlay",
     "DefineAsOf",
+    "DefineRestored",
     "DefineSnapshot",
     "DeleteInternal",
+    "ForgetCheckpoint",
     "ForgetSnapshot",
     "FreezeGuest",
     "Plan",
@@ -41,6 +50,8 @@ __all__ = [
     "RemoveFile",
     "RemoveSave",
     "RemoveStorage",
+    "RestoreDisk",
+    "RestoreFile",
     "RestoreMemory",
     "RestoreSave",
     "ResumeVm",
@@ -56,6 +67,7 @@ __all__ = [
     "TakeSnapshot",
     "ThawGuest",
     "UnprepareRevert",
+    "VerifyPoint",
     "from_dict",
     "shown",
     "to_dict",
@@ -88,6 +100,11 @@ Step = Union[
     RestoreSave,
     RemoveSave,
     RecordSave,
+    RestoreDisk,
+    RestoreFile,
+    VerifyPoint,
+    DefineRestored,
+    ForgetCheckpoint,
 ]
 _KINDS: Mapping[str, Any] = {kind.step: kind for kind in Step.__args__}  # type: ignore[attr-defined]
 
