@@ -104,7 +104,7 @@ def _restoring(wish: RestoreWish, seen: Seen, stored: StoredVm, places: Places) 
         disks=tuple((step.target, step.file, step.format) for step in disks),
         new=seen.absent,
         nvram=nvram,
-        replaced=tuple(_replaced(wish, seen, nvram)),
+        replaced=tuple(dict.fromkeys(_replaced(wish, seen, nvram))),
         checkpoints=_stale(seen),
     )
     stopping = [StopVm()] if not (seen.absent or seen.vm.off) else []
@@ -149,6 +149,9 @@ def _stale(seen: Seen) -> tuple[str, ...]:
 
 
 def _replaced(wish: RestoreWish, seen: Seen, nvram: str) -> Iterator[str]:
+    """The files that it has now, and those that it had when this point was restored before."""
+    if seen.marker and seen.marker.of(wish.repository, wish.point):
+        yield from seen.still_there
     for wanted in wish.wanted:
         disk = seen.vm.disk(wanted.target)
         source = disk.disk.source if disk else None

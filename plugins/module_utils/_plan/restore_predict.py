@@ -60,17 +60,15 @@ def _marker(
     """The new mark; of an older one of the same point what still holds is kept."""
     disks = {target: (file, stamps.get(target, "")) for target, file, _form in step.disks}
     kept: dict[str, tuple[str, str]] = {}
-    replaced: tuple[str, ...] = ()
     if seen.marker and seen.marker.of(wish.repository, wish.point):
         kept = {target: (file, stamp) for target, file, stamp in seen.marker.disks}
-        replaced = tuple(path for path in seen.still_there if path not in step.replaced)
     return Marker(
         repository=wish.repository,
         vm=wish.point.uuid,
         point=wish.point.id,
         digest=wish.point.digest,
         disks=tuple((target, *values) for target, values in {**kept, **disks}.items()),
-        replaced=(*replaced, *step.replaced),
+        replaced=step.replaced,
         checkpoints=step.checkpoints,
     )
 
