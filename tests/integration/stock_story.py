@@ -103,6 +103,23 @@ class Repository:
             _qemu_img("rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", relative, path)
         os.chmod(path, 0o600)
 
+    def merge(self, vm: VM, point: backup.RestorePoint) -> backup.RestorePoint:
+        """Make a full point of an incremental one, but for the last renaming."""
+        folder = str(self.image(vm, point).parent)
+        files = []
+        for file in point.files:
+            if file.role == backup.IMAGE:
+                path = f"{folder}/{file.name}"
+                _qemu_img("convert", "-O", "qcow2", path, f"{path}.merged")
+                merged = stored_file(folder, f"{file.name}.merged", file.role)
+                file = dataclasses.replace(merged, name=file.name, staged=merged.name)
+            files.append(file)
+        disks = tuple(dataclasses.replace(disk, type=backup.FULL) for disk in point.disks)
+        return self.replace(
+            vm, point, files=tuple(files), disks=disks, type=backup.FULL, parent=None,
+            formerly=(point.digest,),
+        )  # fmt: skip
+
     def replace(self, vm: VM, point: backup.RestorePoint, **values: object) -> backup.RestorePoint:
         """Write another manifest in place of the one of a point."""
         return commit(self.folder(vm), dataclasses.replace(point, **values))

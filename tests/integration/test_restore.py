@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shutil
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from lab import VM, Disk
+from lab.modules import run_module
 from stock_story import Repository, copy, same, write
 from story import Modules, chain, folder, sources, world
 
@@ -316,6 +318,78 @@ def test_instant(
     assert vm.read("/mnt/vda/file") == b"first"
     assert kept == {path: path.stat().st_mtime_ns for path in repository.path.rglob("*.qcow2")}
     assert restored(done)["point"] == point.id
+
+
+# --- beside other work ---
+
+
+def test_snapshots_stay_on_record(
+    modules: Modules, repository: Repository, off: VM, tmp_path: Path
+) -> None:
+    """And go back to what they were taken of, though the images that were replaced could go."""
+    first = copy(off.source("vda"), tmp_path / "vda")
+    repository.keep(off)
+    modules.run("vm_snapshot", off, name="before")
+    write(off.source("vda"), "-P 9 0 2M")
+    old, before = sources(off), files(off)
+    task = {"repository": str(repository.path), "delete_replaced": True}
+    done = modules.change("vm_restore", off, **task)
+    assert "its snapshots stay on record" in " ".join(done["notes"])
+    assert {name: files(off)[name] for name in before} == before
+    assert restored(done)["replaced"] == list(old.values())
+    modules.run("vm_snapshot", off, name="before", state="reverted")
+    assert same(off.source("vda"), "qcow2", first, "qcow2")
+
+
+def test_a_merge_that_was_not_finished(
+    modules: Modules, repository: Repository, off: VM, tmp_path: Path
+) -> None:
+    """Pruning made a full point of an incremental one, and died before the last renaming."""
+    first = repository.keep(off)
+    write(off.source("vda"), "-P 7 512k 1M")
+    was = copy(off.source("vda"), tmp_path / "vda")
+    second = repository.keep(off)
+    repository.merge(off, second)
+    assert repository.stock(off).staged == (second.id,)
+    done = modules.change("vm_restore", off, repository=str(repository.path))
+    assert same(off.source("vda"), "qcow2", was, "qcow2") and restored(done)["point"] == second.id
+    assert repository.stock(off).staged == () and first.id != second.id
+    assert chain(str(repository.image(off, second))) == [str(repository.image(off, second))]
+
+
+def test_a_full_disk_in_the_middle(
+    modules: Modules, repository: Repository, off: VM, tmp_path: Path
+) -> None:
+    """qemu-img gets no further than so many bytes: as on a file system that fills up."""
+    repository.keep(off)
+    script = tmp_path / "bin" / "qemu-img"
+    script.parent.mkdir()
+    real = shutil.which("qemu-img")
+    script.write_text(
+        f'#!/bin/sh\n[ "$1" != convert ] || exec prlimit --fsize=1000000 {real} "$@"\n'
+        f'exec {real} "$@"\n'
+    )
+    script.chmod(0o755)
+    before, shown = files(off), world(off)
+    params = modules.params(off, repository=str(repository.path))
+    env = {"PATH": f"{script.parent}:{os.environ['PATH']}"}
+    result = run_module("vm_restore", params, env=env)
+    assert result["failed"] and "qemu-img convert" in result["msg"]
+    assert files(off) == before and world(off) == shown
+    modules.change("vm_restore", off, repository=str(repository.path))
+
+
+def test_several_vms(
+    modules: Modules, repository: Repository, off: VM, make_vm: Callable[..., VM]
+) -> None:
+    """One that cannot be restored does not keep the other from it."""
+    other = make_vm("app01", disks=[Disk(size=1, content="blank")], running=False)
+    bad = repository.keep(other)
+    repository.keep(off)
+    repository.image(other, bad).write_bytes(b"")
+    result = modules.attempt("vm_restore", [off, other], repository=str(repository.path))
+    assert result["failed"] and result["vms"]["app01"]["failed"]
+    assert restored(result)["vm"] == "db01" and "1 of 2 VMs failed" in result["msg"]
 
 
 # --- refused, with nothing left behind ---
