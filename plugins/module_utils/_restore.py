@@ -79,8 +79,10 @@ class RestoreOperation:
         stocks = find_stocks(params["repository"], list(dict.fromkeys(params["vm"])))
         ones: dict[str, _One] = {}
         for given, stock in stocks.items():
-            one = _prepared(host, known, params, stock)
-            ones.setdefault(_key(given, stock), one)
+            key = _key(given, stock)
+            if key in ones and not _same(ones[key], stock):
+                key = given  # two VMs that have had one name
+            ones.setdefault(key, _prepared(host, known, params, stock))
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
             list(pool.map(lambda one: _carry_out(host, one, check=check), ones.values()))
         return _answer(ones)
@@ -89,6 +91,11 @@ class RestoreOperation:
 def _key(given: str, stock: Stock | Problem) -> str:
     """The name by which the repository knows the VM."""
     return stock.points[-1].vm if isinstance(stock, Stock) and stock.points else given
+
+
+def _same(one: _One, stock: Stock | Problem) -> bool:
+    directory = one.wish.stock.directory if one.wish else ""
+    return isinstance(stock, Stock) and stock.directory == directory
 
 
 def _prepared(
@@ -111,6 +118,7 @@ def _wish(host: Host, repository: str, params: Mapping[str, Any], stock: Stock) 
         stock=stock,
         repository=repository,
         point=point,
+        asked=params["point"],
         name=name,
         uuid=uuid,
         clone=clone,

@@ -122,7 +122,8 @@ notes:
     same VM to the same directory removes them.
   - O(timeout) bounds the restore of each VM as a whole.
   - Files have to be on a file system with hard links.
-  - The state of an emulated TPM is not put back.
+  - The state of an emulated TPM is put back where libvirt keeps it, right before the definition; what
+    was there is kept beside, as C(*.before-POINT).
 seealso:
   - module: vmkeep.libvirt.vm_blockpull
 """

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.backup_files import tpm_folder
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.restore import clone_uuid
 from lab import VM, Disk
 from lab.modules import run_module
 from stock_story import Repository, copy, same, write
@@ -217,6 +219,31 @@ def test_the_memory_of_the_firmware(
     modules.change("vm_restore", off, repository=str(repository.path), **{"as": "twin"})
     twin = ET.fromstring(off.lab.connection.lookupByName("twin").XMLDesc())
     assert Path(twin.findtext("os/nvram")).name == f"twin_VARS.{point.id}.fd"
+
+
+def test_the_state_of_a_tpm(modules: Modules, repository: Repository, off: VM) -> None:
+    """libvirt has one place for it, by the UUID of the VM."""
+    root = off.xml(inactive=True)
+    tpm = ET.SubElement(root.find("devices"), "tpm", model="tpm-crb")
+    ET.SubElement(tpm, "backend", type="emulator", version="2.0")
+    off.lab.connection.defineXML(ET.tostring(root, encoding="unicode"))
+    place = Path(tpm_folder(off.uuid))
+    task = {"repository": str(repository.path)}
+    try:
+        (place / "tpm2").mkdir(parents=True)
+        state = place / "tpm2" / "tpm2-00.permall"
+        state.write_bytes(b"now")
+        point = repository.keep(off, tpm=b"then")
+        modules.change("vm_restore", off, **task)
+        assert state.read_bytes() == b"then"
+        assert state.with_name(f"{state.name}.before-{point.id}").read_bytes() == b"now"
+        assert len(list(state.parent.iterdir())) == 2
+        twin = restored(modules.change("vm_restore", off, **task, **{"as": "twin"}))["uuid"]
+        other = Path(tpm_folder(twin))
+        assert (other / "tpm2" / "tpm2-00.permall").read_bytes() == b"then"
+    finally:
+        shutil.rmtree(place, ignore_errors=True)
+        shutil.rmtree(Path(tpm_folder(clone_uuid(repository.id, "twin"))), ignore_errors=True)
 
 
 def test_a_vm_that_is_gone(

@@ -98,7 +98,8 @@ def wish(found: backup.RestorePoint | None = None, **values: Any) -> RestoreWish
     if values.get("clone"):
         values = {"name": "copy", "uuid": clone_uuid("r1", "copy"), **values}
     return RestoreWish(**{
-        "stock": stock, "repository": "r1", "point": found, "name": "db", "uuid": UUID, **values
+        "stock": stock, "repository": "r1", "point": found, "asked": "latest",
+        "name": "db", "uuid": UUID, **values
     })  # fmt: skip
 
 

@@ -9,13 +9,12 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
-import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .._host.apply import apply
-from .._host.connection import call, connect
+from .._host.connection import reconnected
 from .._host.freeze import Guard
 from .._host.journal import Journal, new_content
 from .._host.lock import guard_lock, locked
@@ -23,7 +22,7 @@ from .._host.observe import Host, observe
 from .._host.work import Work
 from .._model.problem import Problem, Unreachable
 from .._model.state import Facts, VmState
-from .._model.step import CommitDisk, Plan, PullDisk, Step, TakeSnapshot
+from .._model.step import BackUp, CommitDisk, Plan, PullDisk, Step, TakeSnapshot
 from .._plan.freeze import without_expired
 from .._plan.left import files_of
 from .._plan.predict import predict
@@ -34,8 +33,6 @@ from .recovery import brought_in_order, ended, froze, observe_left, recovered, r
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
-
-_RECONNECT_SECONDS = 60.0
 
 
 def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
@@ -90,7 +87,8 @@ def change_one(host: Host, dom: Domain, plan_for: PlanFor, proof: PlanFor | None
             try:
                 _recover_then_apply(host, dom, plan_for, outcome)
             except Unreachable as lost:
-                host, dom = _reconnected(host, uuid, lost)
+                conn, dom = reconnected(host.uri, uuid, lost)
+                host = host.reached_by(conn)
                 outcome.notes += (f"{name}: libvirt was lost and found again: {lost.found}",)
                 _recover_then_apply(host, dom, plan_for, outcome)
             outcome.after = converged(host, dom, proof or plan_for)
@@ -140,6 +138,8 @@ def guarding(host: Host, plans: Iterable[tuple[VmState, Plan]]) -> Iterator[Guar
 
 
 def _holds(step: Step) -> bool:
+    if isinstance(step, BackUp):
+        return step.quiesce != "never"
     return isinstance(step, TakeSnapshot) and (step.quiesce != "never" or step.pause)
 
 
@@ -164,14 +164,3 @@ def converged(host: Host, dom: Domain, plan_for: PlanFor) -> VmState:
             todo="run the task again; if it stays, look at vm_snapshot_info",
         )
     return after
-
-
-def _reconnected(host: Host, uuid: str, lost: Problem) -> tuple[Host, Domain]:
-    """A new connection once the daemon is back; the old problem if it does not come."""
-    deadline = time.monotonic() + _RECONNECT_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(Unreachable):
-            again = replace(host, conn=connect(host.uri))
-            return again, call("finding the VM again", again.conn.lookupByUUIDString, uuid)
-        time.sleep(0.5)
-    raise lost

@@ -8,6 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import threading
 import time
@@ -35,6 +36,7 @@ CONNECT_SECONDS = 20.0
 _IDLE_POLL_SECONDS = 0.05
 _KEEPALIVE = (5, 3)
 _IDLE_SECONDS = 1.0
+_RECONNECT_SECONDS = 60.0
 # virDomainJobOperation: save, snapshot.
 _LONG_JOBS = (2, 6)
 T = TypeVar("T")
@@ -212,6 +214,27 @@ def _answer(
         answer.set_result(call(doing, function, *args))
     except Exception as error:
         answer.set_exception(error)
+
+
+def reconnected(uri: str, uuid: str, lost: Problem) -> tuple[Connection, Domain]:
+    """A new connection and the VM by it, once the daemon is back; ``lost`` if it does not come."""
+    deadline = time.monotonic() + _RECONNECT_SECONDS
+    while time.monotonic() < deadline:
+        with contextlib.suppress(Unreachable):
+            again = connect(uri)
+            return again, call("finding the VM again", again.lookupByUUIDString, uuid)
+        time.sleep(0.5)
+    raise lost
+
+
+def check_off(dom: Domain, wanted: str) -> None:
+    """Raise Conflict if the VM is not off (any more); ``wanted`` is what needs that."""
+    if call(f"reading VM {dom.name()}", dom.isActive):
+        raise Conflict(
+            f"VM {dom.name()} was started in the meantime",
+            wanted=wanted,
+            todo="run the task again",
+        )
 
 
 def wait_idle(dom: Domain, deadline: float) -> None:

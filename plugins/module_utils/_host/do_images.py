@@ -14,7 +14,7 @@ import stat
 from .._model.problem import Conflict
 from .._model.step import CommitDisk, CreateOverlay, PullDisk, RemoveFile
 from . import qemu_img
-from .connection import call
+from .connection import check_off
 from .image_file import read_image
 from .journal import fsync_directory
 from .removal import remove
@@ -47,7 +47,7 @@ def _create_overlay(step: CreateOverlay, work: Work) -> None:
 
 @do.register
 def _commit_offline(step: CommitDisk, work: Work) -> None:
-    _check_off(work, "to commit its images while it is off")
+    check_off(work.dom, "to commit its images while it is off")
     known = {bitmap.name for bitmap in read_image(step.base, format=step.base_format).bitmaps}
     for image, bitmap, granularity in step.bitmaps:
         if bitmap not in known:
@@ -64,7 +64,7 @@ def _commit_offline(step: CommitDisk, work: Work) -> None:
 @do.register
 def _pull_offline(step: PullDisk, work: Work) -> None:
     """Offline, as with a commit. A bitmap that says too much only makes a backup larger."""
-    _check_off(work, "to pull into its images while it is off")
+    check_off(work.dom, "to pull into its images while it is off")
     if step.doubtful:
         _put_back(step, work)
     for image, bitmap in step.bitmaps:
@@ -92,16 +92,6 @@ def _put_back(step: PullDisk, work: Work) -> None:
             " journal",
         )
     qemu_img.rebase_unsafe(step.into, former, step.pulled_format)
-
-
-def _check_off(work: Work, wanted: str) -> None:
-    """QEMU's own image locks keep the VM from starting while an image is written."""
-    if call(f"reading VM {work.vm.name}", work.dom.isActive):
-        raise Conflict(
-            f"VM {work.vm.name} was started in the meantime",
-            wanted=wanted,
-            todo="run the task again",
-        )
 
 
 @do.register

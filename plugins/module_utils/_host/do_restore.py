@@ -18,9 +18,9 @@ import shutil
 import stat
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from .._model.backup import DOMAIN, NVRAM, StoredFile
+from .._model.backup import DOMAIN, TPM, StoredFile
 from .._model.problem import Conflict, Problem, TimedOut
 from .._model.restore import RestoreWish, Seen, draft_name
 from .._model.restore_steps import OVERLAY
@@ -58,10 +58,14 @@ class Restoring:
     unusable: Callable[[str], Problem]
     deadline: float
     verification: Verification | None = None
+    stopped: bool = False
     defined: bool = False
+    swapped: list[RestoreFile] = field(default_factory=list)
 
     def draft(self, step: RestoreDisk | RestoreFile) -> str:
         what = step.target if isinstance(step, RestoreDisk) else step.role
+        if what == TPM:
+            what = os.path.basename(step.file)
         return os.path.join(os.path.dirname(step.file), draft_name(self.wish.uuid, what))
 
     @property
@@ -85,8 +89,9 @@ def begin(restoring: Restoring, steps: tuple[Step, ...]) -> None:
     wish = restoring.wish
     directory = wish.stock.directory
     files: list[tuple[str, StoredFile]] = []
+    restored = {os.path.basename(step.source) for step in steps if isinstance(step, RestoreFile)}
     for file in wish.point.files:
-        if file.role in (DOMAIN, NVRAM):
+        if file.role == DOMAIN or file.name in restored:
             files.append((path_of(directory, wish.point, file.name), file))
     if not verifying[0].recorded:
         files.extend(_images(wish))
@@ -133,6 +138,10 @@ def _restore_disk(step: RestoreDisk, restoring: Restoring) -> None:
 
 def _restore_file(step: RestoreFile, restoring: Restoring) -> None:
     draft = restoring.draft(step)
+    if step.role == TPM:
+        # libvirt gives both to the user of the TPM when the VM starts.
+        os.makedirs(os.path.dirname(os.path.dirname(draft)), mode=0o711, exist_ok=True)
+        os.makedirs(os.path.dirname(draft), mode=0o700, exist_ok=True)
     with _new_file(draft, _owner(step, restoring)) as descriptor:
         with open(step.source, "rb") as source, os.fdopen(os.dup(descriptor), "wb") as target:
             shutil.copyfileobj(source, target)
@@ -170,7 +179,7 @@ def _owner(step: RestoreDisk | RestoreFile, restoring: Restoring) -> os.stat_res
 def _former(step: RestoreDisk | RestoreFile, restoring: Restoring) -> Iterator[str]:
     vm = restoring.seen.vm
     if isinstance(step, RestoreFile):
-        yield from filter(None, (vm.live.nvram,))
+        yield from (step.file,) if step.role == TPM else filter(None, (vm.live.nvram,))
         return
     disk, then = vm.disk(step.target), restoring.wish.point.disk(step.target)
     for path in (disk.disk.path if disk else "", then.source if then else ""):
@@ -200,7 +209,11 @@ def define(
     """Give the new files their names and define the VM on them, or leave all as it was."""
     verify(restoring)
     for new in made:
-        _name(restoring.draft(new), new.file)
+        if isinstance(new, RestoreFile) and new.role == TPM:
+            restoring.swapped.append(new)
+            _swap(restoring.draft(new), new)
+        else:
+            _name(restoring.draft(new), new.file)
     stamps = {new.target: stamp(new.file) for new in made if isinstance(new, RestoreDisk)}
     xml = restoring.xml(step, stamps)
     call(f"VM {restoring.wish.name}: defining it", restoring.host.conn.defineXML, xml)
@@ -221,8 +234,30 @@ def _name(draft: str, final: str) -> None:
     fsync_directory(os.path.dirname(final))
 
 
+def _former_of(step: RestoreFile) -> str:
+    """Where the state of a TPM is kept that was replaced."""
+    return f"{step.file}.before-{step.point}"
+
+
+def _swap(draft: str, step: RestoreFile) -> None:
+    """Take the place of a file that can have no other name; what was there is kept beside."""
+    with contextlib.suppress(FileNotFoundError, FileExistsError):
+        os.link(step.file, _former_of(step), follow_symlinks=False)
+    os.replace(draft, step.file)
+    fsync_directory(os.path.dirname(step.file))
+
+
+def _swap_back(step: RestoreFile) -> None:
+    if os.path.lexists(_former_of(step)):
+        os.replace(_former_of(step), step.file)
+    else:
+        _remove(step.file)
+
+
 def give_up(made: tuple[RestoreDisk | RestoreFile, ...], restoring: Restoring) -> None:
     """Remove what nothing names: all that was made, where the VM is not defined on it."""
+    for swapped in restoring.swapped:
+        _swap_back(swapped)
     for new in made:
         draft = restoring.draft(new)
         with contextlib.suppress(OSError):

@@ -28,12 +28,14 @@ from .._model.storage import (
 from .._model.volume import mark_tags
 from . import btrfs
 from .clone import clone, mark_in
-from .connection import call
+from .connection import call, check_off
 from .image_lock import all_unwritten
 from .lvm import Lvm
 from .removal import remove
 from .storage_record import read_record, write_record
 from .work import Work, do
+
+WHILE_OFF = "to work on its storage while it is off"
 
 
 @do.register
@@ -57,20 +59,10 @@ def _still(step: SnapshotStorage, work: Work) -> Iterator[None]:
         yield
         _check_frozen(step, work)
         return
-    check_off(work)
+    check_off(work.dom, WHILE_OFF)
     with all_unwritten([copy.image for copy in step.copies]):
         yield
-    check_off(work)
-
-
-def check_off(work: Work) -> None:
-    """Raise Conflict if the VM is not off (any more)."""
-    if call(f"reading VM {work.vm.name}", work.dom.isActive):
-        raise Conflict(
-            f"VM {work.vm.name} was started in the meantime",
-            wanted="to work on its storage while it is off",
-            todo="run the task again",
-        )
+    check_off(work.dom, WHILE_OFF)
 
 
 def _check_frozen(step: SnapshotStorage, work: Work) -> None:

@@ -22,7 +22,8 @@ from .._model.step import RevertStorage, UnprepareRevert
 from .._model.storage import LVM, Copy, mark_of
 from .._model.volume import mark_tags
 from .clone import clone
-from .do_storage import check_off, lvm_of
+from .connection import check_off
+from .do_storage import WHILE_OFF, lvm_of
 from .image_lock import all_unwritten
 from .journal import fsync_directory
 from .removal import remove
@@ -34,14 +35,14 @@ from .work import Work, do
 @do.register
 def _revert_storage(step: RevertStorage, work: Work) -> None:
     if not step.resume:
-        check_off(work)
+        check_off(work.dom, WHILE_OFF)
         _adopt(step, work)
         for copy in step.copies:
             _prepare(copy, work)
         work.journal.mark(step.mark)
     left = [copy for copy in step.copies if _is_left(step, copy, work)]
     if left:
-        check_off(work)
+        check_off(work.dom, WHILE_OFF)
         _place_all(step, left, work)
     for copy in step.copies:
         if not copy.is_merged:

@@ -28,6 +28,7 @@ from .connection import call, call_within
 from .libvirt_dep import libvirt, libvirt_qemu
 
 if TYPE_CHECKING:
+    from .._model.step import BackUp, TakeSnapshot
     from .libvirt_dep import Domain
 
 STATUS_SECONDS = 5
@@ -161,6 +162,25 @@ def frozen(dom: Domain, guard: Guard, seconds: int) -> Iterator[Freeze]:
         if thawed is not None:
             freeze.thawed = thawed
             guard.disarm(uuid)
+
+
+@contextlib.contextmanager
+def quiesced(
+    dom: Domain, guard: Guard | None, step: TakeSnapshot | BackUp, notes: list[str]
+) -> Iterator[Freeze | None]:
+    """Frozen if the step asks for it; with 'preferred' a refusal of the agent is only noted."""
+    if step.quiesce == "never" or guard is None:
+        yield None
+        return
+    with contextlib.ExitStack() as stack:
+        freeze = None
+        try:
+            freeze = stack.enter_context(frozen(dom, guard, step.freeze_timeout))
+        except Problem as problem:
+            if step.quiesce == "required":
+                raise
+            notes.append(f"not quiesced: {problem.found}")
+        yield freeze
 
 
 @contextlib.contextmanager

@@ -12,12 +12,15 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
+from .._model.backup_steps import BackUp
 from .._model.freeze import FROZEN, FreezeGuest, FreezeRecord, Guest
 from .._model.problem import Problem, TimedOut
 from .._model.state import VmState
@@ -137,6 +140,20 @@ def _check(dom: Domain, vm: VmState, step: FreezeGuest, count: int) -> str:
     if count < len(systems):
         return f"{dom.name()}: the guest could freeze {count} of the file systems on {points}"
     return ""
+
+
+@contextlib.contextmanager
+def recorded(host: Host, uuid: str, step: BackUp) -> Iterator[None]:
+    """Keep a record of the freeze within, for the case that we and the guard are both killed."""
+    if step.quiesce == "never":
+        yield
+        return
+    freeze = FreezeGuest((), step.freeze_timeout)
+    write_record(host.state_dir, _KIND, uuid, _content(host, secrets.token_hex(8), freeze))
+    try:
+        yield
+    finally:
+        remove_record(host.state_dir, _KIND, uuid)
 
 
 def thaw_and_forget(host: Host, dom: Domain) -> None:

@@ -58,6 +58,10 @@ class Host:
     storage: bool = False
     also: Callable[[Host, Domain, VmState], VmState] | None = None
 
+    def reached_by(self, conn: Connection) -> Host:
+        """The same by a new connection."""
+        return replace(self, conn=conn)
+
 
 def call_roll(host: Host) -> dict[str, str]:
     """uuid -> state of every VM, by one call."""

@@ -102,6 +102,17 @@ def measure(source: str, source_format: str) -> int:
     return int(_json(answer)["required"])
 
 
+def create_image(path: str, size: int) -> tuple[str, ...]:
+    """Make ``path``, a file that is there and empty, a qcow2 image of ``size`` bytes."""
+    return _change("create", "-q", "-f", "qcow2", "--", _absolute(path), str(size))
+
+
+def copy_into(path: str, source: str, format: str, *, timeout: float = LONG) -> tuple[str, ...]:
+    """Copy what an image and all that it stands on hold into the new qcow2 image ``path``."""
+    how = ["-q", "-n", "--target-is-zero", "-f", format, "-O", "qcow2"]
+    return _change("convert", *how, "--", _absolute(source), _absolute(path), timeout=timeout)
+
+
 def commit(
     top: str, base: str, *, rate_limit: int | None = None, timeout: float = LONG
 ) -> tuple[str, ...]:
@@ -132,6 +143,17 @@ def rebase(
     below = ["-F", backing_format, "-b", _absolute(backing)]
     place = ["-t", "writethrough", "-f", "qcow2", *below]
     return _change("rebase", "-q", *place, "--", _absolute(path), timeout=timeout)
+
+
+def difference(
+    path: str, backing: str, backing_format: str, *, timeout: float = LONG
+) -> tuple[str, ...]:
+    """Let a new overlay hold just what differs between what it stands on and another image.
+
+    That image it then stands on. Unlike :func:`rebase` it is worth nothing until this returns.
+    """
+    below = ["-F", backing_format, "-b", _absolute(backing)]
+    return _change("rebase", "-q", "-f", "qcow2", *below, "--", _absolute(path), timeout=timeout)
 
 
 def pull(

@@ -13,12 +13,14 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import secrets
 from collections.abc import Iterator
 from dataclasses import asdict
 
 from .._model.backup import MANIFEST, RestorePoint, manifest_text, sealed
+from .._model.problem import Unsupported
 from .._model.stock import Verified
 from .journal import fsync_directory, write_durably
 from .lock import lock_file
@@ -58,12 +60,37 @@ def replacing(directory: str, vm: str, holder: str, timeout: float) -> Iterator[
         yield
 
 
-def create(repository: str) -> str:
-    """Make a directory a repository; its new id."""
-    new = secrets.token_hex(4)
+def create(repository: str, id: str) -> None:
+    """Make a directory a repository with this id; one that has become one meanwhile stays so."""
     path = os.path.join(repository, IDENTITY)
-    write_durably(path, f"{path}.new", {"format": FORMAT, "id": new})
-    return new
+    draft = f"{path}.{secrets.token_hex(4)}"
+    try:
+        with open(draft, "x", encoding="utf-8") as file:
+            json.dump({"format": FORMAT, "id": id}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        _take_place(draft, path)
+    except OSError as error:
+        raise Unsupported(
+            f"the repository {repository} cannot be written to: {error.strerror}",
+            wanted="a directory for restore points",
+            todo="make it writable for this user, or choose another one",
+        ) from error
+    finally:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(draft)
+    fsync_directory(repository)
+
+
+def _take_place(draft: str, path: str) -> None:
+    """Give a file its name, unless there is one of that name."""
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    except OSError:  # a file system without hard links
+        if not os.path.lexists(path):
+            os.replace(draft, path)
 
 
 def finish_staged(directory: str, point: RestorePoint) -> None:

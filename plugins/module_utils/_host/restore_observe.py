@@ -31,6 +31,7 @@ from .._model.restore import (
 )
 from .._model.state import VmState
 from . import qemu_img
+from .backup_files import tpm_folder
 from .connection import NO_DOMAIN, call, code_of, problem_of
 from .facts import backup_checkpoints
 from .files import directory_fact
@@ -120,17 +121,24 @@ def _twin(folder: str, draft: str, names: Sequence[str]) -> str:
     return ""
 
 
-def look_at_places(host: Host, wish: RestoreWish, folders: Sequence[str]) -> Places:
-    """What stands where new files are to be made, and the MAC addresses that are taken."""
+def look_at_places(
+    host: Host, wish: RestoreWish, folders: Sequence[str], tpm: Sequence[str]
+) -> Places:
+    """What stands where new files are to be made, and the MAC addresses that are taken.
+
+    ``tpm`` are names of files below the directory for the VM's TPM.
+    """
     taken: set[str] = set()
+    tpm_folders = [os.path.dirname(os.path.join(tpm_folder(wish.uuid), name)) for name in tpm]
     for folder in folders:
         with contextlib.suppress(OSError):
             taken.update(os.path.join(folder, name) for name in os.listdir(folder))
     return Places(
         directories={folder: directory_fact(folder) for folder in folders},
         taken=frozenset(taken),
-        drafts=tuple(_drafts(wish.uuid, folders)),
+        drafts=tuple(_drafts(wish.uuid, [*folders, *tpm_folders])),
         macs=frozenset(_macs(host, wish.uuid)) if wish.clone else frozenset(),
+        tpm=tpm_folder(wish.uuid),
     )
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -21,7 +21,7 @@ from .._model.snapshot import CRASH, FILESYSTEM, MEMORY, OFFLINE, SnapshotSpec, 
 from .._model.state import VmState
 from .._model.step import TakeSnapshot
 from .connection import call, call_within
-from .freeze import Freeze, Guard, frozen, paused
+from .freeze import Freeze, Guard, paused, quiesced
 from .libvirt_dep import libvirt
 
 if TYPE_CHECKING:
@@ -66,7 +66,8 @@ def take_together(takings: Sequence[Taking], guard: Guard | None, timeout: float
 
 def _take(taking: Taking, guard: Guard | None, barrier: threading.Barrier, timeout: float) -> None:
     try:
-        with _quiesced(taking, guard) as freeze, _paused(taking, guard, timeout):
+        still = quiesced(taking.dom, guard, taking.step, taking.notes)
+        with still as freeze, _paused(taking, guard, timeout):
             barrier.wait(timeout)
             _create(taking, freeze, timeout)
             lapsed = freeze is not None and freeze.lapsed()
@@ -78,23 +79,6 @@ def _take(taking: Taking, guard: Guard | None, barrier: threading.Barrier, timeo
     except BaseException:
         barrier.abort()
         raise
-
-
-@contextlib.contextmanager
-def _quiesced(taking: Taking, guard: Guard | None) -> Iterator[Freeze | None]:
-    """Frozen if that was asked for; with 'preferred' a refusal of the agent is only noted."""
-    if taking.step.quiesce == "never" or guard is None:
-        yield None
-        return
-    with contextlib.ExitStack() as stack:
-        freeze = None
-        try:
-            freeze = stack.enter_context(frozen(taking.dom, guard, taking.step.freeze_timeout))
-        except Problem as problem:
-            if taking.step.quiesce == "required":
-                raise
-            taking.notes.append(f"not quiesced: {problem.found}")
-        yield freeze
 
 
 def _paused(

@@ -53,7 +53,8 @@ class StoredDisk:
     """A disk of a restore point.
 
     ``file`` is a qcow2 image, ``type`` full or incremental; ``format``, ``source`` and
-    ``virtual_size`` (bytes) are those of the disk it was taken from.
+    ``virtual_size`` (bytes) are those of the disk it was taken from. ``tracked``: libvirt's
+    checkpoint of the point holds for it, so the next one can be incremental.
     """
 
     target: str
@@ -62,6 +63,7 @@ class StoredDisk:
     format: str
     virtual_size: int
     source: str
+    tracked: bool = False
 
 
 @dataclass(frozen=True)

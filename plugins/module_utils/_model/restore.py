@@ -59,14 +59,15 @@ class Marker:
 class RestoreWish:
     """What a task wants of one VM.
 
-    ``repository`` is the id of it. ``name`` and ``uuid`` are those of the VM that is to be as
-    ``point`` has it; ``clone``: it is another VM than the one that was backed up. ``disks`` empty
-    means all of the point, ``directory`` '' beside the images that the disks had.
+    ``repository`` is the id of it, ``asked`` what named the point. ``name`` and ``uuid`` are those of
+    the VM that is to be as ``point`` has it; ``clone``: it is another VM than the one that was backed
+    up. ``disks`` empty means all of the point, ``directory`` '' beside the images that the disks had.
     """
 
     stock: Stock
     repository: str
     point: RestorePoint
+    asked: str
     name: str
     uuid: str
     clone: bool = False
@@ -130,12 +131,16 @@ class StoredVm:
 
 @dataclass(frozen=True)
 class Places:
-    """What stands where new files are to be made. ``macs`` are those of all VMs, in lower case."""
+    """What stands where new files are to be made. ``macs`` are those of all VMs, in lower case.
+
+    ``tpm`` is the directory in which libvirt keeps the state of the VM's emulated TPM.
+    """
 
     directories: Mapping[str, DirectoryFact] = field(default_factory=dict)
     taken: frozenset[str] = frozenset()
     drafts: tuple[Draft, ...] = ()
     macs: frozenset[str] = frozenset()
+    tpm: str = ""
 
 
 def clone_uuid(repository: str, name: str) -> str:

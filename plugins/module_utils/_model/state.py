@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .backups import Backups
 from .domain import Definition, Disk
 from .freeze import FreezeRecord, Guest
 from .image import Image
@@ -70,7 +71,8 @@ class VmState:
     what is below the images, where somebody wants to know. ``freeze`` is a freeze of
     ours that outlives its run. ``dropped`` are snapshots that libvirt forgot when the VM, which is
     transient, stopped, each after its parent. ``guest`` and ``saves`` are there only for plans that
-    want to know them, as are ``shared``, the images in its chains that something else stands on.
+    want to know them, as are ``shared``, the images in its chains that something else stands on,
+    and ``backups``, its restore points in the repository that a run is about.
     """
 
     name: str
@@ -90,6 +92,7 @@ class VmState:
     dropped: tuple[Snapshot, ...] = ()
     saves: Saves | None = None
     shared: frozenset[str] = frozenset()
+    backups: Backups | None = None
 
     @property
     def off(self) -> bool:

@@ -12,6 +12,14 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any, Union
 
+from .backup_steps import (
+    BackUp,
+    CreateRepository,
+    DiskBackup,
+    DropCheckpoint,
+    EndBackup,
+    RemoveDebris,
+)
 from .disk_steps import CommitDisk, CreateOverlay, PullDisk, RemoveFile, SetSource
 from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
@@ -35,18 +43,23 @@ from .storage import to_copy
 from .storage_steps import RemoveStorage, RevertStorage, SnapshotStorage, UnprepareRevert
 
 __all__ = [
+    "BackUp",
     "CommitDisk",
     "CreateOverlay",
+    "CreateRepository",
     "DefineAsOf",
     "DefineRestored",
     "DefineSnapshot",
     "DeleteInternal",
+    "DropCheckpoint",
+    "EndBackup",
     "ForgetCheckpoint",
     "ForgetSnapshot",
     "FreezeGuest",
     "Plan",
     "PullDisk",
     "RecordSave",
+    "RemoveDebris",
     "RemoveFile",
     "RemoveSave",
     "RemoveStorage",
@@ -105,6 +118,11 @@ Step = Union[
     VerifyPoint,
     DefineRestored,
     ForgetCheckpoint,
+    BackUp,
+    CreateRepository,
+    DropCheckpoint,
+    EndBackup,
+    RemoveDebris,
 ]
 _KINDS: Mapping[str, Any] = {kind.step: kind for kind in Step.__args__}  # type: ignore[attr-defined]
 
@@ -120,9 +138,14 @@ def from_dict(data: Mapping[str, Any]) -> Step:
     if "spec" in data:
         values["spec"] = _spec(data["spec"])
     if "copies" in data:
-        values["copies"] = tuple(to_copy(copy) for copy in data["copies"])
+        copy_of = _backup if data["step"] == BackUp.step else to_copy
+        values["copies"] = tuple(copy_of(copy) for copy in data["copies"])
     step: Step = _KINDS[data["step"]](**values)
     return step
+
+
+def _backup(data: Mapping[str, Any]) -> DiskBackup:
+    return DiskBackup(**data)
 
 
 def shown(vm: str, step: Step) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from .._model.state import VmState
 from .._model.tree import tree_text
+from .backup_after import backup_lines
 from .freeze import freeze_lines
 from .memory import memory_lines
 from .predict_storage import storage_lines
@@ -25,5 +26,5 @@ def picture(vm: VmState) -> str:
     lines.append("  snapshots:" if tree else "  snapshots: none")
     lines.extend(f"    {line}" for line in tree.splitlines())
     lines.extend(storage_lines(vm.storage))
-    lines.extend((*freeze_lines(vm), *memory_lines(vm)))
+    lines.extend((*freeze_lines(vm), *memory_lines(vm), *backup_lines(vm)))
     return "\n".join(lines) + "\n"

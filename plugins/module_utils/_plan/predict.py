@@ -44,6 +44,7 @@ from .._model.step import (
     StopVm,
     TakeSnapshot,
 )
+from .backup_after import after_backup
 from .freeze import after_freeze
 from .memory import after_memory
 from .predict_storage import storage_after
@@ -99,7 +100,7 @@ def _switched(vm: VmState, step: Step) -> VmState:
     if isinstance(step, RevertInternal):
         return replace(vm, status=step.status, snapshots=_with_current(vm, step.name))
     vm = replace(vm, storage=storage_after(vm.storage, step))
-    return after_memory(after_freeze(vm, step), step)
+    return after_backup(after_memory(after_freeze(vm, step), step), step)
 
 
 def _placed(disk: DiskState, chain: tuple[Image, ...]) -> DiskState:

@@ -15,6 +15,7 @@ import posixpath
 from collections.abc import Iterator
 
 from .._model.backup import NVRAM, TPM, StoredDisk
+from .._model.problem import Busy
 from .._model.restore import CHECKPOINT_PREFIX, Places, RestoreWish, Seen, StoredVm
 from .._model.restore_steps import COPY, OVERLAY
 from .._model.restored_xml import stored_domain
@@ -34,7 +35,7 @@ from .._model.step import (
 from .predict import predict
 from .pull import PullWish, plan_pull
 from .restore_checks import check_places, check_present, check_target
-from .restore_places import final_path, nvram_place, wanted_places
+from .restore_places import final_path, nvram_place, tpm_files, wanted_places
 from .restore_predict import after_definition
 
 
@@ -97,8 +98,12 @@ def _restoring(wish: RestoreWish, seen: Seen, stored: StoredVm, places: Places) 
     files = [RestoreFile(NVRAM, final_path(place, places), wish.point.id, source)
              for place, source in nvram_place(wish, seen, stored)]  # fmt: skip
     check_places(wish, disks, files, stored, places)
+    files += [
+        RestoreFile(TPM, posixpath.join(places.tpm, name), wish.point.id, source)
+        for name, source in tpm_files(wish, seen, stored)
+    ]
     check_present(wish, seen)
-    nvram = files[0].file if files else ""
+    nvram = next((step.file for step in files if step.role == NVRAM), "")
     defining = DefineRestored(
         point=wish.point.id,
         disks=tuple((step.target, step.file, step.format) for step in disks),
@@ -190,6 +195,12 @@ def _pulls(wish: RestoreWish, vm: VmState) -> Plan:
     targets = tuple(_on_repository(wish, vm))
     if not targets or vm.off or (wish.instant and not wish.start):
         return Plan(vm.name)
+    if vm.status not in ("running", "blocked"):
+        raise Busy(
+            f"VM {vm.name} is {vm.status}",
+            wanted="a VM that runs, so that what it stands on can be pulled in",
+            todo="let it go on (vm_memory with state running)",
+        )
     return plan_pull(PullWish(targets, delete_merged=False), vm)
 
 
@@ -230,8 +241,6 @@ def _notes(wish: RestoreWish, seen: Seen, restoring: tuple[Step, ...]) -> Iterat
 def _notes_of_restoring(wish: RestoreWish, seen: Seen) -> Iterator[str]:
     for target, why in wish.point.left_out:
         yield f"{wish.name}: disk {target} is not in restore point {wish.point.id}: {why}"
-    if wish.point.of_role(TPM):
-        yield f"{wish.name}: the state of its TPM is in the restore point and was not put back"
     if seen.vm.snapshots:
         yield (
             f"{wish.name}: its snapshots stay on record and go back to the images that it had"

@@ -12,13 +12,15 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .._model.backup import NVRAM, StoredDisk
+from .._model.backup import NVRAM, TPM, StoredDisk
 from .._model.names import file_part
 from .._model.problem import Unsupported
 from .._model.restore import Places, RestoreWish, Seen, StoredVm
 from .._model.restored_xml import stored_domain
 
 _MOST_NAMES = 10_000
+# What vm_backup writes before the name of each file.
+_TPM = "tpm."
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,27 @@ def _beside(wish: RestoreWish, seen: Seen, disk: StoredDisk) -> str:
     )
 
 
+def tpm_files(wish: RestoreWish, seen: Seen, stored: StoredVm) -> Iterator[tuple[str, str]]:
+    """The state of an emulated TPM: (name below the VM's directory for it, file of the point).
+
+    Nothing where only some disks are restored, or the VM has no such device.
+    """
+    definition = stored.definition if seen.absent else seen.xml
+    backend = stored_domain(definition, wish.point.id).find("devices/tpm/backend")
+    if wish.disks or backend is None or backend.get("type") != "emulator":
+        return
+    version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
+    for file in wish.point.files:
+        if file.role == TPM:
+            name = file.name[len(_TPM) :] if file.name.startswith(_TPM) else file.name
+            yield posixpath.join(version, name), stored_path(wish, file.name)
+
+
+def stored_path(wish: RestoreWish, name: str) -> str:
+    """A file of the point, which is no image."""
+    return posixpath.join(wish.stock.directory, wish.point.id, name)
+
+
 def nvram_place(wish: RestoreWish, seen: Seen, stored: StoredVm) -> Iterator[tuple[Place, str]]:
     """Where the variables of the firmware go, and which file of the point they are.
 
@@ -91,5 +114,5 @@ def nvram_place(wish: RestoreWish, seen: Seen, stored: StoredVm) -> Iterator[tup
         return
     suffix = posixpath.splitext(now)[1] or ".fd"
     stem = f"{file_part(wish.name)}_VARS.{wish.point.id}"
-    path = posixpath.join(wish.stock.directory, wish.point.id, file.name)
-    yield Place(posixpath.dirname(now), stem, suffix, "nvram"), path
+    place = Place(posixpath.dirname(now), stem, suffix, "nvram")
+    yield place, stored_path(wish, file.name)

@@ -12,10 +12,21 @@ import posixpath
 
 from .._model.problem import Unsupported
 from .._model.state import Facts, VmState
-from .._model.step import CommitDisk, CreateOverlay, Plan, PullDisk, SaveMemory, TakeSnapshot
+from .._model.step import (
+    BackUp,
+    CommitDisk,
+    CreateOverlay,
+    Plan,
+    PullDisk,
+    SaveMemory,
+    TakeSnapshot,
+)
 
 OVERLAY_ROOM = 4 * 1024 * 1024
 """Bytes that an empty overlay and its first writes need at least."""
+
+BACKUP_ROOM = 16 * 1024 * 1024
+"""Bytes that the rest of a restore point needs at least; how large increments are nobody knows."""
 
 
 def check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
@@ -40,6 +51,8 @@ def check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
             )
         elif isinstance(step, TakeSnapshot) and step.spec.memory_file:
             folder, size = posixpath.dirname(step.spec.memory_file), facts.memory
+        elif isinstance(step, BackUp):
+            folder, size = step.repository, step.bytes + BACKUP_ROOM
         elif isinstance(step, SaveMemory) and step.file:
             folder, size = posixpath.dirname(step.file), facts.memory
         else:
@@ -51,7 +64,7 @@ def check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
             raise Unsupported(
                 f"{folder} has {directory.free} bytes free",
                 wanted=f"at least {size} bytes for VM {vm.name}",
-                todo="free space there, or choose another 'directory'",
+                todo="free space there, or choose another place",
             )
 
 

@@ -13,12 +13,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from itertools import takewhile
 
-from .._model.problem import Conflict, NotFound, Unsupported
-from .._model.state import DiskState, Facts, FileFact, VmState
+from .._model.problem import Conflict, NotFound
+from .._model.state import DirectoryFact, DiskState, Facts, FileFact, VmState
 from .._model.step import (
+    BackUp,
     CommitDisk,
     CreateOverlay,
     DefineAsOf,
+    EndBackup,
     Plan,
     PullDisk,
     RemoveFile,
@@ -31,9 +33,9 @@ from .._model.step import (
     Step,
     TakeSnapshot,
 )
-from .freeze import held
 from .room import check_room
 from .spare import spared
+from .vet_agent import quiesced_if_possible, wants_agent
 from .vet_backups import check_backups, wants_backups
 from .vet_jobs import check_job, job_disks, refuse_job
 from .vet_storage import check_storage, clone_directories, given_up, new_things, subvolumes
@@ -81,13 +83,13 @@ def needs(plan: Plan, vm: VmState) -> Needs:
     read = [path for step in pulls for path in (*step.pulled, step.base) if path]
     return Needs(
         files=(*created, *removed, *(path for path in new_things(plan) if path.startswith("/"))),
-        directories=tuple(sorted({posixpath.dirname(path) for path in (*created, *written)})),
+        directories=tuple(sorted(_directories(plan, (*created, *written)))),
         images=tuple(
             dict.fromkeys((*bases, *merged, *read, *removed, *_points(plan), *given_up(plan)))
         ),
         removed=tuple(removed),
         targets=tuple(disk for step in plan.steps for disk in job_disks(step, vm)),
-        agent=any(_wants_agent(step) for step in plan.steps),
+        agent=any(wants_agent(step) for step in plan.steps),
         memory=any(_writes_memory(step) for step in plan.steps),
         clones=clone_directories(plan),
         subvolumes=subvolumes(plan),
@@ -95,10 +97,9 @@ def needs(plan: Plan, vm: VmState) -> Needs:
     )
 
 
-def _wants_agent(step: Step) -> bool:
-    """A guest that is frozen must not be saved: it would wake up frozen, with no one to thaw it."""
-    freezes = isinstance(step, TakeSnapshot) and step.quiesce != "never"
-    return freezes or isinstance(step, SaveMemory)
+def _directories(plan: Plan, files: Iterable[str]) -> set[str]:
+    repositories = {step.repository for step in plan.steps if isinstance(step, BackUp)}
+    return repositories | {posixpath.dirname(path) for path in files}
 
 
 def _writes_memory(step: Step) -> bool:
@@ -130,11 +131,16 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
     _check_managed_save(plan, vm, facts)
     check_backups(plan, vm, facts)
     check_room(plan, vm, facts)
-    return _quiesced_if_possible(spared(replace(plan, steps=steps), vm, facts), vm, facts)
+    return quiesced_if_possible(spared(replace(plan, steps=steps), vm, facts), vm, facts)
 
 
 def _when_it_starts(step: Step, plan: Plan, facts: Facts) -> Facts:
-    """The facts for a step: of two merges of a disk the second starts when no job is left."""
+    """The facts for a step: of two merges of a disk the second starts when no job is left.
+
+    And a backup when the one is over that a dead run had begun.
+    """
+    if isinstance(step, BackUp) and any(isinstance(other, EndBackup) for other in plan.steps):
+        return replace(facts, jobs=tuple(job for job in facts.jobs if job.kind != "backup"))
     if not isinstance(step, CommitDisk):
         return facts
     before = takewhile(lambda other: other is not step, plan.steps)
@@ -162,6 +168,8 @@ def _settle_step(
     if not isinstance(step, (CommitDisk, PullDisk)):
         for target in job_disks(step, vm):
             refuse_job(facts.job(target), vm)
+    if isinstance(step, BackUp):
+        _check_repository(facts.directories[step.repository], vm)
     if isinstance(step, CreateOverlay):
         _check_new_file(step.file, f"the overlay of disk {step.target}", vm, facts, ours)
         _check_writers(step.backing, vm, facts)
@@ -198,6 +206,15 @@ def _check_new_file(path: str, what: str, vm: VmState, facts: Facts, ours: froze
             f"the directory {directory.path} {directory.trouble}",
             wanted=f"to create {what} of VM {vm.name} there",
             todo="create it and make it writable, or choose another one",
+        )
+
+
+def _check_repository(directory: DirectoryFact, vm: VmState) -> None:
+    if directory.trouble:
+        raise NotFound(
+            f"the repository {directory.path} {directory.trouble}",
+            wanted=f"to make a restore point of VM {vm.name} there",
+            todo="make it writable for this user, or choose another one",
         )
 
 
@@ -259,28 +276,3 @@ def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
             wanted="a VM that is really off",
             todo=f"start it, or drop the saved memory (virsh managedsave-remove {vm.name})",
         )
-
-
-def _quiesced_if_possible(plan: Plan, vm: VmState, facts: Facts) -> Plan:
-    """The plan without a freeze where the agent does not answer and need not."""
-    if facts.agent in ("", "thawed"):
-        return plan
-    if facts.agent == "frozen":
-        raise held(vm)
-    steps = tuple(_unquiesced(step, vm) for step in plan.steps)
-    if steps == plan.steps:
-        return plan
-    note = f"{vm.name}: not quiesced, the guest agent does not answer"
-    return replace(plan, steps=steps, notes=(*plan.notes, note))
-
-
-def _unquiesced(step: Step, vm: VmState) -> Step:
-    if not isinstance(step, TakeSnapshot):
-        return step
-    if step.quiesce == "required":
-        raise Unsupported(
-            f"the guest agent of VM {vm.name} does not answer",
-            wanted="a quiesced snapshot ('quiesce: required')",
-            todo="start qemu-guest-agent in the guest, or use 'quiesce: preferred'",
-        )
-    return replace(step, quiesce="never")

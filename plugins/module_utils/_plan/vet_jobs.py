@@ -11,6 +11,7 @@ from __future__ import annotations
 from .._model.problem import Conflict
 from .._model.state import Job, VmState
 from .._model.step import (
+    BackUp,
     CommitDisk,
     PullDisk,
     RevertInternal,
@@ -27,6 +28,8 @@ def job_disks(step: Step, vm: VmState) -> tuple[str, ...]:
         return (step.target,)
     if isinstance(step, SaveMemory):
         return step.disks
+    if isinstance(step, BackUp):
+        return tuple(copy.target for copy in step.copies)
     if isinstance(step, (StopVm, RevertInternal)):
         return tuple(disk.target for disk in vm.writable)
     if isinstance(step, TakeSnapshot):

@@ -1,0 +1,117 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The files of a restore point: images to be filled, and what a VM has beside its disks.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from .._model.backup import DOMAIN, NVRAM, TPM
+from .._model.backup_steps import RUNNING, BackUp
+from .._model.problem import Problem, Unsupported
+from .._model.state import VmState
+from . import qemu_img
+from .backup_job import paths_of
+from .connection import call
+from .libvirt_dep import libvirt
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Domain
+
+_NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_LARGEST = 64 << 20
+_SWTPM = "/var/lib/libvirt/swtpm"
+
+
+def new_images(step: BackUp) -> None:
+    """Make the images that the backup job is to fill, each on what it will stand on."""
+    for copy, path in zip(step.copies, paths_of(step)):
+        os.close(os.open(path, _NEW, 0o600))
+        if step.how == RUNNING and copy.backing:
+            qemu_img.create_overlay(path, copy.backing, "qcow2", copy.size)
+        elif copy.backing:
+            qemu_img.create_overlay(path, copy.source, copy.format, copy.size)
+        else:
+            qemu_img.create_image(path, copy.size)
+
+
+def copy_images(step: BackUp, timeout: float) -> None:
+    """Fill the images from those of a VM that is off."""
+    for copy, path in zip(step.copies, paths_of(step)):
+        if copy.backing:
+            parent = os.path.normpath(os.path.join(os.path.dirname(path), copy.backing))
+            qemu_img.difference(path, parent, "qcow2", timeout=timeout)
+            qemu_img.rebase_unsafe(path, copy.backing, "qcow2")
+        else:
+            qemu_img.copy_into(path, copy.source, copy.format, timeout=timeout)
+
+
+def other_files(dom: Domain, vm: VmState, folder: str) -> Iterator[tuple[str, str]]:
+    """Write what the VM has beside its disks; (name, role) of each file."""
+    flags = libvirt.VIR_DOMAIN_XML_INACTIVE
+    xml = call(f"reading VM {vm.name}", dom.XMLDesc, flags)
+    _write(folder, "domain.xml", xml.encode())
+    yield "domain.xml", DOMAIN
+    if vm.live.nvram and os.path.exists(vm.live.nvram):
+        _write(folder, "nvram", _content(vm.live.nvram))
+        yield "nvram", NVRAM
+    for path in _tpm_files(xml, vm.uuid):
+        name = f"tpm.{os.path.basename(path)}"
+        _write(folder, name, _content(path))
+        yield name, TPM
+
+
+def _tpm_files(xml: str, uuid: str) -> list[str]:
+    """The state of an emulated TPM, where libvirt keeps it."""
+    backend = ET.fromstring(xml).find("devices/tpm/backend")  # noqa: S314 - the daemon's own
+    if backend is None or backend.get("type") != "emulator":
+        return []
+    version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
+    folder = os.path.join(tpm_folder(uuid), version)
+    if not os.path.isdir(folder):
+        return []
+    found = (os.path.join(folder, name) for name in sorted(os.listdir(folder)))
+    return [path for path in found if re.search(r"\.(permall|volatilestate|state)\Z", path)]
+
+
+def tpm_folder(uuid: str) -> str:
+    """Where libvirt keeps the state of a VM's emulated TPM."""
+    if os.geteuid() == 0:
+        return os.path.join(_SWTPM, uuid)
+    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
+    return os.path.join(config, "libvirt/qemu/swtpm", uuid)
+
+
+def _content(path: str) -> bytes:
+    """A small regular file."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with os.fdopen(descriptor, "rb") as file:
+            facts = os.fstat(descriptor)
+            if stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST:
+                return file.read()
+    except OSError as error:
+        raise Problem(
+            f"{path} cannot be read: {error.strerror}",
+            wanted="to keep it with the restore point, since the VM does not start without",
+            todo="run as root, or correct its mode",
+        ) from error
+    raise Unsupported(
+        f"{path} is no regular file of at most {_LARGEST} bytes",
+        wanted="to keep it with the restore point",
+        todo="leave this VM out",
+    )
+
+
+def _write(folder: str, name: str, content: bytes) -> None:
+    with os.fdopen(os.open(os.path.join(folder, name), _NEW, 0o600), "wb") as file:
+        file.write(content)

@@ -1,0 +1,91 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Looking at the restore points of a VM, and at libvirt's side of them. Never changes anything.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from .._model.backups import Backups
+from .._model.problem import Problem, Unreachable
+from .._model.state import VmState
+from . import repository as repositories
+from .connection import call, code_of
+from .facts import backup_checkpoints
+from .libvirt_dep import libvirt
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Domain
+    from .observe import Host
+
+NO_BACKUP = 104
+
+
+def look_at_backups(repository: str, now: datetime) -> Callable[[Host, Domain, VmState], VmState]:
+    """How a VM is observed with its restore points in a repository. ``now`` is the time."""
+
+    def look(_host: Host, dom: Domain, vm: VmState) -> VmState:
+        id = repositories.identity(repository)
+        folder = repositories.folder_of(repository, vm.name, vm.uuid)
+        doing = f"VM {vm.name}: looking at its backups"
+        backups = Backups(
+            repository_id=id or new_id(repository, now),
+            stock=repositories.read_stock(repository, folder),
+            now=now,
+            checkpoints=backup_checkpoints(dom),
+            job=None if vm.off else written_by_job(dom),
+            saved=vm.off and bool(call(doing, dom.hasManagedSaveImage, 0)),
+            new=not id,
+        )
+        return replace(vm, backups=backups)
+
+    return look
+
+
+def new_id(repository: str, now: datetime) -> str:
+    """The id that a directory gets when it becomes a repository."""
+    return hashlib.sha256(f"{repository} {now.isoformat()}".encode()).hexdigest()[:8]
+
+
+def written_by_job(dom: Domain) -> tuple[str, ...] | None:
+    """The files that a backup job of libvirt writes, None where there is no such job."""
+    doing = f"VM {dom.name()}: looking for a backup job"
+    try:
+        xml = call(doing, dom.backupGetXMLDesc, 0)
+    except Problem as problem:
+        if code_of(problem.__cause__) == NO_BACKUP:
+            return None
+        raise
+    targets = ET.fromstring(xml).iterfind("disks/disk/target")  # noqa: S314 - the daemon's own
+    return tuple(target.get("file") or target.get("dev") or "" for target in targets)
+
+
+def with_bitmaps_proved(dom: Domain, vm: VmState) -> VmState:
+    """The VM with what libvirt says of the bitmaps that the next increment would need.
+
+    libvirt looks at them only when a checkpoint is defined again, so this is not for check mode.
+    """
+    known = vm.backups
+    if known is None or vm.off or known.tracked is None or known.job is not None:
+        return vm
+    name = known.tracked.checkpoint
+    flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
+    flags |= libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
+    doing = f"VM {vm.name}: looking at the bitmaps of checkpoint {name}"
+    try:
+        found = call(doing, dom.checkpointLookupByName, name, 0)
+        call(doing, dom.checkpointCreateXML, call(doing, found.getXMLDesc, 0), flags)
+    except Unreachable:
+        raise
+    except Problem as problem:
+        return replace(vm, backups=replace(known, unsound=str(problem.__cause__)))
+    return vm

@@ -1,0 +1,245 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Making restore points, and tidying up after runs that died while they did.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import datetime, timezone
+from typing import TYPE_CHECKING
+
+from .._model.backup import IMAGE, Parent, RestorePoint, StoredDisk, StoredFile, in_utc
+from .._model.backup_steps import OFF, BackUp, DropCheckpoint, EndBackup, RemoveDebris
+from .._model.problem import Problem, TimedOut, Unreachable
+from .._model.snapshot import CRASH, FILESYSTEM, OFFLINE
+from .._model.state import VmState
+from .._model.step import Step
+from . import backup_job, repository_write
+from .backup_files import copy_images, new_images, other_files
+from .backups import written_by_job
+from .connection import call, check_off
+from .digest import stored_file
+from .freeze import Guard, quiesced
+from .hold import recorded
+from .image_file import read_image
+from .image_lock import all_unwritten
+from .libvirt_dep import libvirt
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Domain
+    from .observe import Host
+
+_WHILE_OFF = "to copy its images while it is off"
+
+
+@dataclass
+class Making:
+    """A restore point in the making, and how it goes."""
+
+    host: Host
+    dom: Domain
+    vm: VmState
+    step: BackUp
+    guard: Guard | None = None
+    started: float = field(default_factory=time.time)
+    consistency: str = ""
+    frozen_ms: int = 0
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def folder(self) -> str:
+        return os.path.join(self.step.directory, self.step.id)
+
+
+def make(making: Making) -> RestorePoint:
+    """Make the restore point. Where that fails nothing of it is left, and the others are good."""
+    step = making.step
+    repository_write.new_folder(step.directory, step.id)
+    try:
+        new_images(step)
+        others = list(other_files(making.dom, making.vm, making.folder))
+        if step.how == OFF:
+            _copy(making)
+        else:
+            _by_libvirt(making)
+        return repository_write.commit(step.directory, _point(making, others))
+    except OSError as error:
+        _undo(making)
+        raise Problem(
+            f"the restore point {step.id} of VM {making.vm.name} cannot be written to"
+            f" {step.repository}: {error.strerror}",
+            wanted="a complete restore point",
+            todo="look at the free space and the mount of the repository, then run the task again",
+        ) from error
+    except Problem:
+        _undo(making)
+        raise
+
+
+def _copy(making: Making) -> None:
+    """QEMU's own image locks keep the VM off meanwhile."""
+    chains = [image.filename for disk in making.vm.disks for image in disk.chain]
+    check_off(making.dom, _WHILE_OFF)
+    with all_unwritten(chains):
+        copy_images(making.step, making.host.timeout)
+    check_off(making.dom, _WHILE_OFF)
+    saved = making.vm.backups is not None and making.vm.backups.saved
+    making.consistency = CRASH if saved else OFFLINE
+
+
+def _by_libvirt(making: Making) -> None:
+    host, dom, step = making.host, making.dom, making.step
+    xml = backup_job.backup_xml(step), backup_job.checkpoint_xml(step)
+    deadline = time.monotonic() + host.timeout
+    if making.guard:
+        making.guard.ready()
+    with backup_job.listening(host, dom) as bell:
+        _begin(making, xml)
+        making.host, making.dom = backup_job.await_end(host, dom, step, bell, deadline)
+    backup_job.released(step)
+
+
+def _begin(making: Making, xml: tuple[str, str | None]) -> None:
+    """The point in time. Everything that it needs is there; the guest thaws right after it."""
+    host, dom, step = making.host, making.dom, making.step
+    still = quiesced(dom, making.guard, step, making.notes)
+    with recorded(host, making.vm.uuid, step), still as freeze:
+        told = backup_job.begin(dom, step, xml, host.timeout)
+        lapsed = freeze is not None and freeze.lapsed()
+    making.notes.extend(filter(None, [told]))
+    making.consistency = CRASH
+    if freeze is None:
+        return
+    making.frozen_ms = freeze.milliseconds
+    if freeze.thawed and not lapsed:
+        making.consistency = FILESYSTEM
+        return
+    why = f"thawed, after {step.freeze_timeout} s or by somebody else, before the backup had begun"
+    if step.quiesce == "required":
+        raise TimedOut(
+            f"VM {making.vm.name} was {why}",
+            wanted="a quiesced restore point",
+            todo="raise 'freeze_timeout', or look why it took so long and who thaws",
+        )
+    making.notes.append(f"not quiesced: {why}")
+
+
+def _point(making: Making, others: Sequence[tuple[str, str]]) -> RestorePoint:
+    """What the manifest will say, from what is on the disk."""
+    step, vm = making.step, making.vm
+    stock = making.vm.backups.stock if making.vm.backups else None
+    parent = stock.point(step.parent) if stock and step.parent else None
+    before = stock.points[-1].sequence if stock and stock.points else 0
+    disks = tuple(_stored(making, copy.target) for copy in step.copies)
+    files = _files(making.folder, [(disk.file, IMAGE) for disk in disks] + list(others))
+    finished = time.time()
+    return RestorePoint(
+        id=step.id,
+        vm=vm.name,
+        uuid=vm.uuid,
+        sequence=before + 1,
+        time=step.time,
+        type=step.type,
+        reason=step.reason,
+        consistency=making.consistency,
+        files=files,
+        disks=disks,
+        started=_time(making.started),
+        finished=_time(finished),
+        seconds=round(finished - making.started, 3),
+        frozen_ms=making.frozen_ms,
+        parent=Parent(parent.id, parent.digest) if parent else None,
+        checkpoint=step.checkpoint,
+        left_out=step.left_out,
+        protected=step.protected,
+        libvirt=_version(call("asking for versions", making.host.conn.getLibVersion)),
+        qemu=_version(call("asking for versions", making.host.conn.getVersion)),
+    )
+
+
+def _stored(making: Making, target: str) -> StoredDisk:
+    """A disk of the restore point, after a look at its image."""
+    copy = next(copy for copy in making.step.copies if copy.target == target)
+    image = read_image(os.path.join(making.folder, copy.file), format="qcow2")
+    found = (image.virtual_size, image.backing_filename or "")
+    if found != (copy.size, copy.backing) or image.corrupt:
+        raise Problem(
+            f"{image.filename} has {found[0]} bytes and stands on {found[1] or 'nothing'}"
+            + (", and QEMU found it corrupt" if image.corrupt else ""),
+            wanted=f"{copy.size} bytes on {copy.backing or 'nothing'}",
+            todo="look at QEMU's log of this VM, then run the task again",
+        )
+    tracked = copy.tracked and bool(making.step.checkpoint)
+    return StoredDisk(
+        copy.target, copy.file, copy.type, copy.format, copy.size, copy.source, tracked
+    )
+
+
+def _files(folder: str, names: Sequence[tuple[str, str]]) -> tuple[StoredFile, ...]:
+    """All files, on disk and with their digests; ours again where QEMU was another user."""
+    for name, _role in names:
+        if os.geteuid() == 0:
+            os.chown(os.path.join(folder, name), 0, 0, follow_symlinks=False)
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(os.path.join(folder, backup_job.PROGRESS))
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        return tuple(pool.map(lambda entry: stored_file(folder, *entry), names))
+
+
+def _time(seconds: float) -> str:
+    return in_utc(datetime.fromtimestamp(seconds, timezone.utc))
+
+
+def _version(number: int) -> str:
+    """libvirt's number of a version as people write it."""
+    return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
+
+
+def _undo(making: Making) -> None:
+    """Leave nothing of a restore point that failed; what cannot be undone now the next run does."""
+    dom, step = making.dom, making.step
+    with contextlib.suppress(Problem):
+        if written_by_job(dom) == backup_job.paths_of(step):
+            backup_job.end(dom)
+    with contextlib.suppress(Problem, OSError):
+        repository_write.remove_point(step.directory, step.id)
+    with contextlib.suppress(Problem):
+        if step.checkpoint:
+            drop_checkpoint(dom, step.checkpoint)
+
+
+def tidy(dom: Domain, step: Step) -> str:
+    """Do a step that is not the backup itself; what there is to tell, or ''."""
+    if isinstance(step, EndBackup):
+        backup_job.end(dom)
+    elif isinstance(step, RemoveDebris):
+        repository_write.remove_debris(step.file)
+    elif isinstance(step, DropCheckpoint):
+        return drop_checkpoint(dom, step.name)
+    return ""
+
+
+def drop_checkpoint(dom: Domain, name: str) -> str:
+    """Let libvirt drop a checkpoint with its bitmaps, or its record where they are gone."""
+    doing = f"VM {dom.name()}: dropping checkpoint {name}"
+    names = {found.getName(): found for found in call(doing, dom.listAllCheckpoints, 0)}
+    if name not in names:
+        return ""
+    try:
+        call(doing, names[name].delete, 0)
+    except Unreachable:
+        raise
+    except Problem as problem:
+        flags = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
+        call(doing, names[name].delete, flags)
+        return f"{dom.name()}: only the record of checkpoint {name} was removed: {problem.found}"
+    return ""

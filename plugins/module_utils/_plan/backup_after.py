@@ -1,0 +1,90 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The restore points of a VM after the steps of a plan, and how a person sees them.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+from .._model.backup import Parent, RestorePoint, StoredDisk
+from .._model.backup_steps import (
+    BackUp,
+    CreateRepository,
+    DropCheckpoint,
+    EndBackup,
+    RemoveDebris,
+)
+from .._model.backups import Backups
+from .._model.state import VmState
+from .._model.step import Step
+
+
+def after_backup(vm: VmState, step: Step) -> VmState:
+    """The VM after a step of a backup, unchanged by all others."""
+    known = vm.backups
+    if known is None:
+        return vm
+    if isinstance(step, CreateRepository):
+        return replace(vm, backups=replace(known, new=False))
+    if isinstance(step, EndBackup):
+        return replace(vm, backups=replace(known, job=None))
+    if isinstance(step, RemoveDebris):
+        left = tuple(path for path in known.stock.debris if path != step.file)
+        return replace(vm, backups=replace(known, stock=replace(known.stock, debris=left)))
+    if isinstance(step, DropCheckpoint):
+        names = tuple(name for name in known.checkpoints if name != step.name)
+        return replace(vm, backups=replace(known, checkpoints=names))
+    return _with_point(vm, known, step) if isinstance(step, BackUp) else vm
+
+
+def _with_point(vm: VmState, known: Backups, step: BackUp) -> VmState:
+    point = _expected(step, vm, known)
+    stock = replace(known.stock, points=(*known.stock.points, point))
+    names = (*known.checkpoints, step.checkpoint) if step.checkpoint else known.checkpoints
+    return replace(vm, backups=replace(known, stock=stock, checkpoints=names))
+
+
+def _expected(step: BackUp, vm: VmState, known: Backups) -> RestorePoint:
+    """The restore point as far as it can be foreseen."""
+    parent = known.stock.point(step.parent)
+    last = known.stock.points[-1].sequence if known.stock.points else 0
+    disks = (
+        StoredDisk(copy.target, copy.file, copy.type, copy.format, copy.size, copy.source)
+        for copy in step.copies
+    )
+    return RestorePoint(
+        id=step.id,
+        vm=vm.name,
+        uuid=vm.uuid,
+        sequence=last + 1,
+        time=step.time,
+        type=step.type,
+        reason=step.reason,
+        consistency="",
+        files=(),
+        disks=tuple(disks),
+        started="",
+        finished="",
+        seconds=0.0,
+        parent=Parent(parent.id, parent.digest) if parent else None,
+        checkpoint=step.checkpoint,
+    )
+
+
+def backup_lines(vm: VmState) -> Iterator[str]:
+    """What a picture of the VM shows of its restore points, where a run is about these."""
+    if vm.backups is None:
+        return
+    stock = vm.backups.stock
+    yield f"  restore points in {stock.repository}:" + ("" if stock.points else " none")
+    for point in stock.points:
+        since = f" since {point.parent.id}" if point.parent else ""
+        yield f"    {point.id} {point.type}{since}"
+    yield from (f"    {path} (left by an interrupted run)" for path in stock.debris)
+    names = ", ".join(vm.backups.ours)
+    yield f"  backup checkpoint: {names or 'none'}"
