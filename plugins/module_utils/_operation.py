@@ -57,11 +57,12 @@ class Operation:
 
         A problem of one VM stands in the answer; Problem is raised for those that concern all.
         """
-        host = replace(_host(params, module), storage=self.storage, also=self.also)
+        host = replace(host_for(params, module), storage=self.storage, also=self.also)
         return _answer(self, _outcomes(host, self, params["vm"], check))
 
 
-def _host(params: Mapping[str, Any], module_name: str) -> Host:
+def host_for(params: Mapping[str, Any], module_name: str) -> Host:
+    """The hypervisor of a task. Raises BadInput, or Unreachable without libvirt."""
     for option in ("timeout", "lock_timeout", "freeze_timeout"):
         least = 0 if option == "lock_timeout" else 1
         if params.get(option) is not None and params[option] < least:

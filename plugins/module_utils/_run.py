@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from ._image_operation import ImageOperation
     from ._operation import Operation
     from ._repository_operation import RepositoryOperation
+    from ._restore import RestoreOperation
 
-    AnyOperation = Union[Operation, ImageOperation, RepositoryOperation]
+    AnyOperation = Union[Operation, ImageOperation, RepositoryOperation, RestoreOperation]
 
 
 def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], AnyOperation]) -> None:

@@ -98,7 +98,11 @@ def change_one(host: Host, dom: Domain, plan_for: PlanFor, proof: PlanFor | None
 
 
 def _recover_then_apply(host: Host, dom: Domain, plan_for: PlanFor, outcome: Outcome) -> None:
-    vm = recovered(host, dom, outcome)
+    apply_held(host, dom, recovered(host, dom, outcome), plan_for, outcome)
+
+
+def apply_held(host: Host, dom: Domain, vm: VmState, plan_for: PlanFor, outcome: Outcome) -> None:
+    """Bring a VM whose lock is held, and that was found in order, to what a plan says."""
     plan = settled(host, dom, vm, plan_for(vm))
     outcome.notes += plan.notes
     if not plan.steps:

@@ -77,6 +77,14 @@ def look_up(host: Host, names: Sequence[str]) -> dict[str, Any]:
     return {name: _find(host, name, by_name) for name in names}
 
 
+def name_of(host: Host, uuid: str) -> str:
+    """What a VM is called, '' where libvirt has none with this UUID."""
+    try:
+        return str(call(f"looking up VM {uuid}", host.conn.lookupByUUIDString, uuid).name())
+    except NotFound:
+        return ""
+
+
 def _find(host: Host, name: str, by_name: dict[str, Domain]) -> Any:
     try:
         check_vm_name(name)

@@ -75,6 +75,34 @@ def create_overlay(
     return _change("create", "-q", "-f", "qcow2", *base, *extra, "--", _absolute(path), str(size))
 
 
+def convert(
+    path: str, format: str, source: str, source_format: str, *, timeout: float = LONG
+) -> tuple[str, ...]:
+    """Write what ``source`` holds, with all that it stands on, into ``path``: each cluster once.
+
+    The file must be there already and empty, as for :func:`create_overlay`. What is all zeros takes
+    no room.
+    """
+    facts = os.lstat(path)
+    if facts.st_size or not stat.S_ISREG(facts.st_mode):
+        raise Conflict(f"{shown(path)} is not an empty file", todo="remove it or choose another")
+    formats = ["-f", source_format, "-O", format]
+    return _change(
+        "convert", "-q", *formats, "--", _absolute(source), _absolute(path), timeout=timeout
+    )
+
+
+def measure(source: str, source_format: str) -> int:
+    """About how many bytes :func:`convert` takes for what ``source`` and all below it hold."""
+    formats = ["--output=json", "-f", source_format, "-O", "qcow2"]
+    answer = run(
+        ["qemu-img", "measure", *formats, "--", _absolute(source)], limits=Limits(), timeout=QUICK
+    )
+    if answer.rc:
+        raise answer.problem()
+    return int(_json(answer)["required"])
+
+
 def create_image(path: str, size: int) -> tuple[str, ...]:
     """Make ``path``, a file that is there and empty, a qcow2 image of ``size`` bytes."""
     return _change("create", "-q", "-f", "qcow2", "--", _absolute(path), str(size))

@@ -30,6 +30,7 @@ CONSISTENCIES = ("offline", "filesystem", "crash")
 _ROLES = (IMAGE, DOMAIN, NVRAM, TPM)
 _ID = re.compile(r"\d{8}T\d{6}Z(-[1-9]\d{0,3})?\Z")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}\Z")
+_TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
 _LONGEST = 1e12
 
@@ -204,6 +205,7 @@ def _complaints(point: RestorePoint) -> list[str]:
         (all(_DIGEST.match(digest) for digest in digests), "a digest is no SHA-256"),
         ({disk.file for disk in point.disks} == images, "its disks and its images differ"),
         (len({d.target for d in point.disks}) == len(point.disks), "two disks have one target"),
+        (all(_TARGET.match(disk.target) for disk in point.disks), "a disk has no proper target"),
         (all(_natural(disk.virtual_size) for disk in point.disks), "a disk has no size"),
         (types <= {FULL, INCREMENTAL}, "a disk is of an unknown type"),
         (point.type == type_of(point.disks), "its type is not that of its disks"),

@@ -234,7 +234,10 @@ def _move_to(disk: ET.Element, path: str, image_format: str) -> None:
     source = disk.find("source")
     if source is None:
         source = ET.SubElement(disk, "source")
-    source.attrib.pop(_PATH_ATTRIBUTE.get(disk.get("type", ""), ""), None)
+    if disk.get("type", "") in _PATH_ATTRIBUTE:
+        source.attrib.pop(_PATH_ATTRIBUTE[disk.get("type", "")], None)
+    else:
+        source.clear()  # a volume or a host is named in many ways
     new = local_source(path)
     disk.set("type", new.kind)
     source.set(_PATH_ATTRIBUTE[new.kind], path)

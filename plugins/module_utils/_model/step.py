@@ -22,6 +22,13 @@ from .backup_steps import (
 from .disk_steps import CommitDisk, CreateOverlay, PullDisk, RemoveFile, SetSource
 from .freeze import FreezeGuest, ThawGuest
 from .power_steps import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
+from .restore_steps import (
+    DefineRestored,
+    ForgetCheckpoint,
+    RestoreDisk,
+    RestoreFile,
+    VerifyPoint,
+)
 from .save_steps import RecordSave, RemoveSave, RestoreSave, SaveMemory
 from .snapshot import SnapshotDisk, SnapshotSpec
 from .snapshot_steps import (
@@ -41,10 +48,12 @@ __all__ = [
     "CreateOverlay",
     "CreateRepository",
     "DefineAsOf",
+    "DefineRestored",
     "DefineSnapshot",
     "DeleteInternal",
     "DropCheckpoint",
     "EndBackup",
+    "ForgetCheckpoint",
     "ForgetSnapshot",
     "FreezeGuest",
     "Plan",
@@ -54,6 +63,8 @@ __all__ = [
     "RemoveFile",
     "RemoveSave",
     "RemoveStorage",
+    "RestoreDisk",
+    "RestoreFile",
     "RestoreMemory",
     "RestoreSave",
     "ResumeVm",
@@ -69,6 +80,7 @@ __all__ = [
     "TakeSnapshot",
     "ThawGuest",
     "UnprepareRevert",
+    "VerifyPoint",
     "from_dict",
     "shown",
     "to_dict",
@@ -101,6 +113,11 @@ Step = Union[
     RestoreSave,
     RemoveSave,
     RecordSave,
+    RestoreDisk,
+    RestoreFile,
+    VerifyPoint,
+    DefineRestored,
+    ForgetCheckpoint,
     BackUp,
     CreateRepository,
     DropCheckpoint,

@@ -1,0 +1,74 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Holding files against their manifests while something else reads them.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+
+from .._model.backup import StoredFile
+from .._model.problem import TimedOut
+from .digest import trouble_with
+
+_MOST_WORKERS = 4
+
+
+class Verification:
+    """Reads files in threads of its own, from when it is made until it is closed.
+
+    What the threads are at when the run ends goes with it.
+    """
+
+    def __init__(self, files: Sequence[tuple[str, StoredFile]]) -> None:
+        self._todo: queue.SimpleQueue[tuple[str, StoredFile]] = queue.SimpleQueue()
+        self._troubles: list[str] = []
+        self._stopped = False
+        for entry in files:
+            self._todo.put(entry)
+        workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(files))
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _n in range(workers)]
+        for thread in self._threads:
+            thread.start()
+
+    def _work(self) -> None:
+        while not self._stopped:
+            try:
+                path, file = self._todo.get_nowait()
+            except queue.Empty:
+                return
+            try:
+                trouble = trouble_with(path, file)
+            except OSError as error:
+                trouble = f"{path} cannot be read: {error.strerror}"
+            if trouble:
+                self._troubles.append(trouble)
+                self._stopped = True
+
+    def trouble(self, deadline: float) -> str:
+        """What is wrong with one of the files, '' once all are known to be right.
+
+        ``deadline`` is of time.monotonic(); TimedOut then.
+        """
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        if self._troubles:
+            return self._troubles[0]
+        if any(thread.is_alive() for thread in self._threads):
+            raise TimedOut(
+                "the files of the restore point were not read in time",
+                wanted="to hold every byte against the manifests",
+                todo="raise 'timeout'; nothing was changed",
+            )
+        return ""
+
+    def close(self) -> None:
+        """Begin with no further file."""
+        self._stopped = True
