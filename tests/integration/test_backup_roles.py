@@ -45,6 +45,8 @@ def test_a_week(roles, modules, make_vm, tmp_path) -> None:
         with paused(vm):
             run = days.next()
             contents[repository.ids(vm)[-1]] = disks_of(vm)
-        print(day, run.seconds, results(run, "vm_backup")[-1]["vms"]["db01"]["restore_point"]["type"])
+        print(
+            day, run.seconds, results(run, "vm_backup")[-1]["vms"]["db01"]["restore_point"]["type"]
+        )
         print(run.output)
     assert 0

@@ -24,8 +24,9 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Resident:
-    """A VM of the hypervisor. ``copy_of`` is the UUID of the VM that it was restored from as another
-    one, '' if it was not.
+    """A VM of the hypervisor.
+
+    ``copy_of`` is the UUID of the VM that it was restored from as another one, '' if it was not.
     """
 
     definition: Definition
