@@ -1,52 +1,276 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The roles backup_rotation and restore_drill, by their playbooks, on simulated days."""
+"""The roles backup_rotation and restore_drill, by their playbooks, on days whose clock is given."""
 
 from __future__ import annotations
 
-from backup_story import Repository, disks_of, paused
-from lab import Disk
-from role_stage import results
+import json
+import re
+import shutil
+import xml.etree.ElementTree as ET
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backup_story import Repository, disks_of, paused, sha256
+from lab import VM, Disk
+from lab.modules import run_module
+from lab.playbooks import PlaybookRun
+from role_stage import FAILS, Roles, results
+from story import Modules, folder
 
 BLANK = Disk(content="blank", size=16)
+MUTE = {"agent": False, "running": False}
 
 
 class Days:
-    """Runs of backup.yml, a day after another."""
+    """Runs of backup.yml, a day after another, that write all files in ``folder``."""
 
-    def __init__(self, roles, repository: Repository, **usual) -> None:
+    def __init__(self, roles: Roles, modules: Modules, **usual: Any) -> None:
         self.roles = roles
-        self.repository = repository
-        self.usual = usual
-
-    def variables(self, **more):
-        files = {
-            "metrics": str(self.roles.folder / "vmkeep.prom"),
-            "report_text": str(self.roles.folder / "report.txt"),
-            "report_html": str(self.roles.folder / "report.html"),
+        self.folder = roles.folder
+        self.repository = Repository(roles.folder / "backup", modules)
+        self.usual = {"quiesce": "never", **usual}
+        self.files = {
+            "metrics": str(self.folder / "vmkeep.prom"),
+            "report_text": str(self.folder / "report.txt"),
+            "report_html": str(self.folder / "report.html"),
         }
-        return {**self.repository.params(), **files, **self.usual, **more}
 
-    def next(self, *options, **more):
+    def variables(self, **more: Any) -> dict[str, Any]:
+        return {**self.repository.params(), **self.usual, **more}
+
+    def next(self, *options: str, **more: Any) -> PlaybookRun:
         self.repository.later()
         return self.roles.succeed("backup", *options, **self.variables(**more))
 
+    def refused(self, **more: Any) -> str:
+        return self.roles.refused("backup", **self.variables(**more))
 
-def test_a_week(roles, modules, make_vm, tmp_path) -> None:
+    def metrics(self) -> dict[str, dict[str, float]]:
+        """metric -> VM -> value; every line has to be as Prometheus reads it."""
+        found: dict[str, dict[str, float]] = {}
+        for line in (self.folder / "vmkeep.prom").read_text().splitlines():
+            if not re.fullmatch(r"# (HELP|TYPE) vmkeep_\w+ .+", line):
+                shape = r'vmkeep_(?:backup|drill)_(\w+)\{(?:vm="(.*?)",)?repository="(.*?)"\} (\S+)'
+                read = re.fullmatch(shape, line)
+                assert read, line
+                found.setdefault(read[1], {})[read[2] or ""] = float(read[4])
+        return found
+
+
+@pytest.fixture
+def days(roles: Roles, modules: Modules) -> Days:
+    return Days(roles, modules)
+
+
+def all_files(path: Path) -> set[str]:
+    """The images and manifests of a repository."""
+    found = (str(file.relative_to(path)) for file in path.rglob("*.*") if file.is_file())
+    return {name for name in found if not name.endswith((".lock", "verified.json"))}
+
+
+def test_a_week_of_days(
+    days: Days, roles: Roles, make_vm: Callable[..., VM], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Increments, prune, verify, copy; then restores and drills, all proved by content."""
     vm = make_vm("db01", disks=[Disk(), BLANK])
-    make_vm("app01", disks=[BLANK], agent=False, running=False)
-    repository = Repository(tmp_path / "backup", modules)
-    days = Days(roles, repository, keep_daily=3, keep_weekly=2, quiesce="never")
-    contents = {}
+    other = make_vm("app01", disks=[BLANK], **MUTE)
+    days.usual.update(keep_daily=3, keep_weekly=2)
+    copied = shutil.which("rsync") is not None
+    target = days.folder / "copy"
+    contents: dict[str, dict[str, str]] = {}
+    kinds = []
     for day in range(7):
-        vm.write(f"/mnt/vda/day{day}", b"content " * 1000)
-        vm.run("sync")
+        vm.write(f"/mnt/vda/day{day}", f"day {day} ".encode() * 10_000)
+        vm.run(f"yes {day} | head -c 65536 | dd of=/dev/vdb bs=64k seek={day} conv=fsync; sync")
+        more: dict[str, Any] = {"verify": day % 3 == 2}
+        if day == 3:
+            hooks = {when: roles.tasks(when, roles.says(when)) for when in ("before", "after")}
+            more.update(hooks)
+        if day == 6:
+            more.update(days.files)
+            more.update({"copy": "rsync", "copy_target": str(target)} if copied else {})
         with paused(vm):
-            run = days.next()
-            contents[repository.ids(vm)[-1]] = disks_of(vm)
-        print(
-            day, run.seconds, results(run, "vm_backup")[-1]["vms"]["db01"]["restore_point"]["type"]
-        )
-        print(run.output)
-    assert 0
+            run = days.next(**more)
+            point = days.repository.ids(vm)[-1]
+            contents[point] = disks_of(vm)
+        made = results(run, "vm_backup")[-1]["vms"]
+        assert made["db01"]["restore_point"]["id"] == made["app01"]["restore_point"]["id"] == point
+        kinds.append(made["db01"]["restore_point"]["type"])
+    assert kinds == ["full", *["incremental"] * 6]
+    assert roles.said() == ["before", "after"]
+    # 3 to 9 November: three days, and the newest of the week before, which is one of them
+    kept = sorted(contents)[-3:]
+    assert days.repository.ids(vm) == days.repository.ids(other) == kept
+    for point in kept:
+        days.repository.check(vm, point)
+        assert days.repository.content(vm, point) == contents[point]
+    assert days.repository.manifest(vm, kept[0])["type"] == "full"
+
+    _check_reports(days, kept)
+    if copied:
+        _check_the_copy(days, target, monkeypatch)
+    for point, name in ((kept[0], "first"), (kept[1], "middle")):
+        _restored(roles, days, vm, point, name, contents[point])
+    _drilled(roles, days, vm)
+
+
+def _check_reports(days: Days, kept: list[str]) -> None:
+    metrics = days.metrics()
+    assert metrics["success"] == {"db01": 1, "app01": 1} and metrics["run_success"] == {"": 1}
+    assert metrics["restore_points"] == {"db01": 3, "app01": 3}
+    now = days.repository.now.timestamp()
+    assert metrics["last_good_timestamp_seconds"]["db01"] == now
+    assert metrics["last_good_age_seconds"]["db01"] == 0
+    assert metrics["last_verified_timestamp_seconds"] == {"db01": now, "app01": now}
+    assert metrics["depth"]["db01"] == 3 and metrics["bytes"]["db01"] > 60_000
+    assert not list(days.folder.glob("*.new"))
+    text = Path(days.files["report_text"]).read_text()
+    assert f"newest: {kept[-1]}, 0 min old, 3 images to read, read in full at" in text
+    assert f"removed: {days.repository.now:%Y%m}06T030000Z, no rule keeps it" in text
+    page = Path(days.files["report_html"]).read_text()
+    assert not re.search(r"(src|href)=|@import|url\(", page), "it needs something else"
+    charts = [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
+    bars = [chart.findall("{http://www.w3.org/2000/svg}rect") for chart in charts]
+    assert [len(found) for found in bars] == [3, 3]
+    assert {bar.get("class") for bar in bars[0]} == {"full", "incremental"}
+
+
+def _check_the_copy(days: Days, target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second run with what is gone here gone there; one that breaks off leaves nothing half."""
+    source = days.repository.path
+    assert all_files(target) == all_files(source)
+    info = run_module("vm_backup_info", {"repository": str(target), "verify": True})
+    assert not info["failed"] and info["vms"]["db01"]["newest"]
+    assert list(target.rglob("*.lock")) == []
+
+    broken = days.folder / "bin" / "rsync"
+    broken.parent.mkdir()
+    broken.write_text(BREAKS_OFF.format(rsync=shutil.which("rsync"), log=days.folder / "passes"))
+    broken.chmod(0o755)
+    (debris := days.repository.path / next(source.glob("db01.*")) / "20261224T000000Z").mkdir()
+    (debris / "vda.qcow2").write_bytes(b"half of it")
+    new = days.folder / "copy2"
+    copy = {"copy": "rsync", "copy_target": str(new), "vm": "db01"}
+    only = ("--tags", "backup_rotation_copy")
+    with monkeypatch.context() as patched:
+        patched.setenv("PATH", str(broken.parent), prepend=":")
+        said = days.roles.refused("backup", *only, **days.variables(**copy, **days.files))
+    assert "the run" in said and days.metrics()["run_success"] == {"": 0}
+    assert list(new.rglob("*.qcow2")) and not list(new.rglob("manifest.json"))
+    assert days.roles.succeed("backup", *only, **days.variables(**copy)).changed > 0
+    assert all_files(new) == all_files(source) - {
+        str(path.relative_to(source)) for path in debris.iterdir()
+    }
+    shutil.rmtree(debris)
+    (new / "vmkeep-repository.json").write_text(json.dumps({"format": 1, "id": "another"}))
+    said = days.roles.refused("backup", *only, **days.variables(**copy))
+    assert "is the copy of another repository" in said
+
+
+# The pass with the images is broken off after it; manifests come later.
+BREAKS_OFF = """\
+#!/bin/sh
+{rsync} "$@" || exit
+echo "$*" >>{log}
+case "$*" in *--files-from=*) exit 12 ;; esac
+"""
+
+
+def _restored(
+    roles: Roles, days: Days, vm: VM, point: str, name: str, content: dict[str, str]
+) -> None:
+    """A restore by playbook under another name has the content of the paused disk of that day."""
+    repository = str(days.repository.path)
+    run = roles.succeed("restore", vm="db01", repository=repository, point=point, **{"as": name})
+    restored = run.result("vm_restore")["vms"]["db01"]["restored"]
+    assert restored["point"] == point and f"{name}: is as it was at" in run.output
+    found = {target: sha256(disk["file"], "qcow2") for target, disk in restored["disks"].items()}
+    assert found == content
+    usual = {"uri": vm.lab.uri, "state_dir": str(vm.lab.directory / "state")}
+    assert run_module("vm_discard", {"vm": [name], **usual})["changed"]
+
+
+def _drilled(roles: Roles, days: Days, vm: VM) -> None:
+    """One that passes, from images of its own; one that fails, from the repository itself."""
+    before = sorted(path.name for path in folder(vm).glob("*.qcow2"))
+    mounted = "for n in 1 2 3 4 5 6 7 8 9; do grep -q 'day 6' /mnt/vda/day6 && exit; sleep 1; done"
+    good = {"name": "the last day is there", "command": ["/bin/sh", "-c", f"{mounted}; exit 1"]}
+    bad = {"command": ["/bin/false"], "vm": ["db01"]}
+    elsewhere = {"command": ["/no/such/program"], "vm": ["app01"]}
+    usual = {"vm": "db01", "repository": str(days.repository.path), **days.files}
+    del usual["report_html"]
+    run = roles.succeed("restore_drill", checks=[good, elsewhere], **usual)
+    assert "good: the last day is there" in run.output and "s after the beginning" in run.output
+    metrics = days.metrics()
+    assert metrics["success"] == {"db01": 1}
+    assert 0 < metrics["recovery_seconds"]["db01"] <= metrics["checked_seconds"]["db01"]
+    assert roles.succeed("restore_drill", "--check", checks=[good], **usual).changed == 1
+
+    said = roles.refused("restore_drill", checks=[good, bad], instant=True, **usual)
+    assert "FAILED: /bin/false" in said and "db01 did not come back as wanted" in said
+    assert days.metrics()["success"] == {"db01": 0}
+    assert sorted(dom.name() for dom in vm.lab.connection.listAllDomains()) == ["app01", "db01"]
+    assert sorted(path.name for path in folder(vm).glob("*.qcow2")) == before
+    assert not list((vm.lab.directory / "state/drills").iterdir())
+
+
+def test_a_vm_that_fails_stops_no_other(
+    days: Days, roles: Roles, make_vm: Callable[..., VM]
+) -> None:
+    """The report and the metrics are written, whatever fails, and the play fails at its end."""
+    make_vm("one", disks=[BLANK], **MUTE)
+    days.repository.later()
+    said = days.refused(vm="nosuch,one", **days.files)
+    assert "Failed: nosuch. there is no VM nosuch" in said
+    metrics = days.metrics()
+    assert metrics["success"] == {"nosuch": 0, "one": 1} and metrics["run_success"] == {"": 0}
+    assert metrics["last_good_timestamp_seconds"]["nosuch"] == 0
+    text = Path(days.files["report_text"]).read_text()
+    assert "nosuch: FAILED" in text and "NO GOOD RESTORE POINT" in text
+    assert "one: restore point made" in text
+
+    # a damaged restore point is found by the next run, which says so and goes on
+    image = next(days.repository.path.glob("one.*/*/vda.qcow2"))
+    with image.open("r+b") as file:
+        file.seek(-1, 2)
+        last = file.read(1)
+        file.seek(-1, 2)
+        file.write(bytes([last[0] ^ 1]))
+    said = days.refused(vm="one", **days.files)
+    assert "Failed: one." in said and image.parent.name in said
+    assert days.metrics()["bad_restore_points"] == {"one": 1}
+    assert 'class="wrong"' in Path(days.files["report_html"]).read_text()
+
+    # a hook that fails ends it before anything is backed up
+    days.repository.later()
+    hook = roles.tasks("broken", roles.says("broken"), FAILS)
+    good = roles.tasks("good", roles.says("good"))
+    said = days.refused(vm="one", before=hook, after=good, **days.files)
+    assert "Failed: the run. Break: it is broken" in said and roles.said() == ["broken", "good"]
+    assert days.metrics()["run_success"] == {"": 0}
+    assert len(list(days.repository.path.glob("one.*/*/manifest.json"))) == 1
+    again = days.roles.succeed("backup", **days.variables(vm="one", before=good, after=good))
+    assert "died between its hooks" not in again.output and roles.said() == ["good", "good"]
+    report = days.roles.succeed(
+        "report", vm="one", repository=str(days.repository.path), now=days.variables()["now"]
+    )
+    assert report.changed == 0 and "all: 2 restore points" in report.output
+
+
+def test_what_is_refused(days: Days, roles: Roles, make_vm: Callable[..., VM]) -> None:
+    make_vm("one", disks=[Disk(content="blank", size=1)], **MUTE)
+    for playbook, variables, message in (
+        ("backup", {"repository": ""}, "Say which VMs, and where"),
+        ("backup", {"vm": ["one"], "exclude": ["o*"]}, "No VM of lab is chosen, which has one"),
+        ("backup", {"metrics": "/tmp/metrics"}, "Wanted: an absolute path that ends in .prom"),
+        ("backup", {"repository": "/nowhere"}, "/nowhere does not exist. Wanted: a directory"),
+        ("backup", {"copy": "restic"}, "backup_rotation_copy_target is empty"),
+        ("restore_drill", {"vm": ""}, "Say which VMs"),
+        ("restore_drill", {"wait": 0}, "restore_drill_wait is 0"),
+    ):
+        assert message in roles.refused(playbook, **days.variables(**variables)), variables
+    assert list(days.repository.path.iterdir()) == []
