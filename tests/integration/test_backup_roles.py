@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import json
 import re
+import shlex
 import shutil
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
 from pathlib import Path
@@ -259,6 +261,61 @@ def test_a_vm_that_fails_stops_no_other(
         "report", vm="one", repository=str(days.repository.path), now=days.variables()["now"]
     )
     assert report.changed == 0 and "all: 2 restore points" in report.output
+
+
+@pytest.mark.parametrize("program", ["restic", "borg"])
+def test_an_archive_that_is_encrypted(days: Days, roles: Roles, program: str) -> None:
+    """The program reads the password itself: it is nowhere in what a run says, or starts."""
+    if shutil.which(program) is None:
+        pytest.skip(f"{program} is not installed")
+    point = days.repository.path / "db01.x" / "20261101T000000Z"
+    point.mkdir(parents=True)
+    for file in (point / "manifest.json", point / "vda.qcow2", point.parent / "writer.lock"):
+        file.write_text(file.name)
+    password, target = roles.folder / "a word's file", str(roles.folder / "archive")
+    password.write_text("only-the-program-knows\n")
+    environment = {
+        **roles.controller.environment(),
+        "RESTIC_PASSWORD_FILE": str(password),
+        "BORG_PASSCOMMAND": f"cat {shlex.quote(str(password))}",
+        "HOME": str(roles.folder),
+    }
+
+    def run(*words: str) -> str:
+        done = subprocess.run(words, env=environment, check=True, capture_output=True, text=True)
+        return done.stdout
+
+    begin = ["-r", target, "init"] if program == "restic" else ["init", "-e", "repokey", target]
+    run(program, *begin)
+    play = roles.folder / "archive.yml"
+    play.write_text(ARCHIVE.format(program=program, target=target, password=password, days=days))
+    done = roles.controller.play(str(play), {}, "-vvv")
+    assert done.status == 0, done.output
+    assert "only-the-program-knows" not in done.output
+    if program == "restic":
+        held = run("restic", "-r", target, "ls", "latest")
+    else:
+        name = run("borg", "list", "--short", target).strip()
+        held = run("borg", "list", "--short", f"{target}::{name}")
+    assert "20261101T000000Z/vda.qcow2" in held and "20261101T000000Z/manifest.json" in held
+    assert "writer.lock" not in held
+
+
+ARCHIVE = """\
+- hosts: hypervisors
+  gather_facts: false
+  tasks:
+    - ansible.builtin.include_role:
+        name: vmkeep.libvirt.backup_rotation
+        tasks_from: copy.yml
+      vars:
+        backup_rotation_repository: {days.repository.path}
+        backup_rotation_copy: {program}
+        backup_rotation_copy_target: {target}
+        backup_rotation_copy_password_file: "{password}"
+        backup_rotation_copy_environment: {{HOME: "{days.folder}"}}
+        backup_rotation_program: {{stdout: ""}}
+"""
 
 
 def test_what_is_refused(days: Days, roles: Roles, make_vm: Callable[..., VM]) -> None:
