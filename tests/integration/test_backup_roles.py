@@ -262,7 +262,8 @@ def test_a_vm_that_fails_stops_no_other(
     hook = roles.tasks("broken", roles.says("broken"), FAILS)
     good = roles.tasks("good", roles.says("good"))
     said = days.refused(vm="one", before=hook, after=good, **days.files)
-    assert "Failed: the run. Break: it is broken" in said and roles.said() == ["broken", "good"]
+    assert "Failed: the run. Break: it is broken" in said, said[-900:]
+    assert roles.said() == ["broken", "good"]
     assert days.metrics()["run_success"] == {"": 0}
     assert len(list(days.repository.path.glob("one.*/*/manifest.json"))) == 1
     again = days.roles.succeed("backup", **days.variables(vm="one", before=good, after=good))

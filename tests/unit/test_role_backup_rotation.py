@@ -77,6 +77,7 @@ def test_the_newest_and_those_that_nobody_has_read_for_the_longest_time() -> Non
         point("c", at="2026-01-01"),
         point("d", "c"),
         point("e", at="2026-01-04"),
+        {**point("bad"), "good": False},
         point("f", "e"),
     ]
     stock = {"vms": {"uuid-1": {"restore_points": points, "newest": "f"}}}
