@@ -36,7 +36,7 @@ HOST = {
         "db01": vm(1, "Orders [backup]"),
         "db02": vm(2, "backups of old"),
         "app.1": vm(3, "backup"),
-        "appx1": vm(4),
+        "appx1": vm(4, "nobackup"),
         "db01-drill": vm(5, "Orders [backup]", copy_of="uuid-1"),
     }
 }
