@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import shlex
@@ -215,6 +216,15 @@ def test_drills(days: Days, roles: Roles, make_vm: Callable[..., VM]) -> None:
         "metrics": days.files["metrics"],
         "state_dir": str(state),
     }
+    # one of that name is only taken away if an interrupted drill has left it
+    modules = days.repository.modules
+    modules.run("vm_restore", vm, repository=usual["repository"], **{"as": "db01-drill"})
+    said = roles.refused("restore_drill", checks=[good], **usual)
+    assert "There is a VM db01-drill, which is from no drill" in said
+    assert vm.lab.connection.lookupByName("db01-drill")
+    note = state / "drills" / hashlib.sha256(b"db01-drill").hexdigest()
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.touch()
     run = roles.succeed("restore_drill", checks=[good, elsewhere], **usual)
     assert "good: the last day is there" in run.output and "s after the beginning" in run.output
     metrics = days.metrics()
