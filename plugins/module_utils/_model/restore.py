@@ -59,9 +59,10 @@ class Marker:
 class RestoreWish:
     """What a task wants of one VM.
 
-    ``repository`` is the id of it, ``asked`` what named the point. ``name`` and ``uuid`` are those of
-    the VM that is to be as ``point`` has it; ``clone``: it is another VM than the one that was backed
-    up. ``disks`` empty means all of the point, ``directory`` '' beside the images that the disks had.
+    ``repository`` is the id of it, ``asked`` what named the point. ``name`` and ``uuid`` are those
+    of the VM that is to be as ``point`` has it; ``clone``: it is another VM than the one that was
+    backed up. ``disks`` empty means all of the point, ``directory`` '' beside the images that the
+    disks had.
     """
 
     stock: Stock
