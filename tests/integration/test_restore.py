@@ -307,8 +307,7 @@ def test_a_running_vm(modules: Modules, repository: Repository, make_vm: Callabl
     vm.write("/mnt/vda/file", b"first")
     vm.shutdown()
     repository.keep(vm)
-    vm.start()
-    vm.write("/mnt/vda/file", b"second")
+    vm.start(wait=False)
     task = {"repository": str(repository.path)}
     said = modules.refused("vm_restore", vm, **task)
     assert "VM db01 is running" in said and "force" in said and vm.active()
@@ -369,6 +368,19 @@ def test_snapshots_stay_on_record(
     assert restored(done)["replaced"] == list(old.values())
     modules.run("vm_snapshot", off, name="before", state="reverted")
     assert same(off.source("vda"), "qcow2", first, "qcow2")
+
+
+def test_what_others_stand_on_is_kept(
+    modules: Modules, repository: Repository, off: VM, make_vm: Callable[..., VM]
+) -> None:
+    repository.keep(off)
+    old = dict(off.disks)
+    make_vm("app01", disks=[Disk(backing=old["vda"].path)], running=False)
+    task = {"repository": str(repository.path), "delete_replaced": True}
+    done = modules.change("vm_restore", off, **task)
+    assert restored(done)["replaced"] == [old["vda"].path]
+    assert os.path.exists(old["vda"].path) and not os.path.exists(old["vdb"].path)
+    assert "needs it" in " ".join(done["notes"])
 
 
 def test_a_merge_that_was_not_finished(
