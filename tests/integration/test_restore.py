@@ -478,12 +478,17 @@ def test_an_image_that_names_another_backing_file(
     modules: Modules, repository: Repository, off: VM, tmp_path: Path
 ) -> None:
     """Also one whose digest is right: whoever writes the images may be able to write manifests."""
-    repository.keep(off)
+    other = repository.image(off, repository.keep(off), "vdb")
     point = repository.keep(off)
     secret = tmp_path / "secret.qcow2"
     subprocess.run(["qemu-img", "create", "-qf", "qcow2", secret, f"{SIZE}M"], check=True)
     image = repository.image(off, point)
-    for name, said in ((secret, "outside the allowed roots"), (image, "comes back to")):
+    cases = (
+        (secret, "outside the allowed roots"),
+        (image, "comes back to"),
+        (other, "not what the manifests say"),
+    )
+    for name, said in cases:
         rebase = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", name, image]
         subprocess.run(rebase, check=True)
         _seal(repository, off, point)
