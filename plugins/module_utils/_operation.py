@@ -11,9 +11,10 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
+from ._answer import Answer
 from ._argspec import state_dir_for
 from ._flow.look import each, nothing_to_do, observe_only
 from ._flow.outcome import ChangeAll, Outcome, PlanFor
@@ -58,35 +59,6 @@ class Operation:
         """
         host = replace(host_for(params, module), storage=self.storage, also=self.also)
         return _answer(self, _outcomes(host, self, params["vm"], check))
-
-
-@dataclass
-class Answer:
-    """What the module will return."""
-
-    vms: dict[str, Any] = field(default_factory=dict)
-    plan: list[dict[str, Any]] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    before: list[str] = field(default_factory=list)
-    after: list[str] = field(default_factory=list)
-    problems: dict[str, str] = field(default_factory=dict)
-
-    @property
-    def failure(self) -> str:
-        """Why the task fails, '' if it does not."""
-        listed = "; ".join(self.problems.values())
-        several = self.problems and len(self.vms) > 1
-        count = f"{len(self.problems)} of {len(self.vms)} VMs failed: " if several else ""
-        return count + listed
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "changed": bool(self.plan),
-            "vms": self.vms,
-            "plan": self.plan,
-            "notes": self.notes,
-            "diff": {"before": "\n".join(self.before), "after": "\n".join(self.after)},
-        }
 
 
 def host_for(params: Mapping[str, Any], module_name: str) -> Host:

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
 
+from ._answer import Answer
 from ._flow.outcome import Outcome
 from ._host.observe import Host, name_of
 from ._host.repository import find_stocks, identity
@@ -23,7 +24,7 @@ from ._model.restore import ABSENT, RestoreWish, clone_uuid
 from ._model.state import VmState
 from ._model.step import shown
 from ._model.stock import Stock
-from ._operation import Answer, host_for
+from ._operation import host_for
 from ._plan.picture import picture
 
 _WORKERS = 4

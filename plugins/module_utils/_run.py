@@ -20,9 +20,10 @@ from ._model.problem import Problem
 if TYPE_CHECKING:
     from ._image_operation import ImageOperation
     from ._operation import Operation
+    from ._repository_operation import RepositoryOperation
     from ._restore import RestoreOperation
 
-    AnyOperation = Union[Operation, ImageOperation, RestoreOperation]
+    AnyOperation = Union[Operation, ImageOperation, RepositoryOperation, RestoreOperation]
 
 
 def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], AnyOperation]) -> None:

@@ -16,7 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import libvirt
+import libvirt_qemu
+from kill_trials import HARNESS
 from lab import VM
+from lab.modules import start_module
+from lab.vm import wait_until
 from story import Modules, qemu_img
 
 BEGINNING = datetime(2026, 11, 2, 3, 0, tzinfo=timezone.utc)
@@ -120,3 +124,32 @@ def sha256(path: str, image_format: str) -> str:
 
 def checkpoints(vm: VM) -> list[str]:
     return sorted(found.getName() for found in vm.domain.listAllCheckpoints())
+
+
+class SlowBackup:
+    """A backup under way, which goes on slowly until it is let go."""
+
+    def __init__(self, repository: Repository, vm: VM, log: Path, **params: Any) -> None:
+        repository.later()
+        self.vm = vm
+        self.run = start_module(
+            "vm_backup",
+            repository.modules.params(vm, **repository.params(type="full", **params)),
+            env={"VMKEEP_HARNESS": json.dumps({"log": str(log), "slow": 1 << 20})},
+            runner=HARNESS,
+        )
+        wait_until(lambda: "after slowing down" in log_text(log), 60, "it begins")
+
+    def let_go(self) -> None:
+        """Let it go on as fast as it can."""
+        answer = self._monitor("query-jobs")
+        for job in json.loads(answer)["return"]:
+            self._monitor("block-job-set-speed", device=job["id"], speed=0)
+
+    def _monitor(self, command: str, **arguments: Any) -> str:
+        request = {"execute": command, **({"arguments": arguments} if arguments else {})}
+        return libvirt_qemu.qemuMonitorCommand(self.vm.domain, json.dumps(request), 0)
+
+
+def log_text(log: Path) -> str:
+    return log.read_text() if log.exists() else ""

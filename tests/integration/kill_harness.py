@@ -19,6 +19,7 @@ What to do comes in the environment variable VMKEEP_HARNESS as JSON:
 * ``hold``: {point: seconds} to sleep at a point;
 * ``raise_after``: label of a call that raises a libvirt error after it has done its work, once;
   with ``lose_snapshot`` the metadata of the snapshot just taken is deleted first;
+* ``slow``: QEMU copies only so many bytes per second once a backup has begun;
 * ``mutate``: faults to build in, so that tests can prove that they would see them:
   ``no_guard`` (the guest is never put into the guard's care) and ``no_recovery`` (the journal
   of a dead run is not looked at);
@@ -140,6 +141,10 @@ def step_label(step: Any, *_rest: Any) -> str:
     return " ".join(filter(None, ("step", step.step, what, short(getattr(step, "file", "")))))
 
 
+def prune_label(_work: Any, step: Any) -> str:
+    return f"step {step.step} {short(getattr(step, 'point', '') or step.path)}"
+
+
 def process_label(_self: Any, args: Any, **_kwargs: Any) -> str:
     if isinstance(args, (list, tuple)) and "-c" in args:
         return "start guard"
@@ -188,12 +193,34 @@ def wrap_libvirt() -> None:
             if callable(found) and not method.startswith(("_", *READING)):
                 wrap(owner, method, libvirt_label(kind, method), effect=True)
     wrap(libvirt_qemu, "qemuAgentCommand", agent_label, effect=True)
+    if "slow" in SETTINGS:
+        libvirt.virDomain.backupBegin = slowed(libvirt.virDomain.backupBegin)
+
+
+def slowed(begin: Callable[..., Any]) -> Callable[..., Any]:
+    """backupBegin, with a limit for the jobs before it returns."""
+
+    def wrapped(dom: Any, *args: Any) -> Any:
+        result = begin(dom, *args)
+        for job in json.loads(monitor(dom, "query-jobs"))["return"]:
+            monitor(dom, "block-job-set-speed", device=job["id"], speed=SETTINGS["slow"])
+        reached("after", "slowing down", False)
+        return result
+
+    return wrapped
+
+
+def monitor(dom: Any, command: str, **arguments: Any) -> str:
+    request = {"execute": command, **({"arguments": arguments} if arguments else {})}
+    return libvirt_qemu.qemuMonitorCommand(dom, json.dumps(request), 0)
 
 
 def wrap_system() -> None:
     wrap(os, "open", open_label, effect=True)
     wrap(os, "unlink", lambda path, **_options: f"unlink {vm_of(path)}", effect=True)
     wrap(os, "replace", lambda _old, new: f"replace {vm_of(new)}", effect=True)
+    wrap(os, "rename", lambda _old, new: f"rename {short(new)}", effect=True)
+    wrap(os, "rmdir", lambda path: f"rmdir {short(path)}", effect=True)
     wrap(os, "link", lambda _old, new, **_options: f"link {short(new)}", effect=True)
     wrap(subprocess.Popen, "__init__", process_label, effect=True)
 
@@ -206,6 +233,7 @@ def wrap_collection() -> None:
     host = {name: import_module(f"{FLOW}._host.{name}") for name in names}
     wrap(host["apply"], "do", step_label)
     wrap(host["image_apply"], "_do", step_label)
+    wrap(import_module(f"{FLOW}._host.stock_apply"), "prune_step", prune_label)
     wrap(host["apply"], "take", take_label)
     wrap(import_module(f"{FLOW}._flow.group"), "take", take_label)
     wrap(host["snapshots"], "_create", lambda taking, *_rest: f"snapshot of {taking.vm.name}")

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from .._host import repository as repositories
 from .._host import repository_write
 from .._host.backups import new_id, with_bitmaps_proved
+from .._host.connection import reconnected
 from .._host.do_backup import Making, make, tidy
 from .._host.lock import locked
 from .._host.observe import Host, observe
-from .._model.problem import Problem
-from .._model.step import BackUp, CreateRepository
+from .._model.problem import Problem, Unreachable
+from .._model.step import BackUp, CreateRepository, Step
 from .._plan.backup import left_to_do
 from .change import converged, guarding
 from .facts import settled
@@ -83,7 +84,17 @@ def _carry_out(host: Host, dom: Domain, plan_for: PlanFor, outcome: Outcome) -> 
                     outcome.notes += tuple(f"{vm.name}: {note}" for note in making.notes)
                 host, dom = making.host, making.dom
             else:
-                told = tidy(dom, step)
+                told, host, dom = _tidied(host, dom, step)
                 outcome.notes += (told,) if told else ()
             outcome.steps += (step,)
     return host, dom
+
+
+def _tidied(host: Host, dom: Domain, step: Step) -> tuple[str, Host, Domain]:
+    """Do such a step, once more where the daemon was restarted; what there is to tell."""
+    uuid = dom.UUIDString()
+    try:
+        return tidy(dom, step), host, dom
+    except Unreachable as lost:
+        conn, dom = reconnected(host.uri, uuid, lost)
+        return tidy(dom, step), host.reached_by(conn), dom

@@ -164,10 +164,12 @@ def _running(dom: Domain) -> dict[str, Any]:
     doing = f"VM {dom.name()}: looking at its backup job"
     try:
         found = call(doing, dom.jobStats, 0)
-    except Problem as problem:
-        if code_of(problem.__cause__) == OPERATION_INVALID:
-            return {}  # the VM is off
+    except Unreachable:
         raise
+    except Problem:
+        if call(doing, dom.isActive):
+            raise
+        return {}
     return found if found.get("operation") == _BACKUP and found.get("type") else {}
 
 

@@ -18,11 +18,12 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from .._model.backup import IMAGE, Parent, RestorePoint, StoredDisk, StoredFile, in_utc
-from .._model.backup_steps import OFF, BackUp, DropCheckpoint, EndBackup, RemoveDebris
+from .._model.backup_steps import OFF, BackUp, DropCheckpoint, EndBackup
 from .._model.problem import Problem, TimedOut, Unreachable
 from .._model.snapshot import CRASH, FILESYSTEM, OFFLINE
 from .._model.state import VmState
 from .._model.step import Step
+from .._model.stock_step import RemoveDebris
 from . import backup_job, repository_write
 from .backup_files import copy_images, new_images, other_files
 from .backups import written_by_job
@@ -53,6 +54,7 @@ class Making:
     started: float = field(default_factory=time.time)
     consistency: str = ""
     frozen_ms: int = 0
+    versions: tuple[str, str] = ("", "")
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -65,6 +67,7 @@ def make(making: Making) -> RestorePoint:
     step = making.step
     repository_write.new_folder(step.directory, step.id)
     try:
+        making.versions = _versions(making.host)
         new_images(step)
         others = list(other_files(making.dom, making.vm, making.folder))
         if step.how == OFF:
@@ -161,8 +164,8 @@ def _point(making: Making, others: Sequence[tuple[str, str]]) -> RestorePoint:
         checkpoint=step.checkpoint,
         left_out=step.left_out,
         protected=step.protected,
-        libvirt=_version(call("asking for versions", making.host.conn.getLibVersion)),
-        qemu=_version(call("asking for versions", making.host.conn.getVersion)),
+        libvirt=making.versions[0],
+        qemu=making.versions[1],
     )
 
 
@@ -199,6 +202,13 @@ def _time(seconds: float) -> str:
     return in_utc(datetime.fromtimestamp(seconds, timezone.utc))
 
 
+def _versions(host: Host) -> tuple[str, str]:
+    """Those of libvirt and QEMU."""
+    doing = "asking for versions"
+    numbers = call(doing, host.conn.getLibVersion), call(doing, host.conn.getVersion)
+    return _version(numbers[0]), _version(numbers[1])
+
+
 def _version(number: int) -> str:
     """libvirt's number of a version as people write it."""
     return f"{number // 1_000_000}.{number // 1000 % 1000}.{number % 1000}"
@@ -222,7 +232,7 @@ def tidy(dom: Domain, step: Step) -> str:
     if isinstance(step, EndBackup):
         backup_job.end(dom)
     elif isinstance(step, RemoveDebris):
-        repository_write.remove_debris(step.file)
+        repository_write.remove_debris(step.path)
     elif isinstance(step, DropCheckpoint):
         return drop_checkpoint(dom, step.name)
     return ""

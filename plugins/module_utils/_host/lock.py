@@ -160,3 +160,15 @@ def _unusable(path: str, why: str) -> Unsupported:
         wanted="a private directory that outlives the run",
         todo="set the option 'state_dir', or run as the user who owns it",
     )
+
+
+def holder_of(path: str) -> str:
+    """Who holds a lock of :func:`lock_file` now, '' for nobody or where it cannot be told."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except OSError:
+        return ""
+    try:
+        return _holder(descriptor) if _lockers(descriptor) else ""
+    finally:
+        os.close(descriptor)

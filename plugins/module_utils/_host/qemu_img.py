@@ -26,6 +26,7 @@ from .program import Answer, Limits, run
 QUICK = 60.0
 LONG = 3600.0
 CHECK_MEMORY = 1 << 30
+_CACHES = 64 << 20
 # Exit statuses of qemu-img check: what it found, where the check itself was completed.
 _FOUND = {0: "clean", 2: "corrupt", 3: "leaks"}
 _UNSUPPORTED = 63
@@ -177,12 +178,27 @@ def pull(
     return _change("rebase", "-q", *limit, "--image-opts", *place, "--", options, timeout=timeout)
 
 
+def flatten(path: str, target: str, *, depth: int, timeout: float = LONG) -> tuple[str, ...]:
+    """Write a new qcow2 image ``target`` with what a qcow2 image and all that it stands on hold.
+
+    ``depth`` is the number of images that are read. All of them have to be known to be right.
+    """
+    kind = ["-f", "qcow2", "-O", "qcow2", "-o", "cluster_size=65536"]
+    command = ["convert", "-q", *kind, "--", _absolute(path), _absolute(target)]
+    return _change(*command, timeout=timeout, limits=_deep(depth))
+
+
+def _deep(depth: int) -> Limits:
+    """Each image of a chain has caches of its own."""
+    return Limits(memory=Limits().memory + depth * _CACHES, files=Limits().files + 4 * depth)
+
+
 def same_content(
-    path: str, format: str, other: str, other_format: str, *, timeout: float = LONG
+    path: str, format: str, other: str, other_format: str, *, timeout: float = LONG, depth: int = 1
 ) -> bool:
     """Whether two images of one size, with all that they stand on, have the same content."""
     compared = ["-q", "-f", format, "-F", other_format, "--", _absolute(path), _absolute(other)]
-    answer = run(["qemu-img", "compare", *compared], limits=Limits(), timeout=timeout)
+    answer = run(["qemu-img", "compare", *compared], limits=_deep(depth), timeout=timeout)
     if answer.rc not in (0, 1):
         raise answer.problem()
     return answer.rc == 0
@@ -240,8 +256,10 @@ def _snapshot(how: str, which: str, path: str, timeout: float) -> tuple[str, ...
     return _change("snapshot", "-q", how, which, "--", _node(path, "qcow2"), timeout=timeout)
 
 
-def _change(*arguments: str, timeout: float = QUICK) -> tuple[str, ...]:
-    answer = run(["qemu-img", *arguments], limits=Limits(), timeout=timeout)
+def _change(
+    *arguments: str, timeout: float = QUICK, limits: Limits | None = None
+) -> tuple[str, ...]:
+    answer = run(["qemu-img", *arguments], limits=limits or Limits(), timeout=timeout)
     if answer.rc:
         raise answer.problem()
     return tuple(answer.stderr.splitlines())

@@ -19,13 +19,20 @@ import stat
 import uuid as uuid_module
 from collections.abc import Mapping, Sequence
 
-from .._model.backup import MANIFEST, RestorePoint, StoredFile, is_id, parse_manifest
+from .._model.backup import (
+    MANIFEST,
+    VERIFIED,
+    RestorePoint,
+    StoredFile,
+    is_id,
+    moment,
+    parse_manifest,
+)
 from .._model.names import check_path, file_part
 from .._model.problem import BadInput, Conflict, Damaged, NotFound, Problem
 from .._model.stock import Stock, Verified
 
 IDENTITY = "vmkeep-repository.json"
-VERIFIED = "verified.json"
 FORMAT = 1
 _LARGEST_TEXT = 16 << 20
 _NAME_LENGTH = 100
@@ -41,7 +48,7 @@ def identity(repository: str) -> str:
             todo="create it, and mount what belongs there",
         )
     try:
-        content = json.loads(_text(os.path.join(repository, IDENTITY)))
+        content = json.loads(small_text(os.path.join(repository, IDENTITY)))
     except FileNotFoundError:
         return ""
     except ValueError as error:
@@ -102,42 +109,44 @@ def find_stocks(repository: str, names: Sequence[str] | None) -> dict[str, Stock
     """What a repository holds of VMs by name or UUID, of all without ``names``.
 
     The name is that of the newest restore point. One that is unknown, or stands for several VMs,
-    gives a Problem.
+    gives a Problem. Of VMs that are not asked for, hardly anything is read.
     """
-    stocks = {uuid: read_stock(repository, path) for path, uuid in folders(repository)}
+    known = {uuid: path for path, uuid in folders(repository)}
     named: dict[str, list[str]] = {}
-    for uuid, stock in stocks.items():
-        named.setdefault(_name_in(stock), []).append(uuid)
+    for uuid, path in known.items():
+        named.setdefault(_name_in(path), []).append(uuid)
     if names is None:
-        return {
-            name if len(u) == 1 else uuid: stocks[uuid] for name, u in named.items() for uuid in u
-        }
-    return {name: _found(repository, name, stocks, named) for name in dict.fromkeys(names)}
+        each = {name if len(u) == 1 else uuid: uuid for name, u in named.items() for uuid in u}
+        return {name: read_stock(repository, known[uuid]) for name, uuid in sorted(each.items())}
+    return {name: _found(repository, name, known, named) for name in dict.fromkeys(names)}
 
 
-def _name_in(stock: Stock) -> str:
-    folder = os.path.basename(stock.directory).rpartition(".")[0]
-    return stock.points[-1].vm if stock.points else folder
+def _name_in(directory: str) -> str:
+    """What a VM was called in its newest restore point, by the ids of these."""
+    for id in reversed(listed(directory)):
+        # One that is damaged is told of when it is read with the others.
+        with contextlib.suppress(FileNotFoundError, Problem):
+            if is_id(id):
+                return read_point(os.path.join(directory, id)).vm
+    return os.path.basename(directory).rpartition(".")[0]
 
 
 def _found(
-    repository: str, name: str, stocks: Mapping[str, Stock], named: Mapping[str, list[str]]
+    repository: str, name: str, known: Mapping[str, str], named: Mapping[str, list[str]]
 ) -> Stock | Problem:
-    if name in stocks:
-        return stocks[name]
-    uuids = named.get(name, [])
+    uuids = [name] if name in known else named.get(name, [])
     if len(uuids) == 1:
-        return stocks[uuids[0]]
+        return read_stock(repository, known[uuids[0]])
     if uuids:
         return BadInput(
             f"{repository} has restore points of {len(uuids)} VMs that are called {name}",
             wanted=f"one of these UUIDs: {', '.join(uuids)}",
             todo="name the UUID in the option 'vm'",
         )
-    known = ", ".join(sorted(named)[:20]) or "(none)"
+    listing = ", ".join(sorted(named)[:20]) or "(none)"
     return NotFound(
         f"{repository} has no restore point of VM {name}",
-        wanted=f"one of: {known}",
+        wanted=f"one of: {listing}",
         todo="correct the option 'vm' or 'repository'",
     )
 
@@ -147,12 +156,13 @@ def read_stock(repository: str, directory: str) -> Stock:
     points: list[RestorePoint] = []
     broken: dict[str, str] = {}
     debris: list[str] = []
+    uuid = directory.rpartition(".")[2]
     for id in listed(directory):
         folder = os.path.join(directory, id)
         if not is_id(id) or not os.path.isdir(folder) or os.path.islink(folder):
             continue
         try:
-            point = read_point(folder)
+            point = _of_vm(uuid, read_point(folder), folder)
             points.append(point)
             debris.extend(_unnamed(folder, point))
         except FileNotFoundError:
@@ -165,7 +175,7 @@ def read_stock(repository: str, directory: str) -> Stock:
         directory=directory,
         points=tuple(points),
         broken=broken,
-        troubles=_troubles(directory, points),
+        troubles=_troubles(directory, points, broken),
         debris=tuple(debris),
         staged=tuple(point.id for point in points if _staged(directory, point)),
         verified=_verified(directory, points),
@@ -175,7 +185,7 @@ def read_stock(repository: str, directory: str) -> Stock:
 def read_point(folder: str) -> RestorePoint:
     """The manifest of a restore point. FileNotFoundError where there is none, Damaged if bad."""
     path = os.path.join(folder, MANIFEST)
-    point = parse_manifest(_text(path), path)
+    point = parse_manifest(small_text(path), path)
     if point.id != os.path.basename(folder):
         raise Damaged(
             f"{path} is the manifest of {point.id}, and stands in another folder",
@@ -185,10 +195,16 @@ def read_point(folder: str) -> RestorePoint:
     return point
 
 
+def _of_vm(uuid: str, point: RestorePoint, folder: str) -> RestorePoint:
+    if point.uuid != uuid:
+        raise Damaged(f"{folder} is a restore point of another VM, {point.vm} ({point.uuid})")
+    return point
+
+
 def stored_text(path: str, file: StoredFile) -> str:
     """A small file of a restore point, as its manifest names it. Raises Damaged."""
     try:
-        text = _text(path)
+        text = small_text(path)
     except FileNotFoundError as error:
         raise Damaged(f"{path} is not there") from error
     if hashlib.sha256(text.encode()).hexdigest() != file.sha256:
@@ -196,7 +212,7 @@ def stored_text(path: str, file: StoredFile) -> str:
     return text
 
 
-def _text(path: str) -> str:
+def small_text(path: str) -> str:
     """A small file of the repository, never by a link. Raises FileNotFoundError or Problem."""
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -221,11 +237,13 @@ def _unnamed(folder: str, point: RestorePoint) -> list[str]:
     return [os.path.join(folder, name) for name in listed(folder) if name not in named]
 
 
-def _troubles(directory: str, points: Sequence[RestorePoint]) -> dict[str, str]:
+def _troubles(
+    directory: str, points: Sequence[RestorePoint], broken: Mapping[str, str]
+) -> dict[str, str]:
     by_id = {point.id: point for point in points}
     found: dict[str, str] = {}
     for point in points:
-        trouble = _missing(directory, point) or _orphaned(point, by_id)
+        trouble = _missing(directory, point) or _orphaned(point, by_id, broken)
         if trouble:
             found[point.id] = trouble
     return found
@@ -245,10 +263,14 @@ def _missing(directory: str, point: RestorePoint) -> str:
     return ""
 
 
-def _orphaned(point: RestorePoint, by_id: Mapping[str, RestorePoint]) -> str:
+def _orphaned(
+    point: RestorePoint, by_id: Mapping[str, RestorePoint], broken: Mapping[str, str]
+) -> str:
     if point.parent is None:
         return ""
     parent = by_id.get(point.parent.id)
+    if point.parent.id in broken:
+        return f"it stands on {point.parent.id}: {broken[point.parent.id]}"
     if parent is None:
         return f"the restore point {point.parent.id}, which it stands on, is not there"
     if not point.stands_on(parent):
@@ -278,5 +300,8 @@ def _verified(directory: str, points: Sequence[RestorePoint]) -> dict[str, Verif
         path = os.path.join(directory, point.id, VERIFIED)
         # A record that is gone or damaged only means that the point has to be verified again.
         with contextlib.suppress(FileNotFoundError, ValueError, TypeError, Problem):
-            found[point.id] = Verified(**json.loads(_text(path)))
+            record = Verified(**json.loads(small_text(path)))
+            values = (record.at, record.digest, record.trouble)
+            if all(isinstance(value, str) for value in values) and moment(record.at):
+                found[point.id] = record
     return found

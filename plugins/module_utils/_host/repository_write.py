@@ -19,14 +19,14 @@ import secrets
 from collections.abc import Iterator
 from dataclasses import asdict
 
-from .._model.backup import MANIFEST, RestorePoint, manifest_text, sealed
+from .._model.backup import MANIFEST, VERIFIED, RestorePoint, manifest_text, sealed
 from .._model.problem import Unsupported
 from .._model.stock import Verified
 from .journal import fsync_directory, write_durably
 from .lock import lock_file
-from .repository import FORMAT, IDENTITY, VERIFIED, listed
+from .repository import FORMAT, IDENTITY, listed
+from .under_way import READERS, WRITER
 
-_WRITER, _READERS = "writer.lock", "readers.lock"
 # QEMU, which writes the images, often runs as another user: it may pass through, not list.
 _FOLDER_MODE = 0o711
 
@@ -36,14 +36,14 @@ def writing(directory: str, vm: str, holder: str, timeout: float) -> Iterator[No
     """Be the only one who changes the restore points of a VM. Busy naming the holder."""
     make_folder(directory)
     what = f"the repository of VM {vm} ({directory})"
-    with lock_file(os.path.join(directory, _WRITER), what, holder, timeout):
+    with lock_file(os.path.join(directory, WRITER), what, holder, timeout):
         yield
 
 
 @contextlib.contextmanager
 def reading(directory: str, vm: str, holder: str, timeout: float) -> Iterator[None]:
     """Keep the images from being replaced or removed. Where nobody can write, nobody does that."""
-    path = os.path.join(directory, _READERS)
+    path = os.path.join(directory, READERS)
     if not os.access(directory, os.W_OK) and not os.path.exists(path):
         yield
         return
@@ -56,7 +56,7 @@ def reading(directory: str, vm: str, holder: str, timeout: float) -> Iterator[No
 def replacing(directory: str, vm: str, holder: str, timeout: float) -> Iterator[None]:
     """Keep everybody from reading the images: some are replaced or removed."""
     what = f"the restore points of VM {vm} ({directory})"
-    with lock_file(os.path.join(directory, _READERS), what, holder, timeout):
+    with lock_file(os.path.join(directory, READERS), what, holder, timeout):
         yield
 
 

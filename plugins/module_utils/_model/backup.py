@@ -23,6 +23,7 @@ from .problem import BadInput, Damaged
 
 FORMAT = 1
 MANIFEST = "manifest.json"
+VERIFIED = "verified.json"
 FULL, INCREMENTAL = "full", "incremental"
 IMAGE, DOMAIN, NVRAM, TPM = "image", "domain", "nvram", "tpm"
 CONSISTENCIES = ("offline", "filesystem", "crash")
@@ -31,6 +32,7 @@ _ID = re.compile(r"\d{8}T\d{6}Z(-[1-9]\d{0,3})?\Z")
 _FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}\Z")
 _TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}\Z")
 _DIGEST = re.compile(r"[0-9a-f]{64}\Z")
+_LONGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -133,9 +135,14 @@ class RestorePoint:
 
 def manifest_text(point: RestorePoint) -> str:
     """The manifest of a restore point; :func:`parse_manifest` is its inverse."""
-    content = dataclasses.asdict(point)
+    content = {"format": FORMAT, **dataclasses.asdict(point)}
     del content["digest"]
-    return json.dumps({"format": FORMAT, **content}, indent=1, sort_keys=True) + "\n"
+    return json.dumps({**content, "seal": _seal(content)}, indent=1, sort_keys=True) + "\n"
+
+
+def _seal(content: Mapping[str, Any]) -> str:
+    """The digest of what a manifest says, kept in it: a flipped byte is seen in itself."""
+    return digest_of(json.dumps(content, sort_keys=True, separators=(",", ":")))
 
 
 def digest_of(text: str) -> str:
@@ -152,8 +159,11 @@ def parse_manifest(text: str, where: str) -> RestorePoint:
     """Read a manifest that stands ``where``. Damaged if it breaks the rules of the format."""
     try:
         content = json.loads(text)
-        if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
+        if not isinstance(content, dict) or content.get("format") != FORMAT:
             raise ValueError(f"it is not of format {FORMAT}")
+        if content.pop("seal", None) != _seal(content):
+            raise ValueError("it is not as it was written, its seal does not match")
+        del content["format"]
         return _point(content, digest_of(text))
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise Damaged(
@@ -187,7 +197,8 @@ def _complaints(point: RestorePoint) -> list[str]:
     checks = (
         (bool(_ID.match(point.id)), "its id is none"),
         (point.parent is None or bool(_ID.match(point.parent.id)), "its parent's id is none"),
-        (all(_FILE.match(name) for name in names), "a file has a name that is not allowed"),
+        (all(_is_text(text) for text in _texts(point)), "a text is none"),
+        (all(_is_file_name(name) for name in names), "a file has a name that is not allowed"),
         (len(set(names)) == len(names), "two files have one name"),
         (all(file.role in _ROLES for file in point.files), "a file has an unknown role"),
         (all(_natural(file.size) for file in point.files), "a size is no number of bytes"),
@@ -201,9 +212,34 @@ def _complaints(point: RestorePoint) -> list[str]:
         ((INCREMENTAL in types) == (point.parent is not None), "it should have a parent or not"),
         (point.consistency in CONSISTENCIES, "its consistency is unknown"),
         (_natural(point.sequence), "its sequence is no number"),
+        (_natural(point.frozen_ms), "the time of its freeze is no number"),
+        (_is_duration(point.seconds), "its duration is no number of seconds"),
+        (isinstance(point.protected, bool), "whether it is protected is not said"),
         (moment(point.time) is not None, "its time is none"),
     )
     return [complaint for good, complaint in checks if not good]
+
+
+def _texts(point: RestorePoint) -> list[object]:
+    own = [point.vm, point.uuid, point.reason, point.started, point.finished, point.checkpoint]
+    of_disks = [text for d in point.disks for text in (d.target, d.format, d.source)]
+    of_left_out = [text for pair in point.left_out for text in pair]
+    return [*own, point.libvirt, point.qemu, *of_disks, *of_left_out]
+
+
+def _is_text(text: object) -> bool:
+    return isinstance(text, str)
+
+
+def _is_file_name(name: str) -> bool:
+    """Whether a file of a restore point may be called so: never like what is kept about it."""
+    ours = (MANIFEST, VERIFIED)
+    return bool(_FILE.match(name)) and not name.endswith(".new") and name not in ours
+
+
+def _is_duration(number: object) -> bool:
+    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
+    return is_number and 0 <= number < _LONGEST  # type: ignore[operator]
 
 
 def _natural(number: object) -> bool:

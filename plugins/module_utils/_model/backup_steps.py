@@ -80,14 +80,6 @@ class EndBackup:
 
 
 @dataclass(frozen=True)
-class RemoveDebris:
-    """Remove what a dead run left in a repository: no manifest names it."""
-
-    step: ClassVar[str] = "remove_debris"
-    file: str
-
-
-@dataclass(frozen=True)
 class DropCheckpoint:
     """Let libvirt drop one of our backup checkpoints, with its bitmaps; ``why`` it can go."""
 

@@ -18,7 +18,6 @@ from .backup_steps import (
     DiskBackup,
     DropCheckpoint,
     EndBackup,
-    RemoveDebris,
 )
 from .disk_steps import CommitDisk, CreateOverlay, PullDisk, RemoveFile, SetSource
 from .freeze import FreezeGuest, ThawGuest
@@ -39,6 +38,7 @@ from .snapshot_steps import (
     RewriteSnapshot,
     TakeSnapshot,
 )
+from .stock_step import RemoveDebris
 from .storage import to_copy
 from .storage_steps import RemoveStorage, RevertStorage, SnapshotStorage, UnprepareRevert
 

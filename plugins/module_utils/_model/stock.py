@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 
 from .backup import FULL, RestorePoint, StoredDisk, is_id, moment
 from .problem import NotFound
@@ -51,21 +52,54 @@ class Stock:
     staged: tuple[str, ...] = ()
     verified: Mapping[str, Verified] = field(default_factory=dict)
 
-    def point(self, id: str) -> RestorePoint | None:
-        return next((point for point in self.points if point.id == id), None)
+    # Each of these is worked out once for all points, since there may be hundreds in one chain.
 
-    @property
+    @cached_property
+    def _by_id(self) -> Mapping[str, RestorePoint]:
+        return {point.id: point for point in self.points}
+
+    @cached_property
+    def _children(self) -> Mapping[str, tuple[RestorePoint, ...]]:
+        found: dict[str, list[RestorePoint]] = {}
+        for point in self.points:
+            if point.parent is not None:
+                found.setdefault(point.parent.id, []).append(point)
+        return {id: tuple(children) for id, children in found.items()}
+
+    @cached_property
+    def _spoilt_by(self) -> Mapping[str, tuple[str, str]]:
+        """id -> (id of the point that it would not restore for, why)."""
+        found: dict[str, tuple[str, str]] = {}
+        for point in self.points:
+            own = self.troubles.get(point.id, "") or self._found_bad(point)
+            if own:
+                found[point.id] = (point.id, own)
+            elif point.parent is not None and point.parent.id in found:
+                found[point.id] = found[point.parent.id]
+        return found
+
+    @cached_property
+    def _verified_ids(self) -> frozenset[str]:
+        found: set[str] = set()
+        for point in self.points:
+            on_verified = point.parent is None or point.parent.id in found
+            good = point.id not in self._spoilt_by and self._verified_good(point)
+            if on_verified and good:
+                found.add(point.id)
+        return frozenset(found)
+
+    def point(self, id: str) -> RestorePoint | None:
+        return self._by_id.get(id)
+
+    @cached_property
     def good(self) -> tuple[RestorePoint, ...]:
         """The points that nothing is known against, oldest first."""
-        return tuple(point for point in self.points if not self.trouble_of(point))
+        return tuple(point for point in self.points if point.id not in self._spoilt_by)
 
     def trouble_of(self, point: RestorePoint) -> str:
         """Why a point would not restore, '' if nothing is known against it or its ancestors."""
-        for each in self.lineage(point):
-            trouble = self.troubles.get(each.id, "") or self._found_bad(each)
-            if trouble:
-                return trouble if each is point else f"it stands on {each.id}: {trouble}"
-        return ""
+        id, trouble = self._spoilt_by.get(point.id, (point.id, ""))
+        return trouble if id == point.id else f"it stands on {id}: {trouble}"
 
     def _found_bad(self, point: RestorePoint) -> str:
         last = self.verified.get(point.id)
@@ -73,7 +107,7 @@ class Stock:
 
     def is_verified(self, point: RestorePoint) -> bool:
         """Whether it and all that it stands on were verified as they are now, and good."""
-        return all(self._verified_good(each) for each in self.lineage(point))
+        return point.id in self._verified_ids
 
     def _verified_good(self, point: RestorePoint) -> bool:
         last = self.verified.get(point.id)
@@ -81,17 +115,18 @@ class Stock:
 
     def lineage(self, point: RestorePoint) -> tuple[RestorePoint, ...]:
         """The point and what it stands on, as far as that is there, newest first."""
-        found = [point]
-        while found[-1].parent is not None:
-            above = self.point(found[-1].parent.id)
-            if above is None or above in found:
+        found = {point.id: point}
+        last = point
+        while last.parent is not None and last.parent.id not in found:
+            above = self.point(last.parent.id)
+            if above is None:
                 break
-            found.append(above)
-        return tuple(found)
+            found[above.id] = last = above
+        return tuple(found.values())
 
     def children(self, id: str) -> tuple[RestorePoint, ...]:
-        """The points that stand directly on it."""
-        return tuple(p for p in self.points if p.parent is not None and p.parent.id == id)
+        """The points that stand directly on it, oldest first."""
+        return self._children.get(id, ())
 
     def images(self, point: RestorePoint, target: str) -> Iterator[tuple[RestorePoint, StoredDisk]]:
         """The images that a disk is read from, newest first: as many as are incremental, and one.

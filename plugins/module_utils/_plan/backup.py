@@ -21,12 +21,12 @@ from .._model.backup_steps import (
     DiskBackup,
     DropCheckpoint,
     EndBackup,
-    RemoveDebris,
 )
 from .._model.backups import Backups
 from .._model.problem import Conflict, NotFound, Problem, Unsupported
 from .._model.state import DiskState, VmState
 from .._model.step import Plan, Step
+from .._model.stock_step import RemoveDebris
 
 AUTO = "auto"
 

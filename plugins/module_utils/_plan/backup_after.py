@@ -17,11 +17,11 @@ from .._model.backup_steps import (
     CreateRepository,
     DropCheckpoint,
     EndBackup,
-    RemoveDebris,
 )
 from .._model.backups import Backups
 from .._model.state import VmState
 from .._model.step import Step
+from .._model.stock_step import RemoveDebris
 
 
 def after_backup(vm: VmState, step: Step) -> VmState:
@@ -34,7 +34,7 @@ def after_backup(vm: VmState, step: Step) -> VmState:
     if isinstance(step, EndBackup):
         return replace(vm, backups=replace(known, job=None))
     if isinstance(step, RemoveDebris):
-        left = tuple(path for path in known.stock.debris if path != step.file)
+        left = tuple(path for path in known.stock.debris if path != step.path)
         return replace(vm, backups=replace(known, stock=replace(known.stock, debris=left)))
     if isinstance(step, DropCheckpoint):
         names = tuple(name for name in known.checkpoints if name != step.name)

@@ -1,0 +1,96 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a module does to the restore points of VMs: it needs a repository, and no libvirt.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Callable
+
+from ._answer import Answer
+from ._argspec import VM_OPTIONS
+from ._flow.stock import StockOutcome, Store
+from ._host.repository import find_stocks, identity
+from ._model.problem import BadInput, Problem
+from ._model.stock import Stock
+
+REPOSITORY_OPTIONS: dict[str, Any] = {
+    **VM_OPTIONS,
+    "vm": {"type": "list", "elements": "str", "aliases": ["domain", "guest"]},
+    "repository": {"type": "path", "required": True},
+}
+
+
+@dataclass(frozen=True)
+class RepositoryOperation:
+    """What a module does with the restore points of each VM, given its name and what there is.
+
+    What is found there may be out of date once a lock is held.
+    """
+
+    do: Callable[[Store, str, Stock], StockOutcome]
+
+    def carry_out(self, params: Mapping[str, Any], module: str, *, check: bool) -> Answer:
+        """Do it for the VMs of the option ``vm``; with ``check`` only say what would be done.
+
+        A problem of one VM stands in the answer; Problem is raised for those that concern all.
+        """
+        store = _store(params, module, check)
+        answer = Answer()
+        if not identity(store.repository):
+            answer.notes.append(f"{store.repository} is no repository yet: nothing is in it")
+        for name, stock in find_stocks(store.repository, params["vm"]).items():
+            _add(answer, name, self._outcome(store, name, stock))
+        return answer
+
+    def _outcome(self, store: Store, name: str, stock: Stock | Problem) -> StockOutcome:
+        if isinstance(stock, Problem):
+            return StockOutcome(problem=str(stock))
+        try:
+            return self.do(store, name, stock)
+        except Problem as problem:
+            return StockOutcome(problem=str(problem))
+        except OSError as error:
+            return StockOutcome(problem=f"{stock.directory}: {error}")
+
+
+def _store(params: Mapping[str, Any], module: str, check: bool) -> Store:
+    for option, least in (("timeout", 1), ("lock_timeout", 0)):
+        if params[option] < least:
+            raise BadInput(
+                f"{option} is {params[option]}",
+                wanted=f"seconds, at least {least}",
+                todo="correct it",
+            )
+    if params["vm"] is not None and not params["vm"]:
+        raise BadInput(
+            "the option 'vm' is an empty list",
+            wanted="at least one VM",
+            todo="name one, or leave the option out for all",
+        )
+    return Store(
+        repository=params["repository"].rstrip("/") or "/",
+        timeout=float(params["timeout"]),
+        lock_timeout=float(params["lock_timeout"]),
+        run=f"{module} {time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}",
+        check=check,
+    )
+
+
+def _add(answer: Answer, name: str, outcome: StockOutcome) -> None:
+    answer.plan.extend({"vm": name, **step} for step in outcome.steps)
+    answer.notes.extend(f"{name}: {note}" for note in outcome.notes)
+    if outcome.steps:
+        answer.before.append(outcome.before)
+        answer.after.append(outcome.after)
+    answer.vms[name] = dict(outcome.result)
+    if outcome.problem:
+        answer.problems[name] = outcome.problem
+        answer.vms[name].update(failed=True, msg=outcome.problem)

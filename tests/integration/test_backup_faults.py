@@ -1,0 +1,174 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What goes wrong in the middle of a backup: the restore points that there are stay good."""
+
+from __future__ import annotations
+
+import base64
+import os
+import signal
+import subprocess
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+import pytest
+from backup_story import Repository, SlowBackup, checkpoints, disks_of, paused
+from lab import VM, Disk
+from lab.vm import wait_until
+from story import Modules
+
+DATA = 16 << 20
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+
+
+@pytest.fixture
+def repository(modules: Modules, tmp_path: Path) -> Repository:
+    return Repository(tmp_path / "backup", modules)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An image that is slow to read: compressed, in clusters as small as can be."""
+    folder = tmp_path_factory.mktemp("data")
+    raw, image = folder / "data.raw", folder / "data.qcow2"
+    raw.write_bytes(base64.b64encode(os.urandom(DATA))[:DATA])
+    os.truncate(raw, 4 * DATA)
+    slow = ["-c", "-o", "cluster_size=512"]
+    subprocess.run(
+        ["qemu-img", "convert", *slow, "-f", "raw", "-O", "qcow2", raw, image], check=True
+    )
+    return str(image)
+
+
+@pytest.fixture
+def vm(make_vm: Callable[..., VM], data: str) -> VM:
+    """It runs; its second disk stands on much data, so that a backup takes a while."""
+    return make_vm("db01", disks=[Disk(), Disk(backing=data)])
+
+
+@pytest.fixture
+def start(repository: Repository, vm: VM, tmp_path: Path) -> Callable[..., SlowBackup]:
+    """Begins a full backup that goes on slowly."""
+    return partial(SlowBackup, repository, vm, tmp_path / "log")
+
+
+def all_is_good(repository: Repository, vm: VM, contents: dict[str, dict]) -> None:
+    """Exactly these restore points are there, with this content, and nothing else is left."""
+    assert repository.ids(vm) == sorted(contents)
+    folders = {path.name for path in repository.folder(vm).iterdir() if path.is_dir()}
+    assert folders == set(contents), "debris is left"
+    for id, content in contents.items():
+        repository.check(vm, id)
+        assert repository.content(vm, id) == content
+
+
+def next_is_good(repository: Repository, vm: VM, contents: dict[str, dict], kind: str) -> str:
+    """The next backup does what is to be done and is right; why it is of its type."""
+    vm.run("sync")
+    with paused(vm):
+        point = repository.back_up(vm, quiesce="never")
+        contents[point["id"]] = disks_of(vm)
+    assert point["type"] == kind, point["reason"]
+    all_is_good(repository, vm, contents)
+    assert len(checkpoints(vm)) == 1
+    return point["reason"]
+
+
+def first(repository: Repository, vm: VM) -> dict[str, dict]:
+    contents: dict[str, dict] = {}
+    next_is_good(repository, vm, contents, "full")
+    return contents
+
+
+def test_the_run_is_killed_and_its_job_goes_on(vm, repository, start) -> None:
+    contents = first(repository, vm)
+    start(quiesce="required").run.kill()
+    wait_until(lambda: not vm.frozen(), 2, "the guest is thawed")
+    assert len(checkpoints(vm)) == 2
+    foreseen = repository.modules.run("vm_backup", vm, check=True, **repository.params())
+    steps = [step["step"] for step in foreseen["plan"]]
+    assert steps[:3] == ["end_backup", "remove_debris", "drop_checkpoint"]
+    assert "back_up" in steps
+    next_is_good(repository, vm, contents, "incremental")
+
+
+def test_the_daemon_is_restarted_meanwhile(vm, repository, start) -> None:
+    contents = first(repository, vm)
+    slow = start()
+    vm.lab.daemon.restart(crash=True)
+    slow.let_go()
+    result = slow.run.result()
+    assert not result["failed"], result["msg"]
+    repository.check(vm, repository.ids(vm)[-1])
+    id = result["vms"]["db01"]["restore_point"]["id"]
+    contents[id] = repository.content(vm, id)
+    next_is_good(repository, vm, contents, "incremental")
+
+
+@pytest.mark.parametrize("how", ["killed", "destroyed", "ended by hand"])
+def test_the_job_ends_too_early(vm, repository, start, how: str) -> None:
+    contents = first(repository, vm)
+    slow = start()
+    if how == "killed":
+        os.kill(vm.qemu_pid(), signal.SIGKILL)
+    elif how == "destroyed":
+        vm.destroy()
+    else:
+        vm.domain.abortJob()
+    result = slow.run.result()
+    assert result["failed"] and "stay good" in result["msg"]
+    all_is_good(repository, vm, contents)
+    if not vm.active():
+        vm.start()
+    kind = "full" if how == "killed" else "incremental"
+    reason = next_is_good(repository, vm, contents, kind)
+    assert how != "killed" or "bitmaps" in reason
+
+
+def test_it_takes_too_long(vm, repository, start) -> None:
+    contents = first(repository, vm)
+    slow = start(timeout=4)
+    result = slow.run.result()
+    assert result["failed"] and "not done in time" in result["msg"] and "remain" in result["msg"]
+    assert not vm.domain.jobStats().get("type") and len(checkpoints(vm)) == 1
+    all_is_good(repository, vm, contents)
+
+
+def test_two_at_once_and_progress(vm, repository, start) -> None:
+    contents = first(repository, vm)
+    slow = start()
+    other = repository.modules.attempt(
+        "vm_backup", vm, **repository.params(type="full", lock_timeout=0)
+    )
+    assert other["failed"] and "held by another run: vmkeep.libvirt.vm_backup" in other["msg"]
+    [progress] = repository.folder(vm).glob("*/progress.json")
+    wait_until(lambda: '"total": ' in progress.read_text(), 10, "progress is told")
+    slow.let_go()
+    result = slow.run.result()
+    assert not result["failed"], result["msg"]
+    id = result["vms"]["db01"]["restore_point"]["id"]
+    contents[id] = repository.content(vm, id)
+    all_is_good(repository, vm, contents)
+
+
+@needs_root
+def test_the_repository_is_full(vm, modules, tmp_path) -> None:
+    """Refused where it can be foreseen, and given up without harm where it could not."""
+    place = tmp_path / "small"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=90m", "vmkeep-small", place], check=True)
+    try:
+        repository = Repository(place, modules)
+        contents = first(repository, vm)
+        assert "bytes free" in repository.refused(vm, type="full")
+        vm.run("dd if=/dev/urandom of=/dev/vdb bs=1M count=30 conv=fsync", timeout=120)
+        repository.later()
+        result = modules.attempt("vm_backup", vm, **repository.params())
+        assert result["failed"] and "free space" in result["msg"]
+        all_is_good(repository, vm, contents)
+        assert vm.run("echo still here").strip() == "still here"
+        assert len(checkpoints(vm)) == 1
+    finally:
+        subprocess.run(["umount", place], check=True)
