@@ -9,6 +9,9 @@ then.
 
 from __future__ import annotations
 
+import errno
+import os
+import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +19,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.digest import stored_file
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.digest_beside import Verification
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.digest_beside import (
+    Verification,
+    written_out,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.do_restore import (
     Restoring,
     define,
@@ -148,6 +154,24 @@ def test_nothing_is_defined_on_what_is_not_right(tmp_path: Path) -> None:
     with pytest.raises(Damaged, match="has another content than its manifest says"):
         define(DEFINE, (step,), doing)
     assert libvirt.defined == [] and not Path(step.file).exists()
+
+
+def test_what_cannot_be_written_out_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The kernel does so too: the last sync would find nothing wrong."""
+    told = threading.Event()
+
+    def fail_once(_descriptor: int) -> None:
+        if not told.is_set():
+            told.set()
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fdatasync", fail_once)
+    with open(tmp_path / "file", "wb") as file:
+        writing = written_out(file.fileno())
+        with pytest.raises(OSError, match="Input/output"), writing:
+            assert told.wait(10)
 
 
 def test_reading_beside_is_bounded(tmp_path: Path) -> None:
