@@ -292,6 +292,13 @@ def test_what_vm_backup_has_made(
     assert copied.read("/mnt/vda/one") == b"full" * 9000
     assert copied.read("/mnt/vda/two") == b"incremental" * 9000
     assert copied.run("ls /mnt/vda/three || true").strip() == ""
+    # The bitmaps went with the images, so the next one is a full one.
+    copied.destroy()
+    vm.disconnect()
+    modules.run("vm_restore", vm, **task, force=True, start=True)
+    assert vm.domain.listAllCheckpoints() == []
+    again = modules.run("vm_backup", vm, **task, quiesce="never")
+    assert again["vms"]["db01"]["restore_point"]["type"] == "full"
 
 
 def taken(vm: VM, name: str) -> VM:
