@@ -22,7 +22,7 @@ from .report import Part
 
 BARE, OTHER = "virsh backup-begin, until its job has ended", "virtnbdbackup"
 DATA, DIRTY = 1024, 64  # MiB
-QUICK_DATA, QUICK_DIRTY = 16, 4
+QUICK_DATA, QUICK_DIRTY = 16, 2
 LARGE, SMALL = 50, 5  # GiB
 _POLL_SECONDS = 0.002
 
