@@ -263,7 +263,9 @@ def test_a_point_with_trouble() -> None:
 
 
 def test_a_manifest_with_a_target_that_leads_elsewhere() -> None:
-    text = backup.manifest_text(point("vda")).replace('"target": "vda"', '"target": "../x"')
+    made = point("vda")
+    disks = tuple(dataclasses.replace(disk, target="../x") for disk in made.disks)
+    text = backup.manifest_text(dataclasses.replace(made, disks=disks))
     with pytest.raises(Damaged, match="no proper target"):
         backup.parse_manifest(text, "/x/manifest.json")
 
