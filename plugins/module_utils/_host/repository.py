@@ -12,7 +12,6 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import stat
@@ -23,7 +22,6 @@ from .._model.backup import (
     MANIFEST,
     VERIFIED,
     RestorePoint,
-    StoredFile,
     is_id,
     moment,
     parse_manifest,
@@ -199,17 +197,6 @@ def _of_vm(uuid: str, point: RestorePoint, folder: str) -> RestorePoint:
     if point.uuid != uuid:
         raise Damaged(f"{folder} is a restore point of another VM, {point.vm} ({point.uuid})")
     return point
-
-
-def stored_text(path: str, file: StoredFile) -> str:
-    """A small file of a restore point, as its manifest names it. Raises Damaged."""
-    try:
-        text = small_text(path)
-    except FileNotFoundError as error:
-        raise Damaged(f"{path} is not there") from error
-    if hashlib.sha256(text.encode()).hexdigest() != file.sha256:
-        raise Damaged(f"{path} has another content than its manifest says")
-    return text
 
 
 def small_text(path: str) -> str:
