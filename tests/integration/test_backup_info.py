@@ -386,6 +386,20 @@ def test_headers_that_contradict_the_manifest(depot: Depot, store: Depot) -> Non
         assert bad(entry) == {last} and complaint in entry["msg"], entry["msg"]
 
 
+def test_an_image_that_is_torn_inside(depot: Depot) -> None:
+    """Its digest is that of the manifest, and its tables lead nowhere: qemu-img sees that."""
+    last = depot.ids()[-1]
+    path = depot.file(last)
+    table = int.from_bytes(path.read_bytes()[40:48], "big")
+    with path.open("r+b") as file:
+        file.seek(table)
+        file.write((1 << 63 | 7 << 30).to_bytes(8, "big"))
+    rewrite(depot, last)
+    assert depot.info()["newest"] == last
+    entry = verified(depot)[1]
+    assert bad(entry) == {last} and "qemu-img check finds" in entry["msg"], entry["msg"]
+
+
 def test_a_data_file_is_found_and_not_opened(depot: Depot) -> None:
     first = depot.ids()[0]
     depot.file(first).unlink()
