@@ -24,7 +24,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.backup impor
     digest_of,
 )
 from image_story import needs_root, qemu_img
-from lab.modules import COLLECTIONS, RUNNER, link_collection, task
+from lab.modules import COLLECTIONS, RUNNER, link_collection, start_module, task
 from repository_stage import SIZE, Depot, fingerprint, light, uuid_of
 
 NOW = "2026-11-04T03:00:00Z"
@@ -125,10 +125,25 @@ def test_only_some_are_verified_with_what_they_stand_on(depot: Depot) -> None:
 
 def test_vms_are_found_by_name_and_uuid(depot: Depot) -> None:
     assert list(depot.run("vm_backup_info", vm=["db01"])["vms"]) == ["db01"]
-    assert list(depot.run("vm_backup_info", vm=[uuid_of("db01")])["vms"]) == [uuid_of("db01")]
+    both = [uuid_of("db01"), "db01", uuid_of("db01")]
+    assert list(depot.run("vm_backup_info", vm=both)["vms"]) == ["db01"]
     result = depot.attempt("vm_backup_info", vm=["db01", "web01"])
     assert result["failed"] and "no restore point of VM web01" in result["vms"]["web01"]["msg"]
     assert ids_of(result["vms"]["db01"]) == depot.ids()
+
+
+def test_two_vms_of_one_name_and_one_that_was_renamed(tmp_path: Path) -> None:
+    depot = Depot(tmp_path / "backup")
+    depot.add("db01")
+    depot.add("db02", vm="db01")
+    one, two = uuid_of("db01"), uuid_of("db02")
+    assert sorted(depot.run("vm_backup_info")["vms"]) == sorted([one, two])
+    assert sorted(depot.run("vm_backup_info", vm=[one, two])["vms"]) == sorted([one, two])
+    result = depot.attempt("vm_backup_info", vm=["db01"])
+    assert result["failed"] and "2 VMs that are called db01" in result["msg"]
+    depot.add("db02", parent="last", vm="web01")
+    entries = depot.run("vm_backup_info", vm=["web01", "db01"])["vms"]
+    assert {name: len(ids_of(entry)) for name, entry in entries.items()} == {"web01": 2, "db01": 1}
 
 
 def test_no_repository(tmp_path: Path) -> None:
@@ -188,6 +203,20 @@ def test_a_backup_under_way_is_shown(depot: Depot) -> None:
         entry = depot.info()
     run = f"a test, process {os.getpid()}, since now"
     assert entry["under_way"] == {**told, "run": run} and entry["debris"] == []
+
+
+def test_what_is_just_replaced_is_not_called_bad(depot: Depot) -> None:
+    """A look without a lock falls into the moment between a manifest and its image."""
+    path = depot.file(depot.ids()[2])
+    told = depot.params(vm=["db01"])
+    with locked(depot.folder() / "writer.lock"):
+        with locked(depot.folder() / "readers.lock"):
+            path.rename(f"{path}.elsewhere")
+            run = start_module("vm_backup_info", told)
+            time.sleep(1.5)
+            assert run.poll() is None, "it has not waited"
+            Path(f"{path}.elsewhere").rename(path)
+        assert bad(run.result()["vms"]["db01"]) == set()
 
 
 def test_who_replaces_images_is_waited_for(depot: Depot) -> None:
