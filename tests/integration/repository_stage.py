@@ -9,13 +9,15 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid as uuid_module
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.digest import stored_file
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.repository import read_stock
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.repository_write import (
@@ -45,7 +47,14 @@ from lab.modules import ModuleCrashed
 SIZE = 4 * MIB
 BLOCK = 64 << 10
 FIRST = datetime(2026, 11, 1, 3, tzinfo=timezone.utc)
-NO_LIBVIRT = {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture
+def fast() -> Iterator[Path]:
+    """A folder in memory, where a sync costs nothing: no test here lets a machine fail."""
+    path = Path(tempfile.mkdtemp(prefix="vmkeep-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
 
 
 def uuid_of(name: str) -> str:

@@ -41,9 +41,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Depot:
 
 
 @pytest.fixture
-def depot(store: Depot, tmp_path: Path) -> Depot:
+def depot(store: Depot, fast: Path) -> Depot:
     """The same for a test of its own."""
-    return store.copy(tmp_path / "backup")
+    return store.copy(fast / "backup")
 
 
 def ids_of(entry: dict[str, Any]) -> list[str]:
@@ -371,6 +371,16 @@ def test_what_was_done_to_files_is_found(
     assert not depot.attempt("vm_backup_info", vm=["app01"], verify=True)["failed"]
 
 
+def test_a_full_point_of_another_vm(depot: Depot) -> None:
+    """Nothing in it is wrong but where it stands."""
+    ids = depot.ids()
+    for id in ids:
+        shutil.rmtree(depot.folder() / id)
+    shutil.copytree(depot.folder("app01") / ids[0], depot.folder() / ids[0])
+    entry = verified(depot)[1]
+    assert entry["newest"] is None and "of another VM, app01" in entry["broken"][ids[0]]
+
+
 def rebased(depot: Depot, id: str, *words: str) -> None:
     """Change an image by qemu-img, and let the manifest agree with what it is now."""
     qemu_img(*words, depot.file(id))
@@ -503,7 +513,8 @@ def test_a_record_that_was_tampered_with(depot: Depot) -> None:
     depot.run("vm_backup_info", verify=True)
     last = depot.ids()[-1]
     digest = digest_of(depot.file(last, "manifest.json").read_text())
-    for text in ("", "[]", "{}", '{"at": 1, "digest": [], "trouble": {}}', '{"at": "now"}'):
+    numbers = json.dumps({"at": 1, "digest": digest, "trouble": ""})
+    for text in ("", "[]", "{}", '{"at": 1, "digest": [], "trouble": {}}', numbers):
         depot.file(last, "verified.json").write_text(text)
         assert depot.info()["restore_points"][-1]["verified"] is None
     told = {"at": NOW, "digest": digest, "trouble": "it was read badly"}

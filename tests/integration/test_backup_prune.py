@@ -37,9 +37,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Depot:
 
 
 @pytest.fixture
-def depot(store: Depot, tmp_path: Path) -> Depot:
+def depot(store: Depot, fast: Path) -> Depot:
     """The same for a test of its own."""
-    return store.copy(tmp_path / "backup")
+    return store.copy(fast / "backup")
 
 
 def pruned(depot: Depot, **params: Any) -> dict[str, Any]:

@@ -98,19 +98,19 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Depot]:
 
 
 @pytest.fixture
-def short(stores: dict[str, Depot], tmp_path: Path) -> Scene:
+def short(stores: dict[str, Depot], fast: Path) -> Scene:
     """One merge, and the removal of what it makes free."""
     store = stores["short"]
-    return Scene(store, tmp_path, {"keep_last": 1}, store.ids()[2:])
+    return Scene(store, fast, {"keep_last": 1}, store.ids()[2:])
 
 
 @pytest.fixture
-def long(stores: dict[str, Depot], tmp_path: Path) -> Scene:
+def long(stores: dict[str, Depot], fast: Path) -> Scene:
     """Two merges of two disks, removals before, between and after, debris."""
     store = stores["long"]
     ids = store.ids()
     params = {"keep_last": 2, "protect": [ids[2]]}
-    return Scene(store, tmp_path, params, [ids[2], *ids[5:]])
+    return Scene(store, fast, params, [ids[2], *ids[5:]])
 
 
 def killed_in_each_state(scene: Scene) -> None:
