@@ -114,12 +114,12 @@ def find_stocks(repository: str, names: Sequence[str] | None) -> dict[str, Stock
 
 def _name_in(directory: str) -> str:
     """What a VM was called in its newest restore point, by the ids of these."""
-    for id in reversed(listed(directory)):
+    name, uuid = os.path.basename(directory).rsplit(".", 1)
+    for id in filter(is_id, reversed(listed(directory))):
         # One that is damaged is told of when it is read with the others.
         with contextlib.suppress(FileNotFoundError, Problem):
-            if is_id(id):
-                return read_point(os.path.join(directory, id)).vm
-    return os.path.basename(directory).rpartition(".")[0]
+            return _of_vm(uuid, os.path.join(directory, id)).vm
+    return name
 
 
 def _found(
@@ -153,7 +153,7 @@ def read_stock(repository: str, directory: str) -> Stock:
         if not is_id(id) or not os.path.isdir(folder) or os.path.islink(folder):
             continue
         try:
-            point = _of_vm(uuid, read_point(folder), folder)
+            point = _of_vm(uuid, folder)
             points.append(point)
             debris.extend(_unnamed(folder, point))
         except FileNotFoundError:
@@ -186,7 +186,9 @@ def read_point(folder: str) -> RestorePoint:
     return point
 
 
-def _of_vm(uuid: str, point: RestorePoint, folder: str) -> RestorePoint:
+def _of_vm(uuid: str, folder: str) -> RestorePoint:
+    """A restore point of this VM and no other."""
+    point = read_point(folder)
     if point.uuid != uuid:
         raise Damaged(f"{folder} is a restore point of another VM, {point.vm} ({point.uuid})")
     return point
