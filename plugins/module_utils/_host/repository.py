@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from .._model.backup import MANIFEST, VERIFIED, RestorePoint, is_id, moment, parse_manifest
 from .._model.names import check_path, file_part
 from .._model.problem import BadInput, Conflict, Damaged, NotFound, Problem
-from .._model.stock import Stock, Verified
+from .._model.stock import LONGEST_NAME, Stock, Verified, longest_names
 
 IDENTITY = "vmkeep-repository.json"
 FORMAT = 1
@@ -223,9 +223,12 @@ def _troubles(
     directory: str, points: Sequence[RestorePoint], broken: Mapping[str, str]
 ) -> dict[str, str]:
     by_id = {point.id: point for point in points}
+    lengths = longest_names(directory, points)
     found: dict[str, str] = {}
     for point in points:
         trouble = _missing(directory, point) or _orphaned(point, by_id, broken)
+        if not trouble and lengths.get(point.id, 0) > LONGEST_NAME:
+            trouble = "it stands on so many others that QEMU cannot open them by their names"
         if trouble:
             found[point.id] = trouble
     return found
