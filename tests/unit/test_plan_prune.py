@@ -201,6 +201,12 @@ def test_room_that_becomes_free_is_used() -> None:
     ]
 
 
+def test_room_that_was_taken_is_not_taken_twice() -> None:
+    stock = stock_of(Draft(), Draft(protected=True), Draft(), Draft())
+    assert steps(stock, Retention(last=1), 131 * MIB) == ["merge_point 1", "remove_point 0"]
+    assert len(steps(stock, Retention(last=1), 142 * MIB)) == 4
+
+
 def test_branches() -> None:
     """Two children of one point, one of which goes."""
     stock = stock_of(Draft(), Draft(), Draft(below=2))

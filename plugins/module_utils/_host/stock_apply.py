@@ -73,9 +73,10 @@ def _merge(work: Pruning, step: MergePoint) -> None:
         record_verified(directory, new, Verified(work.at, new.digest))
     work.stock = read_stock(work.stock.repository, directory)
     now = _known(work.stock, step)
-    if now.digest != new.digest or work.stock.trouble_of(now):
+    trouble = work.stock.trouble_of(now)
+    if now.digest != new.digest or now.id in work.stock.staged or trouble:
         raise Damaged(
-            f"{now.id} is not as it was written: {work.stock.trouble_of(now) or 'another one'}",
+            f"{now.id} is not as it was written{trouble and f': {trouble}'}",
             wanted="the full restore point that was just made",
             todo="look at the disk that the repository is on; nothing was removed",
         )
