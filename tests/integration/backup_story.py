@@ -139,13 +139,15 @@ def checkpoints(vm: VM) -> list[str]:
 class SlowBackup:
     """A backup under way, which goes on slowly until it is let go."""
 
-    def __init__(self, repository: Repository, vm: VM, log: Path, **params: Any) -> None:
+    def __init__(
+        self, repository: Repository, vm: VM, log: Path, speed: int = 1 << 20, **params: Any
+    ) -> None:
         repository.later()
         self.vm = vm
         self.run = start_module(
             "vm_backup",
             repository.modules.params(vm, **repository.params(type="full", **params)),
-            env={"VMKEEP_HARNESS": json.dumps({"log": str(log), "slow": 1 << 20})},
+            env={"VMKEEP_HARNESS": json.dumps({"log": str(log), "slow": speed})},
             runner=HARNESS,
         )
         wait_until(lambda: "after slowing down" in log_text(log), 60, "it begins")

@@ -111,7 +111,7 @@ def test_the_daemon_is_restarted_meanwhile(vm, repository, start) -> None:
 @pytest.mark.parametrize("how", ["killed", "shut down", "ended by hand"])
 def test_the_job_ends_too_early(vm, repository, start, how: str) -> None:
     known = first(repository, vm)
-    slow = start()
+    slow = start(speed=32 * MIB)  # QEMU ends when it has written what is on its way
     if how == "killed":
         os.kill(vm.qemu_pid(), signal.SIGKILL)
     elif how == "shut down":
