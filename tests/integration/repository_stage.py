@@ -70,7 +70,7 @@ class Depot:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.mkdir(exist_ok=True)
-        create(str(path))
+        create(str(path), "00c0ffee")
         self.contents: dict[tuple[str, str, str], str] = {}
         self._disks: dict[tuple[str, str, str], bytes] = {}
         self._points: dict[str, list[RestorePoint]] = {}

@@ -100,11 +100,17 @@ def test_a_kept_point_is_made_full(depot: Depot) -> None:
     assert f"  {ids[3]} full; stays: last 2" in result["diff"]["after"]
 
 
-def test_what_was_merged_counts_as_verified(depot: Depot) -> None:
+def test_what_was_verified_is_so_after_a_merge_and_what_was_not_is_not(depot: Depot) -> None:
+    """Else a second run would find another newest verified one, and remove the first."""
+    depot.info(verify=True, verify_points=[depot.ids()[3]], now="2026-11-19T03:00:00Z")
     depot.run("vm_backup_prune", vm=["db01"], keep_last=2, now="2026-11-20T03:00:00Z")
     entry = depot.info()
     assert entry["newest_verified"] == depot.ids()[0]
     assert entry["last_verified"] == "2026-11-20T03:00:00Z"
+    depot.add()
+    depot.run("vm_backup_prune", vm=["db01"], keep_last=1, now="2026-11-21T03:00:00Z")
+    assert depot.info()["newest_verified"] == depot.ids()[0]
+    assert not depot.run("vm_backup_prune", vm=["db01"], keep_last=1)["changed"]
 
 
 def test_disks_that_are_full_already_stay_as_they_are(depot: Depot) -> None:

@@ -341,8 +341,8 @@ def test_no_plan_loses_what_is_to_be_kept(
     assert {p.id for p in stock.good[-1:]} <= set(points)
     assert {p.id for p in [p for p in stock.good if stock.is_verified(p)][-1:]} <= set(points)
     troubles = {id: why for id, why in stock.troubles.items() if id in points}
-    # What was merged was read and compared, and that is on record.
-    merged = {id: Verified("", points[id].digest) for id in plan.merged}
+    before = {point.id for point in stock.points if stock.is_verified(point)}
+    merged = {id: Verified("", points[id].digest) for id in plan.merged if id in before}
     verified = {**stock.verified, **merged}
     left = replace(stock, points=tuple(points.values()), troubles=troubles, verified=verified)
     assert {point.id for point in left.points if left.trouble_of(point)} <= bad
