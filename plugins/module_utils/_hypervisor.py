@@ -15,21 +15,21 @@ from typing import Any
 
 from ._host.connection import connect
 from ._host.facts import directory_fact
-from ._host.survey import definitions, program, versions
+from ._host.survey import Resident, program, residents, versions
 from ._model.domain import Definition
 
 
 def look_at_hypervisor(params: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]]:
     """The result of C(hypervisor_info) for its options; what cannot be read raises Problem."""
     conn = connect(params["uri"])
-    found = definitions(conn)
-    wanted = {path for vm in found for path in _directories(vm)} | set(params["directory"])
+    found = sorted(residents(conn), key=lambda vm: vm.definition.name)
+    used = {path for vm in found for path in _directories(vm.definition)}
     result = {
         "versions": versions(conn),
         "python": sys.executable,
         "qemu_img": program("qemu-img") or None,
-        "vms": {vm.name: _vm(vm) for vm in sorted(found, key=lambda vm: vm.name)},
-        "directories": {path: _directory(path) for path in sorted(wanted)},
+        "vms": {vm.definition.name: _vm(vm) for vm in found},
+        "directories": {path: _directory(path) for path in sorted(used | set(params["directory"]))},
     }
     return result, []
 
@@ -40,8 +40,15 @@ def _directories(vm: Definition) -> set[str]:
     return {os.path.dirname(found.path) for found in sources if found and found.kind == "file"}
 
 
-def _vm(vm: Definition) -> dict[str, Any]:
-    return {"active": vm.active, "agent": vm.agent or "absent"}
+def _vm(vm: Resident) -> dict[str, Any]:
+    return {
+        "active": vm.definition.active,
+        "agent": vm.definition.agent or "absent",
+        "uuid": vm.definition.uuid,
+        "title": vm.title,
+        "persistent": vm.persistent,
+        "copy_of": vm.copy_of or None,
+    }
 
 
 def _directory(path: str) -> dict[str, Any]:

@@ -18,12 +18,21 @@ from ansible.module_utils.basic import AnsibleModule
 from ._model.problem import Problem
 
 if TYPE_CHECKING:
+    from ._discard import DiscardOperation
+    from ._guest_exec import GuestExecOperation
     from ._image_operation import ImageOperation
     from ._operation import Operation
     from ._repository_operation import RepositoryOperation
     from ._restore import RestoreOperation
 
-    AnyOperation = Union[Operation, ImageOperation, RepositoryOperation, RestoreOperation]
+    AnyOperation = Union[
+        Operation,
+        ImageOperation,
+        RepositoryOperation,
+        RestoreOperation,
+        DiscardOperation,
+        GuestExecOperation,
+    ]
 
 
 def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], AnyOperation]) -> None:

@@ -78,6 +78,20 @@ vms:
         - The channel of the guest agent. V(connected) if the agent is there, V(disconnected) if it is
           not (that is how it looks on a VM that is off), V(absent) if the VM has no such channel.
       type: str
+    uuid:
+      description: Its UUID.
+      type: str
+    title:
+      description: The title in its definition, V('') if it has none.
+      type: str
+    persistent:
+      description: Whether libvirt keeps it when it is off.
+      type: bool
+    copy_of:
+      description: >-
+        The UUID of the VM that it is a copy of, if M(vmkeep.libvirt.vm_restore) has made it under
+        another name, else V(null).
+      type: str
 directories:
   description: Where the image files of the VMs lie, and those of O(directory), by path.
   returned: success

@@ -43,10 +43,10 @@ def test_it_tells_what_is_there(lab_session: Lab, vms: list[VM]) -> None:
     before = [world(vm) for vm in vms]
     found = info(lab_session)
     assert not found["failed"] and not found["changed"]
+    usual = {"title": "", "persistent": True, "copy_of": None}
     assert found["vms"] == {
-        "mute": {"active": True, "agent": "absent"},
-        "off": {"active": False, "agent": "disconnected"},
-        "quiet": {"active": True, "agent": "connected"},
+        vm.name: {"active": vm.active(), "agent": agent, "uuid": vm.uuid, **usual}
+        for vm, agent in zip(vms, ("connected", "absent", "disconnected"))
     }
     words = ["virsh", "-c", lab_session.uri, "version"]
     shown = subprocess.run(words, check=True, capture_output=True)

@@ -59,24 +59,41 @@ def controller(lab_session: Lab, make_vm: Callable[..., VM], tmp_path: Path) -> 
     return controller
 
 
-def test_the_quick_start(controller: Controller, installed: Path, tmp_path: Path) -> None:
+def play(controller: Controller, folder: Path, installed: Path, words: list[str]) -> str:
+    """What a run of ansible-playbook says that uses the collection as it was installed."""
     environment = {**controller.environment(), "ANSIBLE_COLLECTIONS_PATH": str(installed)}
     environment["VMKEEP_RECORD"] = os.devnull
-    commands = block("sh", "ansible-playbook").splitlines()
+    done = subprocess.run(
+        [PROGRAM, *words], cwd=folder, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_the_quick_start(controller: Controller, installed: Path, tmp_path: Path) -> None:
+    commands = block("sh", "libvirt.snapshot").splitlines()
     assert len(commands) == 5
     for command in commands:
         program, *words = command.split()
         assert program == "ansible-playbook"
-        done = subprocess.run(
-            [PROGRAM, *words],
-            cwd=tmp_path,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-        )
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "app01" in done.stdout and "db01" in done.stdout
+        said = play(controller, tmp_path, installed, words)
+        assert "app01" in said and "db01" in said
+
+
+def test_the_quick_start_of_backups(
+    controller: Controller, lab_session: Lab, installed: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "backup").mkdir()
+    commands = block("sh", "libvirt.backup").replace("/srv/backup", f"{tmp_path}/backup")
+    assert len(commands.splitlines()) == 4
+    for command in commands.splitlines():
+        program, *words = command.split()
+        assert program == "ansible-playbook"
+        assert "db01" in play(controller, tmp_path, installed, words)
+    assert len(list(tmp_path.glob("backup/*/*/manifest.json"))) == 2
+    made = {dom.name() for dom in lab_session.connection.listAllDomains()}
+    assert made == {"db01", "app01", "db01-copy"}
+    lab_session.connection.lookupByName("db01-copy").undefine()
 
 
 def test_the_first_playbook(controller: Controller, lab_session: Lab, tmp_path: Path) -> None:

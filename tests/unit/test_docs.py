@@ -16,7 +16,12 @@ from tools.common import ROOT, files_of_the_checkout
 PAGES = [
     name for name in files_of_the_checkout() if name.endswith(".md") and name != "CHANGELOG.md"
 ]
-PLAYBOOKS = {"snapshot": "vm_snapshot", "inspect": "vm_snapshot_info", "commit": "vm_blockcommit"}
+PLAYBOOKS = {
+    "snapshot": "vm_snapshot",
+    "inspect": "vm_snapshot_info",
+    "commit": "vm_blockcommit",
+    "restore": "vm_restore",
+}
 ALL_PLAYBOOKS = sorted(path.stem for path in (ROOT / "playbooks").glob("*.yml"))
 LINK = re.compile(r"\]\(([^)#]*)(#[^)]*)?\)")
 # Set by a playbook for itself.
@@ -99,7 +104,11 @@ def unused(playbook: str) -> set[str]:
     if playbook == "snapshot":
         return {"keep_current", "run_after"}  # of state: reverted
     quiesce = {"quiesce", "freeze_timeout"}
-    return quiesce if playbook == "commit" else {*quiesce, "name", "timeout", "lock_timeout"}
+    return (
+        quiesce
+        if playbook in ("commit", "restore")
+        else {*quiesce, "name", "timeout", "lock_timeout"}
+    )
 
 
 @pytest.mark.parametrize("playbook", ALL_PLAYBOOKS)

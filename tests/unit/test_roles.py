@@ -72,7 +72,12 @@ def tags(tasks: list[dict[str, Any]]) -> Iterator[str]:
         yield from tags([*task.get("block", []), *task.get("always", [])])
 
 
-PLAYBOOKS = {"consistent_checkpoint": "checkpoint", "chain_maintenance": "maintain_chains"}
+PLAYBOOKS = {
+    "consistent_checkpoint": "checkpoint",
+    "chain_maintenance": "maintain_chains",
+    "backup_rotation": "backup",
+    "restore_drill": "restore_drill",
+}
 
 
 @pytest.mark.parametrize("role", PLAYBOOKS)
@@ -84,6 +89,7 @@ def test_the_playbook_of_a_role_can_set_every_option_and_has_its_defaults(role: 
     real = read(role, "defaults/main.yml")
     for name, text in given.items():
         found = re.fullmatch(r"\{\{ vmkeep_\w+ \| default\((.*)\) \}\}", text)
-        assert found or name.endswith("_vm"), name
+        required = options(role)[name].get("required")
+        assert found or (required and text == f"{{{{ vmkeep_{name[len(role) + 1 :]} }}}}"), name
         if found and "{{" not in str(real[name]):
             assert yaml.safe_load(found[1]) == real[name], name

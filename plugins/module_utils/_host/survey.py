@@ -9,14 +9,30 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import shutil
+import xml.etree.ElementTree as ET
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from .._model.domain import Definition, parse_domain
+from .._model.domain import Definition, domain_from_element
 from .._model.problem import NotFound
+from .._model.restore import read_marker
 from .connection import call
 
 if TYPE_CHECKING:
     from .libvirt_dep import Connection, Domain
+
+
+@dataclass(frozen=True)
+class Resident:
+    """A VM of the hypervisor.
+
+    ``copy_of`` is the UUID of the VM that it was restored from as another one, '' if it was not.
+    """
+
+    definition: Definition
+    title: str
+    persistent: bool
+    copy_of: str
 
 
 def versions(conn: Connection) -> dict[str, str]:
@@ -32,17 +48,22 @@ def _dotted(number: int) -> str:
     return f"{number // 1_000_000}.{number // 1_000 % 1_000}.{number % 1_000}"
 
 
-def definitions(conn: Connection) -> list[Definition]:
+def residents(conn: Connection) -> list[Resident]:
     """Every VM as it is now; one that goes away meanwhile is left out."""
     domains = call("listing the VMs", conn.listAllDomains, 0)
-    return [found for found in map(_definition, domains) if found]
+    return [found for found in map(_resident, domains) if found]
 
 
-def _definition(dom: Domain) -> Definition | None:
+def _resident(dom: Domain) -> Resident | None:
+    doing = f"reading VM {dom.name()}"
     try:
-        return parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0))
+        root = ET.fromstring(call(doing, dom.XMLDesc, 0))  # noqa: S314 - the daemon's own output
+        persistent = bool(call(doing, dom.isPersistent))
     except NotFound:
         return None
+    definition, marker = domain_from_element(root), read_marker(root)
+    copied = marker.vm if marker and marker.vm != definition.uuid else ""
+    return Resident(definition, root.findtext("title", "").strip(), persistent, copied)
 
 
 def program(name: str) -> str:
