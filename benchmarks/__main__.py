@@ -14,7 +14,7 @@ from pathlib import Path
 
 from lab import LabError
 
-from . import commit, fleet, freeze, info
+from . import backup, commit, fleet, freeze, info, restore
 from .machine import facts
 from .page import page
 from .programs import BenchmarkError
@@ -25,8 +25,10 @@ PARTS: dict[str, Callable[..., Part]] = {
     "commit": commit.measure,
     "info": info.measure,
     "fleet": fleet.measure,
+    "backup": backup.measure,
+    "restore": restore.measure,
 }
-PAIRS = {"freeze": 15, "commit": 9, "info": 15, "fleet": 15}
+PAIRS = {"freeze": 15, "commit": 9, "info": 15, "fleet": 15, "backup": 7, "restore": 7}
 LEAST = 7
 
 

@@ -22,7 +22,7 @@ options:
       - Names or UUIDs of VMs that have restore points there, by default all of them. They need not
         exist any more.
       - The name is that of the newest restore point. Of several VMs with one name, a UUID tells
-        which is meant.
+        which is meant, and they are returned by their UUIDs.
     type: list
     elements: str
     aliases: [domain, guest]

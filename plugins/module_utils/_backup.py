@@ -24,6 +24,9 @@ from ._operation import Operation
 from ._plan.backup import BackupWish, left_to_do, plan_backup
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
+_MOST_PARALLEL = 64
+# QEMU strings the relative names of a chain together, and no path may have more than 4095 bytes.
+_MOST_INCREMENTS = 100
 _DURATION = re.compile(r"(\d{1,9})([smhdw]?)\Z")
 
 
@@ -31,8 +34,8 @@ def backup_operation(params: Mapping[str, Any]) -> Operation:
     """What the module vm_backup is to do. Raises BadInput."""
     repository = repository_of(params)
     now = now_of(params)
-    _at_least(params, "parallel", 1)
-    _at_least(params, "max_increments", 0)
+    _within(params, "parallel", 1, _MOST_PARALLEL)
+    _within(params, "max_increments", 0, _MOST_INCREMENTS)
     wish = BackupWish(
         type=params["type"],
         max_age=duration("max_age", params["max_age"]),
@@ -77,10 +80,10 @@ def duration(option: str, text: str | None) -> int | None:
     return int(found.group(1)) * _UNITS[found.group(2)]
 
 
-def _at_least(params: Mapping[str, Any], option: str, least: int) -> None:
-    if params[option] < least:
+def _within(params: Mapping[str, Any], option: str, least: int, most: int) -> None:
+    if not least <= params[option] <= most:
         raise BadInput(
-            f"{option} is {params[option]}", wanted=f"at least {least}", todo="correct it"
+            f"{option} is {params[option]}", wanted=f"{least} to {most}", todo="correct it"
         )
 
 

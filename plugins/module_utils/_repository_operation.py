@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
@@ -46,7 +47,7 @@ class RepositoryOperation:
         answer = Answer()
         if not identity(store.repository):
             answer.notes.append(f"{store.repository} is no repository yet: nothing is in it")
-        for name, stock in find_stocks(store.repository, params["vm"]).items():
+        for name, stock in _by_name(find_stocks(store.repository, params["vm"])).items():
             _add(answer, name, self._outcome(store, name, stock))
         return answer
 
@@ -59,6 +60,25 @@ class RepositoryOperation:
             return StockOutcome(problem=str(problem))
         except OSError as error:
             return StockOutcome(problem=f"{stock.directory}: {error}")
+
+
+def _by_name(found: Mapping[str, Stock | Problem]) -> dict[str, Stock | Problem]:
+    """Each VM once and by its name, or as it was asked for where several have that name."""
+    stocks = {each.directory: each for each in found.values() if isinstance(each, Stock)}
+    names = Counter(_name_of(stock) for stock in stocks.values())
+    answer: dict[str, Stock | Problem] = {}
+    for given, each in found.items():
+        if isinstance(each, Problem):
+            answer[given] = each
+        elif stocks.pop(each.directory, None):
+            name = _name_of(each)
+            answer[name if names[name] == 1 else given] = each
+    return answer
+
+
+def _name_of(stock: Stock) -> str:
+    folder = os.path.basename(stock.directory)
+    return stock.points[-1].vm if stock.points else folder.rpartition(".")[0]
 
 
 def _store(params: Mapping[str, Any], module: str, check: bool) -> Store:

@@ -62,7 +62,8 @@ options:
       - A number of seconds, or one with a unit, V(s), V(m), V(h), V(d) or V(w), such as V(24h).
     type: str
   max_increments:
-    description: How many increments may stand on a full restore point before the next full one is made.
+    description:
+      - How many increments may stand on a full restore point before the next full one is made, at most 100.
     type: int
     default: 30
   disks:

@@ -43,6 +43,10 @@ options:
       - Names or UUIDs of the VMs as the repository knows them. libvirt need not know them any more.
       - A failure of one VM is reported in its own entry of RV(vms), the others go on, and the task fails
         at the end with every result present.
+    type: list
+    elements: str
+    required: true
+    aliases: [domain, guest]
   repository:
     description: The directory with the restore points, by absolute path.
     type: path

@@ -57,8 +57,11 @@ class Repository:
         """The restore points that have a manifest, oldest first."""
         return sorted(path.parent.name for path in self.folder(vm).glob("*/manifest.json"))
 
+    def manifest_text(self, vm: VM, id: str) -> str:
+        return (self.folder(vm) / id / "manifest.json").read_text()
+
     def manifest(self, vm: VM, id: str) -> dict[str, Any]:
-        return json.loads((self.folder(vm) / id / "manifest.json").read_text())
+        return json.loads(self.manifest_text(vm, id))
 
     def image(self, vm: VM, id: str, target: str) -> str:
         return str(self.folder(vm) / id / f"{target}.qcow2")
@@ -67,6 +70,13 @@ class Repository:
         """target -> SHA-256 of the whole disk, as qemu-img reads it from a restore point."""
         disks = self.manifest(vm, id)["disks"]
         return {d["target"]: sha256(self.image(vm, id, d["target"]), "qcow2") for d in disks}
+
+    def compare(self, vm: VM, id: str) -> None:
+        """It holds what the disks of a paused VM hold now."""
+        for disk in self.manifest(vm, id)["disks"]:
+            image, source = self.image(vm, id, disk["target"]), disk["source"]
+            formats = ["-U", "-f", disk["format"], "-F", "qcow2"]
+            subprocess.run(["qemu-img", "compare", *formats, source, image], check=True)
 
     def check(self, vm: VM, id: str) -> None:
         """Its files are as the manifest says, and it opens from anywhere."""
@@ -129,13 +139,15 @@ def checkpoints(vm: VM) -> list[str]:
 class SlowBackup:
     """A backup under way, which goes on slowly until it is let go."""
 
-    def __init__(self, repository: Repository, vm: VM, log: Path, **params: Any) -> None:
+    def __init__(
+        self, repository: Repository, vm: VM, log: Path, speed: int = 1 << 20, **params: Any
+    ) -> None:
         repository.later()
         self.vm = vm
         self.run = start_module(
             "vm_backup",
             repository.modules.params(vm, **repository.params(type="full", **params)),
-            env={"VMKEEP_HARNESS": json.dumps({"log": str(log), "slow": 1 << 20})},
+            env={"VMKEEP_HARNESS": json.dumps({"log": str(log), "slow": speed})},
             runner=HARNESS,
         )
         wait_until(lambda: "after slowing down" in log_text(log), 60, "it begins")

@@ -12,11 +12,13 @@ from image_story import Images
 from kill_fixtures import killer, stage
 from lab import Lab
 from lab.fixtures import lab_session, make_vm, vm
+from repository_stage import fast
 from role_stage import Roles
 from storage_stage import storage, stored_vm
 from story import Modules
 
 __all__ = [
+    "fast",
     "images",
     "killer",
     "lab_session",

@@ -202,9 +202,10 @@ def slowed(begin: Callable[..., Any]) -> Callable[..., Any]:
 
     def wrapped(dom: Any, *args: Any) -> Any:
         result = begin(dom, *args)
-        for job in json.loads(monitor(dom, "query-jobs"))["return"]:
+        jobs = json.loads(monitor(dom, "query-jobs"))["return"]
+        for job in jobs:
             monitor(dom, "block-job-set-speed", device=job["id"], speed=SETTINGS["slow"])
-        reached("after", "slowing down", False)
+        reached("after", "slowing down" if jobs else "coming too late", False)
         return result
 
     return wrapped

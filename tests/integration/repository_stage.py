@@ -9,13 +9,15 @@ import hashlib
 import os
 import shutil
 import subprocess
+import tempfile
 import uuid as uuid_module
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from typing import Any
 
+import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.digest import stored_file
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.repository import read_stock
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.repository_write import (
@@ -45,7 +47,14 @@ from lab.modules import ModuleCrashed
 SIZE = 4 * MIB
 BLOCK = 64 << 10
 FIRST = datetime(2026, 11, 1, 3, tzinfo=timezone.utc)
-NO_LIBVIRT = {"PYTHONDONTWRITEBYTECODE": "1"}
+
+
+@pytest.fixture
+def fast() -> Iterator[Path]:
+    """A folder in memory, where a sync costs nothing: no test here lets a machine fail."""
+    path = Path(tempfile.mkdtemp(prefix="vmkeep-", dir="/dev/shm"))
+    yield path
+    shutil.rmtree(path)
 
 
 def uuid_of(name: str) -> str:
@@ -61,7 +70,7 @@ class Depot:
     def __init__(self, path: Path) -> None:
         self.path = path
         path.mkdir(exist_ok=True)
-        create(str(path))
+        create(str(path), "00c0ffee")
         self.contents: dict[tuple[str, str, str], str] = {}
         self._disks: dict[tuple[str, str, str], bytes] = {}
         self._points: dict[str, list[RestorePoint]] = {}
@@ -95,11 +104,13 @@ class Depot:
         time: datetime | None = None,
         disks: Iterable[str] = ("vda",),
         full: Iterable[str] = (),
+        written: bool = True,
         **values: Any,
     ) -> RestorePoint:
         """One more restore point of a VM.
 
-        It stands on ``parent`` (an id, or "last"). Disks in ``full`` are full in any case.
+        It stands on ``parent`` (an id, or "last"). Disks in ``full`` are full in any case. Without
+        ``written`` the guest has written nothing since, which needs no QEMU that opens the chain.
         """
         known = self._points.setdefault(name, [])
         below = known[-1] if parent == "last" else next((p for p in known if p.id == parent), None)
@@ -107,7 +118,7 @@ class Depot:
         id = id_at(time, [point.id for point in known])
         new_folder(str(self.folder(name)), id)
         whole = set(disks) if below is None else set(full)
-        stored = [self._disk(name, id, target, below, target in whole) for target in disks]
+        stored = [self._disk(name, id, target, below, target in whole, written) for target in disks]
         files = [self._file(name, id, disk.file, IMAGE) for disk in stored]
         self.file(id, "domain.xml", name).write_text(f"<domain><name>{name}</name></domain>\n")
         files.append(self._file(name, id, "domain.xml", DOMAIN))
@@ -123,12 +134,18 @@ class Depot:
         return known[-1]
 
     def _disk(
-        self, name: str, id: str, target: str, below: RestorePoint | None, full: bool
+        self,
+        name: str,
+        id: str,
+        target: str,
+        below: RestorePoint | None,
+        full: bool,
+        written: bool,
     ) -> StoredDisk:
         path = self.file(id, f"{target}.qcow2", name)
         before = self._disks[name, below.id, target] if below else bytes(SIZE)
         number = len(self._points[name]) + 1
-        blocks = _changes(number, target, whole=below is None)
+        blocks = _changes(number, target, whole=below is None) if written else []
         base = [] if full else ["-u", "-b", f"../{below.id}/{target}.qcow2", "-F", "qcow2"]
         qemu_img("create", "-q", "-f", "qcow2", *base, path, SIZE)
         now = bytearray(before)
@@ -136,10 +153,11 @@ class Depot:
             now[block * BLOCK : (block + 1) * BLOCK] = bytes([pattern]) * BLOCK
         # A full image holds what was there before, too.
         held = [n for n in range(SIZE // BLOCK) if any(_block(now, n))] if full else []
-        written = [(n, now[n * BLOCK]) for n in held] or blocks
-        words = [f"write -P {pattern} {n * BLOCK} {BLOCK}" for n, pattern in written]
+        data = [(n, now[n * BLOCK]) for n in held] or blocks
+        words = [f"write -P {pattern} {n * BLOCK} {BLOCK}" for n, pattern in data]
         line = ["qemu-io", "-f", "qcow2", *(w for word in words for w in ("-c", word)), str(path)]
-        subprocess.run(line, check=True, capture_output=True)
+        if data:
+            subprocess.run(line, check=True, capture_output=True)
         path.chmod(0o600)
         self._disks[name, id, target] = bytes(now)
         self.contents[name, id, target] = hashlib.sha256(now).hexdigest()

@@ -48,9 +48,7 @@ class Repository:
     def image(self, vm: VM, point: backup.RestorePoint, target: str = "vda") -> Path:
         return Path(self.folder(vm)) / point.id / f"{target}.qcow2"
 
-    def keep(
-        self, vm: VM, *, nvram: bytes = b"", tpm: bytes = b"", full: bool = False
-    ) -> backup.RestorePoint:
+    def keep(self, vm: VM, *, nvram: bytes = b"", full: bool = False) -> backup.RestorePoint:
         """A restore point of a VM that is off: full the first time, then what has changed."""
         points = self.stock(vm).points
         parent = points[-1] if points and not full else None
@@ -71,9 +69,6 @@ class Repository:
         if nvram:
             _write(f"{folder}/nvram.fd", nvram)
             names.append(("nvram.fd", backup.NVRAM))
-        if tpm:
-            _write(f"{folder}/tpm.tpm2-00.permall", tpm)
-            names.append(("tpm.tpm2-00.permall", backup.TPM))
         stamp = backup.in_utc(time)
         point = backup.RestorePoint(
             id=id,

@@ -197,7 +197,8 @@ def test_bad_input_is_refused_before_anything_is_touched(make_vm, repository, tm
         ({"repository": "relative"}, "absolute path"),
         ({"disks": ["vdz"]}, "has no disk vdz"),
         ({"max_age": "soon"}, "such as 24h"),
-        ({"parallel": 0}, "at least 1"),
+        ({"parallel": 0}, "1 to 64"),
+        ({"max_increments": 101}, "0 to 100"),
         ({"now": "yesterday"}, "a time such as"),
         ({"type": "incremental"}, "the first restore point"),
     ):

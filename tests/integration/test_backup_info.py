@@ -24,7 +24,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.backup impor
     digest_of,
 )
 from image_story import needs_root, qemu_img
-from lab.modules import COLLECTIONS, RUNNER, link_collection, task
+from lab.modules import COLLECTIONS, RUNNER, link_collection, start_module, task
 from repository_stage import SIZE, Depot, fingerprint, light, uuid_of
 
 NOW = "2026-11-04T03:00:00Z"
@@ -41,9 +41,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Depot:
 
 
 @pytest.fixture
-def depot(store: Depot, tmp_path: Path) -> Depot:
+def depot(store: Depot, fast: Path) -> Depot:
     """The same for a test of its own."""
-    return store.copy(tmp_path / "backup")
+    return store.copy(fast / "backup")
 
 
 def ids_of(entry: dict[str, Any]) -> list[str]:
@@ -125,10 +125,25 @@ def test_only_some_are_verified_with_what_they_stand_on(depot: Depot) -> None:
 
 def test_vms_are_found_by_name_and_uuid(depot: Depot) -> None:
     assert list(depot.run("vm_backup_info", vm=["db01"])["vms"]) == ["db01"]
-    assert list(depot.run("vm_backup_info", vm=[uuid_of("db01")])["vms"]) == [uuid_of("db01")]
+    both = [uuid_of("db01"), "db01", uuid_of("db01")]
+    assert list(depot.run("vm_backup_info", vm=both)["vms"]) == ["db01"]
     result = depot.attempt("vm_backup_info", vm=["db01", "web01"])
     assert result["failed"] and "no restore point of VM web01" in result["vms"]["web01"]["msg"]
     assert ids_of(result["vms"]["db01"]) == depot.ids()
+
+
+def test_two_vms_of_one_name_and_one_that_was_renamed(tmp_path: Path) -> None:
+    depot = Depot(tmp_path / "backup")
+    depot.add("db01")
+    depot.add("db02", vm="db01")
+    one, two = uuid_of("db01"), uuid_of("db02")
+    assert sorted(depot.run("vm_backup_info")["vms"]) == sorted([one, two])
+    assert sorted(depot.run("vm_backup_info", vm=[one, two])["vms"]) == sorted([one, two])
+    result = depot.attempt("vm_backup_info", vm=["db01"])
+    assert result["failed"] and "2 VMs that are called db01" in result["msg"]
+    depot.add("db02", parent="last", vm="web01")
+    entries = depot.run("vm_backup_info", vm=["web01", "db01"])["vms"]
+    assert {name: len(ids_of(entry)) for name, entry in entries.items()} == {"web01": 2, "db01": 1}
 
 
 def test_no_repository(tmp_path: Path) -> None:
@@ -188,6 +203,20 @@ def test_a_backup_under_way_is_shown(depot: Depot) -> None:
         entry = depot.info()
     run = f"a test, process {os.getpid()}, since now"
     assert entry["under_way"] == {**told, "run": run} and entry["debris"] == []
+
+
+def test_what_is_just_replaced_is_not_called_bad(depot: Depot) -> None:
+    """A look without a lock falls into the moment between a manifest and its image."""
+    path = depot.file(depot.ids()[2])
+    told = depot.params(vm=["db01"])
+    with locked(depot.folder() / "writer.lock"):
+        with locked(depot.folder() / "readers.lock"):
+            path.rename(f"{path}.elsewhere")
+            run = start_module("vm_backup_info", told)
+            time.sleep(1.5)
+            assert run.poll() is None, "it has not waited"
+            Path(f"{path}.elsewhere").rename(path)
+        assert bad(run.result()["vms"]["db01"]) == set()
 
 
 def test_who_replaces_images_is_waited_for(depot: Depot) -> None:
@@ -342,6 +371,16 @@ def test_what_was_done_to_files_is_found(
     assert not depot.attempt("vm_backup_info", vm=["app01"], verify=True)["failed"]
 
 
+def test_a_full_point_of_another_vm(depot: Depot) -> None:
+    """Nothing in it is wrong but where it stands."""
+    ids = depot.ids()
+    for id in ids:
+        shutil.rmtree(depot.folder() / id)
+    shutil.copytree(depot.folder("app01") / ids[0], depot.folder() / ids[0])
+    entry = verified(depot)[1]
+    assert entry["newest"] is None and "of another VM, app01" in entry["broken"][ids[0]]
+
+
 def rebased(depot: Depot, id: str, *words: str) -> None:
     """Change an image by qemu-img, and let the manifest agree with what it is now."""
     qemu_img(*words, depot.file(id))
@@ -384,6 +423,44 @@ def test_headers_that_contradict_the_manifest(depot: Depot, store: Depot) -> Non
         assert depot.info()["newest"] == last
         entry = verified(depot)[1]
         assert bad(entry) == {last} and complaint in entry["msg"], entry["msg"]
+
+
+def test_an_image_that_is_torn_inside(depot: Depot) -> None:
+    """Its digest is that of the manifest, and its tables lead nowhere: qemu-img sees that."""
+    last = depot.ids()[-1]
+    path = depot.file(last)
+    table = int.from_bytes(path.read_bytes()[40:48], "big")
+    with path.open("r+b") as file:
+        file.seek(table)
+        file.write((1 << 63 | 7 << 30).to_bytes(8, "big"))
+    rewrite(depot, last)
+    assert depot.info()["newest"] == last
+    entry = verified(depot)[1]
+    assert bad(entry) == {last} and "qemu-img check finds" in entry["msg"], entry["msg"]
+
+
+def test_a_chain_that_is_too_deep_for_its_names(fast: Path) -> None:
+    """QEMU puts relative names one behind the other; in a long path a few are too many."""
+    place = fast
+    while len(str(place)) < 3900:
+        place = place / ("d" * min(200, 3910 - len(str(place))))
+    place.mkdir(parents=True)
+    depot = Depot(place / "backup")
+    ids = [depot.add().id]
+    while depot.info()["newest"] == ids[-1]:
+        assert depot.info(verify_points=ids[-1:]).get("failed") is None
+        qemu_img("map", "-f", "qcow2", depot.file(ids[-1]))
+        ids.append(depot.add(parent="last", written=False).id)
+    assert len(ids) > 3 and "cannot open them by their names" in str(depot.info())
+    with pytest.raises(subprocess.CalledProcessError):
+        qemu_img("map", "-f", "qcow2", depot.file(ids[-1]))
+
+
+def test_what_was_good_and_is_torn_now(depot: Depot) -> None:
+    depot.run("vm_backup_info", verify=True)
+    truncate(depot, ["", depot.ids()[-1]])
+    entry = depot.info()
+    assert entry["newest_verified"] == entry["newest"] == depot.ids()[-2]
 
 
 def test_a_data_file_is_found_and_not_opened(depot: Depot) -> None:
@@ -460,7 +537,8 @@ def test_a_record_that_was_tampered_with(depot: Depot) -> None:
     depot.run("vm_backup_info", verify=True)
     last = depot.ids()[-1]
     digest = digest_of(depot.file(last, "manifest.json").read_text())
-    for text in ("", "[]", "{}", '{"at": 1, "digest": [], "trouble": {}}', '{"at": "now"}'):
+    numbers = json.dumps({"at": 1, "digest": digest, "trouble": ""})
+    for text in ("", "[]", "{}", '{"at": 1, "digest": [], "trouble": {}}', numbers):
         depot.file(last, "verified.json").write_text(text)
         assert depot.info()["restore_points"][-1]["verified"] is None
     told = {"at": NOW, "digest": digest, "trouble": "it was read badly"}
@@ -477,12 +555,12 @@ def test_a_missing_qemu_img_is_no_verdict(depot: Depot) -> None:
 
 
 def test_many_points_are_quick(tmp_path: Path) -> None:
-    """Five hundred of one VM, in one chain, without a program for each of them."""
+    """Five hundred of one VM, without a program for each of them."""
     depot = Depot(tmp_path / "backup")
-    light(depot, "db01", 500, depth=500)
+    light(depot, "db01", 500, depth=150)
     begin = time.monotonic()
     entry = depot.info(env={"PATH": "/nonexistent"})
-    assert entry["depth"] == 500 and len(entry["restore_points"]) == 500
+    assert entry["depth"] == 50 and len(entry["restore_points"]) == 500
     result = depot.attempt("vm_backup_prune", keep_last=3, check=True)
     assert not result["failed"] and len(result["vms"]["db01"]["removed"]) == 497
     assert time.monotonic() - begin < 10

@@ -47,7 +47,7 @@ class Trials:
                 f"yes {self.number} | head -c 65536 | dd of=/dev/vdb bs=64k {seek} conv=fsync"
             )
         self.repository.later()
-        params = self.repository.params(max_increments=5)
+        params = self.repository.params(max_increments=100)
         return Task("vm_backup", (self.vm,), params)
 
     def killed(self, **settings: Any) -> bool:
@@ -84,7 +84,7 @@ class Trials:
     def goes_on(self) -> None:
         """The next run does what is to be done, and leaves nothing behind."""
         with self._still():
-            point = self.repository.back_up(self.vm, quiesce="never", max_increments=5)
+            point = self.repository.back_up(self.vm, quiesce="never", max_increments=100)
             self.contents[point["id"]] = disks_of(self.vm)
         self.repository.check(self.vm, point["id"])
         assert self.repository.content(self.vm, point["id"]) == self.contents[point["id"]]

@@ -37,9 +37,9 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Depot:
 
 
 @pytest.fixture
-def depot(store: Depot, tmp_path: Path) -> Depot:
+def depot(store: Depot, fast: Path) -> Depot:
     """The same for a test of its own."""
-    return store.copy(tmp_path / "backup")
+    return store.copy(fast / "backup")
 
 
 def pruned(depot: Depot, **params: Any) -> dict[str, Any]:
@@ -94,11 +94,23 @@ def test_a_kept_point_is_made_full(depot: Depot) -> None:
     assert new.type == "full" and new.parent is None and new.formerly == (old.digest,)
     assert new.checkpoint == old.checkpoint and new.time == old.time
     assert young.stands_on(new) and young.parent.digest == old.digest
-    assert depot.stock().is_verified(new), "what was merged counts as verified"
     info = json.loads(qemu_img("info", "--output=json", depot.file(ids[3])))
     assert "backing-filename" not in info and info["cluster-size"] == 64 << 10
     assert not (depot.folder() / ids[0]).exists()
     assert f"  {ids[3]} full; stays: last 2" in result["diff"]["after"]
+
+
+def test_what_was_verified_is_so_after_a_merge_and_what_was_not_is_not(depot: Depot) -> None:
+    """Else a second run would find another newest verified one, and remove the first."""
+    depot.info(verify=True, verify_points=[depot.ids()[3]], now="2026-11-19T03:00:00Z")
+    depot.run("vm_backup_prune", vm=["db01"], keep_last=2, now="2026-11-20T03:00:00Z")
+    entry = depot.info()
+    assert entry["newest_verified"] == depot.ids()[0]
+    assert entry["last_verified"] == "2026-11-20T03:00:00Z"
+    depot.add()
+    depot.run("vm_backup_prune", vm=["db01"], keep_last=1, now="2026-11-21T03:00:00Z")
+    assert depot.info()["newest_verified"] == depot.ids()[0]
+    assert not depot.run("vm_backup_prune", vm=["db01"], keep_last=1)["changed"]
 
 
 def test_disks_that_are_full_already_stay_as_they_are(depot: Depot) -> None:
@@ -281,6 +293,16 @@ def test_readers_are_waited_for(depot: Depot) -> None:
         assert run.poll() is None
     assert run.result()["changed"] and len(depot.ids()) == 1
     depot.intact()
+
+
+def test_readers_are_waited_for_where_nothing_is_merged(depot: Depot) -> None:
+    depot.add(parent=None)
+    for _time in range(2):
+        with locked(depot.folder() / "readers.lock", fcntl.LOCK_SH):
+            result = depot.attempt("vm_backup_prune", vm=["db01"], keep_last=1, lock_timeout=0)
+            assert result["failed"] and "held by another run" in result["msg"]
+        assert len(depot.ids()) == 6
+    assert len(pruned(depot, keep_last=1)["plan"]) == 5
 
 
 def test_a_backup_under_way_is_not_taken_for_debris(depot: Depot) -> None:

@@ -14,6 +14,7 @@ import os
 import random
 import signal
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,8 @@ import pytest
 from image_story import content
 from kill_trials import HARNESS, Point, moments
 from lab.modules import start_module
-from repository_stage import Depot
+from lab.vm import wait_until
+from repository_stage import Depot, fingerprint
 
 ALL, SAMPLE = 60, 8
 
@@ -96,19 +98,19 @@ def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Depot]:
 
 
 @pytest.fixture
-def short(stores: dict[str, Depot], tmp_path: Path) -> Scene:
+def short(stores: dict[str, Depot], fast: Path) -> Scene:
     """One merge, and the removal of what it makes free."""
     store = stores["short"]
-    return Scene(store, tmp_path, {"keep_last": 1}, store.ids()[2:])
+    return Scene(store, fast, {"keep_last": 1}, store.ids()[2:])
 
 
 @pytest.fixture
-def long(stores: dict[str, Depot], tmp_path: Path) -> Scene:
+def long(stores: dict[str, Depot], fast: Path) -> Scene:
     """Two merges of two disks, removals before, between and after, debris."""
     store = stores["long"]
     ids = store.ids()
     params = {"keep_last": 2, "protect": [ids[2]]}
-    return Scene(store, tmp_path, params, [ids[2], *ids[5:]])
+    return Scene(store, fast, params, [ids[2], *ids[5:]])
 
 
 def killed_in_each_state(scene: Scene) -> None:
@@ -133,25 +135,39 @@ def killed_at_random(scene: Scene, count: int) -> None:
     seed = int(os.environ.get("KILL_SEED", time.time_ns() % 10**9))
     print(f"KILL_SEED={seed}")
     dice = random.Random(seed)
-    params = {"vm": ["db01"], **scene.params}
-    begin = time.monotonic()
-    start_module("vm_backup_prune", scene.fresh().params(**params)).wait()
-    lasts, kills, middle = time.monotonic() - begin, 0, 0
+    lasts, kills, changed = begun(scene, scene.fresh())(None), 0, 0
     while kills < count:
         depot = scene.fresh()
-        run = start_module("vm_backup_prune", depot.params(**params))
-        time.sleep(dice.uniform(0.3, 1) * lasts)
-        run.send_signal(signal.SIGKILL)
-        if run.wait() != -signal.SIGKILL:
-            # It was quicker this time.
+        before = fingerprint(depot.path)
+        if begun(scene, depot)(dice.uniform(0, lasts)) is not None:
             lasts *= 0.95
             continue
         kills += 1
-        middle += depot.ids() != scene.store.ids() or depot.stock().staged != ()
+        changed += fingerprint(depot.path) != before
         scene.holds(depot)
         scene.converges(depot)
         depot.run("vm_backup_info", vm=["db01"], verify=True)
-    print(f"{kills} kills, {middle} after the first change")
+    print(f"{kills} kills, {changed} after the first change")
+    assert changed > kills / 3
+
+
+def begun(scene: Scene, depot: Depot) -> Callable[[float | None], float | None]:
+    """A run that has the lock. The function kills it after some seconds, or lets it end.
+
+    It returns the seconds that the run went on if it came to its end.
+    """
+    run = start_module("vm_backup_prune", depot.params(vm=["db01"], **scene.params))
+    lock = depot.folder() / "writer.lock"
+    wait_until(lambda: lock.exists() and lock.stat().st_size > 0, 60, "the run has the lock")
+    begin = time.monotonic()
+
+    def end(delay: float | None) -> float | None:
+        if delay is not None:
+            time.sleep(delay)
+            run.send_signal(signal.SIGKILL)
+        return None if run.wait() == -signal.SIGKILL else time.monotonic() - begin
+
+    return end
 
 
 def test_killed_in_each_state_of_the_world(short: Scene) -> None:

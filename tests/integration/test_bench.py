@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.mark.parametrize("part", ["freeze", "commit", "info", "fleet"])
+@pytest.mark.parametrize("part", ["freeze", "commit", "info", "fleet", "backup", "restore"])
 def test_a_part_runs(part: str, tmp_path: Path) -> None:
     measured, page = tmp_path / "measured.json", tmp_path / "page.md"
     words = ["bin/bench", part, "--quick", "--pairs", "2", "--json", measured, "--page", page]

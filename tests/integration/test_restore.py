@@ -15,10 +15,9 @@ from pathlib import Path
 
 import libvirt
 import pytest
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.backup_files import tpm_folder
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.restore import clone_uuid
 from lab import VM, Disk
 from lab.modules import run_module
+from lab.vm import Spec
 from stock_story import Repository, copy, same, write
 from story import Modules, chain, folder, sources, world
 
@@ -221,31 +220,6 @@ def test_the_memory_of_the_firmware(
     assert Path(twin.findtext("os/nvram")).name == f"twin_VARS.{point.id}.fd"
 
 
-def test_the_state_of_a_tpm(modules: Modules, repository: Repository, off: VM) -> None:
-    """libvirt has one place for it, by the UUID of the VM."""
-    root = off.xml(inactive=True)
-    tpm = ET.SubElement(root.find("devices"), "tpm", model="tpm-crb")
-    ET.SubElement(tpm, "backend", type="emulator", version="2.0")
-    off.lab.connection.defineXML(ET.tostring(root, encoding="unicode"))
-    place = Path(tpm_folder(off.uuid))
-    task = {"repository": str(repository.path)}
-    try:
-        (place / "tpm2").mkdir(parents=True)
-        state = place / "tpm2" / "tpm2-00.permall"
-        state.write_bytes(b"now")
-        point = repository.keep(off, tpm=b"then")
-        modules.change("vm_restore", off, **task)
-        assert state.read_bytes() == b"then"
-        assert state.with_name(f"{state.name}.before-{point.id}").read_bytes() == b"now"
-        assert len(list(state.parent.iterdir())) == 2
-        twin = restored(modules.change("vm_restore", off, **task, **{"as": "twin"}))["uuid"]
-        other = Path(tpm_folder(twin))
-        assert (other / "tpm2" / "tpm2-00.permall").read_bytes() == b"then"
-    finally:
-        shutil.rmtree(place, ignore_errors=True)
-        shutil.rmtree(Path(tpm_folder(clone_uuid(repository.id, "twin"))), ignore_errors=True)
-
-
 def test_a_vm_that_is_gone(
     modules: Modules, repository: Repository, off: VM, tmp_path: Path
 ) -> None:
@@ -299,13 +273,48 @@ def test_which_point(modules: Modules, repository: Repository, off: VM) -> None:
 # --- running ---
 
 
+def test_what_vm_backup_has_made(
+    modules: Modules, make_vm: Callable[..., VM], tmp_path: Path
+) -> None:
+    """Of a VM that runs, full and incremental, and restored beside it."""
+    vm = make_vm("db01", disks=[Disk(size=SIZE)])
+    (tmp_path / "backup").mkdir()
+    task = {"repository": str(tmp_path / "backup")}
+    vm.write("/mnt/vda/one", b"full" * 9000)
+    modules.run("vm_backup", vm, **task)
+    vm.write("/mnt/vda/two", b"incremental" * 9000)
+    modules.run("vm_backup", vm, **task)
+    vm.write("/mnt/vda/three", b"later")
+    done = modules.change("vm_restore", vm, **task, start=True, **{"as": "copy"})
+    assert done["vms"]["db01"]["state"] == "running" and vm.active()
+    copied = taken(vm, "copy")
+    copied.wait_ready()
+    assert copied.read("/mnt/vda/one") == b"full" * 9000
+    assert copied.read("/mnt/vda/two") == b"incremental" * 9000
+    assert copied.run("ls /mnt/vda/three || true").strip() == ""
+    # The bitmaps went with the images, so the next one is a full one.
+    copied.destroy()
+    vm.disconnect()
+    modules.run("vm_restore", vm, **task, force=True, start=True)
+    assert vm.domain.listAllCheckpoints() == []
+    again = modules.run("vm_backup", vm, **task, quiesce="never")
+    assert again["vms"]["db01"]["restore_point"]["type"] == "full"
+
+
+def taken(vm: VM, name: str) -> VM:
+    """A VM that was restored under a name, in the lab's hands."""
+    domain = vm.lab.connection.lookupByName(name)
+    twin = VM(vm.lab, Spec.read(domain.XMLDesc()), domain.UUIDString())
+    vm.lab.vms[name] = twin
+    return twin
+
+
 def test_a_running_vm(modules: Modules, repository: Repository, make_vm: Callable[..., VM]) -> None:
     vm = make_vm("db01", disks=[Disk(size=SIZE)], running=True)
     vm.write("/mnt/vda/file", b"first")
     vm.shutdown()
     repository.keep(vm)
-    vm.start()
-    vm.write("/mnt/vda/file", b"second")
+    vm.start(wait=False)
     task = {"repository": str(repository.path)}
     said = modules.refused("vm_restore", vm, **task)
     assert "VM db01 is running" in said and "force" in said and vm.active()
@@ -366,6 +375,19 @@ def test_snapshots_stay_on_record(
     assert restored(done)["replaced"] == list(old.values())
     modules.run("vm_snapshot", off, name="before", state="reverted")
     assert same(off.source("vda"), "qcow2", first, "qcow2")
+
+
+def test_what_others_stand_on_is_kept(
+    modules: Modules, repository: Repository, off: VM, make_vm: Callable[..., VM]
+) -> None:
+    repository.keep(off)
+    old = dict(off.disks)
+    make_vm("app01", disks=[Disk(backing=old["vda"].path)], running=False)
+    task = {"repository": str(repository.path), "delete_replaced": True}
+    done = modules.change("vm_restore", off, **task)
+    assert restored(done)["replaced"] == [old["vda"].path]
+    assert os.path.exists(old["vda"].path) and not os.path.exists(old["vdb"].path)
+    assert "needs it" in " ".join(done["notes"])
 
 
 def test_a_merge_that_was_not_finished(
@@ -463,12 +485,17 @@ def test_an_image_that_names_another_backing_file(
     modules: Modules, repository: Repository, off: VM, tmp_path: Path
 ) -> None:
     """Also one whose digest is right: whoever writes the images may be able to write manifests."""
-    repository.keep(off)
+    other = repository.image(off, repository.keep(off), "vdb")
     point = repository.keep(off)
     secret = tmp_path / "secret.qcow2"
     subprocess.run(["qemu-img", "create", "-qf", "qcow2", secret, f"{SIZE}M"], check=True)
     image = repository.image(off, point)
-    for name, said in ((secret, "outside the allowed roots"), (image, "comes back to")):
+    cases = (
+        (secret, "outside the allowed roots"),
+        (image, "comes back to"),
+        (other, "not what the manifests say"),
+    )
+    for name, said in cases:
         rebase = ["qemu-img", "rebase", "-u", "-f", "qcow2", "-F", "qcow2", "-b", name, image]
         subprocess.run(rebase, check=True)
         _seal(repository, off, point)

@@ -27,6 +27,7 @@ import pytest
 from kill_trials import HARNESS, Point, moments
 from lab import VM, Disk, Lab
 from lab.modules import ModuleRun, start_module
+from lab.vm import wait_until
 from stock_story import Repository, copy, same, write
 from story import Modules, chain, folder, sources
 
@@ -53,6 +54,9 @@ SCENES = [
     Scene("force", {"force": True, "start": True}, running=True),
     Scene("instant", {"instant": True, "start": True}),
 ]
+
+
+BY_NAME = {scene.name: scene for scene in SCENES}
 
 
 @dataclass
@@ -116,7 +120,8 @@ class Theatre:
         )
 
     def points(self) -> list[Point]:
-        lines = (self.scratch / "points").read_text().rpartition("\n")[0].splitlines()
+        log = self.scratch / "points"
+        lines = log.read_text().rpartition("\n")[0].splitlines() if log.exists() else []
         found = [json.loads(line) for line in lines]
         return [Point(f["point"], f["seconds"], f["effect"]) for f in found if "point" in f]
 
@@ -248,6 +253,21 @@ def test_killed_at_random(theatre: Theatre, scene: Scene) -> None:
         count += theatre.trial(scene, run)
     print(f"  {scene.name}: {count} kills")
     assert count
+
+
+@pytest.mark.parametrize("point", ["before stop", "before libvirt defineXML"])
+def test_the_daemon_restarts(theatre: Theatre, point: str) -> None:
+    """The run finds it again, and begins anew."""
+    scene = BY_NAME["force" if "stop" in point else "itself"]
+    name = "before libvirt destroy db01" if "stop" in point else point
+    theatre.reset(scene)
+    run = theatre.start(scene, hold={name: 3})
+    wait_until(lambda: name in [found.name for found in theatre.points()], 30, "it gets there")
+    theatre.vm.lab.daemon.restart(crash=True)
+    result = run.result()
+    assert not result["failed"], result["msg"]
+    assert "found again" in " ".join(result["notes"])
+    theatre.finished(scene)
 
 
 def test_two_at_once(theatre: Theatre) -> None:

@@ -201,6 +201,12 @@ def test_room_that_becomes_free_is_used() -> None:
     ]
 
 
+def test_room_that_was_taken_is_not_taken_twice() -> None:
+    stock = stock_of(Draft(), Draft(protected=True), Draft(), Draft())
+    assert steps(stock, Retention(last=1), 131 * MIB) == ["merge_point 1", "remove_point 0"]
+    assert len(steps(stock, Retention(last=1), 142 * MIB)) == 4
+
+
 def test_branches() -> None:
     """Two children of one point, one of which goes."""
     stock = stock_of(Draft(), Draft(), Draft(below=2))
@@ -335,7 +341,10 @@ def test_no_plan_loses_what_is_to_be_kept(
     assert {p.id for p in stock.good[-1:]} <= set(points)
     assert {p.id for p in [p for p in stock.good if stock.is_verified(p)][-1:]} <= set(points)
     troubles = {id: why for id, why in stock.troubles.items() if id in points}
-    left = replace(stock, points=tuple(points.values()), troubles=troubles)
+    before = {point.id for point in stock.points if stock.is_verified(point)}
+    merged = {id: Verified("", points[id].digest) for id in plan.merged if id in before}
+    verified = {**stock.verified, **merged}
+    left = replace(stock, points=tuple(points.values()), troubles=troubles, verified=verified)
     assert {point.id for point in left.points if left.trouble_of(point)} <= bad
     assert plan_prune(left, rules, 0).steps == (), "a second run would go on"
 

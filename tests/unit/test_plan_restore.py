@@ -47,6 +47,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import 
     DefineRestored,
     Plan,
     RestoreDisk,
+    RestoreFile,
     VerifyPoint,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.stock import Stock, Verified
@@ -262,9 +263,28 @@ def test_a_point_with_trouble() -> None:
 
 
 def test_a_manifest_with_a_target_that_leads_elsewhere() -> None:
-    text = backup.manifest_text(point("vda")).replace('"target": "vda"', '"target": "../x"')
+    made = point("vda")
+    disks = tuple(dataclasses.replace(disk, target="../x") for disk in made.disks)
+    text = backup.manifest_text(dataclasses.replace(made, disks=disks))
     with pytest.raises(Damaged, match="no proper target"):
         backup.parse_manifest(text, "/x/manifest.json")
+
+
+def test_the_state_of_a_tpm_goes_where_libvirt_keeps_it() -> None:
+    extra = backup.StoredFile("tpm.tpm2-00.permall", "tpm", 10, "0" * 64)
+    disks = point("vda")
+    found = point("vda", files=(*disks.files, extra))
+    device = "<tpm model='tpm-crb'><backend type='emulator'{}/></tpm>"
+    for version, folder in (("", "tpm2"), (" version='2.0'", "tpm2"), (" version='1.2'", "tpm1.2")):
+        xml = domain_xml(disk_xml("vda"), more=device.format(version))
+        plan = plan_restore(wish(found), seen(xml), stored(), places(tpm=f"/swtpm/{UUID}"))
+        assert plan.steps[1] == RestoreFile(
+            "tpm", f"/swtpm/{UUID}/{folder}/tpm2-00.permall", ID, f"{FOLDER}/{ID}/{extra.name}"
+        )
+        some = wish(found, disks=("vda",))
+        plan = plan_restore(some, seen(xml), stored(), places(tpm="/swtpm"))
+        assert "restore_file" not in steps(plan)
+    assert "restore_file" not in steps(plan_restore(wish(found), seen(), stored(), places()))
 
 
 # --- whether there is anything to do ---

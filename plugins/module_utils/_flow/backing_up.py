@@ -66,6 +66,12 @@ def _change(
                 outcome.after = converged(host, dom, left_to_do)
     except Problem as problem:
         outcome.problem = problem
+    except OSError as error:
+        outcome.problem = Problem(
+            f"VM {name}: {error.filename or 'the repository'}: {error.strerror}",
+            wanted="to write to the repository",
+            todo="look at its owner, mode and mount, then run the task again",
+        )
     return outcome
 
 

@@ -22,11 +22,12 @@ from .._model.stock_step import MergePoint, PrunePlan, RemovePoint, StockStep, s
 from .._plan.prune import picture, plan_prune
 from .._plan.retention import Retention
 from .stock import StockOutcome, Store
+from .stock_look import settled
 
 
 def prune(rules: Retention, at: str, store: Store, name: str, stock: Stock) -> StockOutcome:
     """Keep of one VM what the rules keep. ``at`` is the time that counts as now."""
-    writer = writer_of(stock.directory)
+    stock, writer = settled(store, name, stock), writer_of(stock.directory)
     if writer:
         # What looks like debris may be what that run is about to complete.
         stock = replace(stock, debris=())

@@ -104,7 +104,8 @@ def _spared(host: Host, dom: Domain | None, vm: VmState, plan: Plan) -> Plan:
     loose = tuple(step for step in plan.steps if isinstance(step, RemoveFile) and step.spare)
     if dom is None or not loose:
         return plan
-    free = replace(vm, disks=(), live=replace(vm.live, disks=()))
+    chains = tuple(disk.chain for disk in vm.disks if disk.chain)
+    free = replace(vm, disks=(), live=replace(vm.live, disks=()), branches=chains)
     kept = settled(host, dom, free, Plan(plan.vm, loose))
     steps = tuple(step for step in plan.steps if step not in loose or step in kept.steps)
     return replace(plan, steps=steps, notes=(*plan.notes, *kept.notes))

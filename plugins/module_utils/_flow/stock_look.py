@@ -18,10 +18,13 @@ from .._host.repository_write import reading, record_verified
 from .._host.under_way import progress_of, writer_of
 from .._host.verify import verify
 from .._model.backup import in_utc
-from .._model.problem import NotFound
+from .._model.problem import Busy, NotFound
 from .._model.stock import Stock, Verified
 from .._plan.stock_report import bad_points, stock_report
 from .stock import StockOutcome, Store
+
+# Seconds for which a run that replaces or removes some files is waited for, just to look.
+_MOMENT = 5.0
 
 
 @dataclass(frozen=True)
@@ -46,9 +49,19 @@ def look(look: Look, store: Store, name: str, stock: Stock) -> StockOutcome:
             stock, read = _verified(look, store, stock, outcome)
         bad = bad_points(stock, _chosen(look, stock))
         outcome.problem = "; ".join(f"{name}: {text}" for text in bad)
+    else:
+        stock = settled(store, name, stock)
     stock, under_way = _without_work(stock)
     outcome.result = {**stock_report(stock, look.now, read), "under_way": under_way}
     return outcome
+
+
+def settled(store: Store, name: str, stock: Stock) -> Stock:
+    """The stock, read again if what is wrong with it may be what a run is just replacing."""
+    if (stock.troubles or stock.broken) and writer_of(stock.directory):
+        with contextlib.suppress(Busy), reading(stock.directory, name, store.run, _MOMENT):
+            return read_stock(stock.repository, stock.directory)
+    return stock
 
 
 def _chosen(look: Look, stock: Stock) -> tuple[str, ...]:

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 PROGRESS = "progress.json"
 _BACKUP = 9  # virDomainJobOperation
 _POLL_SECONDS, _TOLD_EVERY, _ABORT_SECONDS = 1.0, 30.0, 60.0
+_GONE_SECONDS = 10.0
+_RUNNING = (1, 2, 3)  # virDomainState: running, blocked, paused
 _RELEASE_SECONDS, _RELEASE_POLL_SECONDS = 60.0, 0.005
 
 
@@ -167,10 +169,28 @@ def _running(dom: Domain) -> dict[str, Any]:
     except Unreachable:
         raise
     except Problem:
-        if call(doing, dom.isActive):
+        if not _goes_off(dom):
             raise
         return {}
     return found if found.get("operation") == _BACKUP and found.get("type") else {}
+
+
+def _goes_off(dom: Domain) -> bool:
+    """Whether the VM is off, or will be: libvirt has just lost its QEMU.
+
+    libvirt 9.0 calls a guest that shut down during a backup "shutting down" for a minute more.
+    """
+    deadline = time.monotonic() + _GONE_SECONDS
+    while runs(dom):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.1)
+    return True
+
+
+def runs(dom: Domain) -> bool:
+    """Whether the VM runs, or is paused, and is not about to go off."""
+    return call(f"VM {dom.name()}: looking at it", dom.state)[0] in _RUNNING
 
 
 def _completed(dom: Domain) -> dict[str, Any]:
@@ -188,7 +208,7 @@ def _completed(dom: Domain) -> dict[str, Any]:
 def _failed(dom: Domain, step: BackUp, said: dict[str, Any]) -> Problem:
     how = "failed" if said.get("success") is False else "ended, and libvirt does not say how"
     why = f" ({said['errmsg']})" if said.get("errmsg") else ""
-    off = "" if call("looking at it", dom.isActive) else ", and the VM is off"
+    off = "" if runs(dom) else ", and the VM went off"
     return Problem(
         f"VM {dom.name()}: the backup {step.id} {how}{why}{off}",
         wanted="a complete restore point",

@@ -18,6 +18,7 @@ from .._model.backup import StoredFile
 from .._model.problem import Damaged
 
 _CHUNK = 4 << 20
+_LARGEST_TEXT = 16 << 20
 
 
 def stored_file(folder: str, name: str, role: str) -> StoredFile:
@@ -29,6 +30,15 @@ def stored_file(folder: str, name: str, role: str) -> StoredFile:
     finally:
         os.close(descriptor)
     return StoredFile(name, role, size, digest)
+
+
+def stored_text(path: str, file: StoredFile) -> str:
+    """A small file, as its manifest names it. Raises Damaged."""
+    with os.fdopen(_open(path), "rb") as opened:
+        content = opened.read(_LARGEST_TEXT)
+    if hashlib.sha256(content).hexdigest() != file.sha256:
+        raise Damaged(f"{path} has another content than its manifest says")
+    return content.decode("utf-8", "replace")
 
 
 def trouble_with(path: str, file: StoredFile) -> str:

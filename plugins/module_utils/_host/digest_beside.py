@@ -1,24 +1,55 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Holding files against their manifests while something else reads them.
+"""What goes on beside a program that copies: holding files against their manifests, writing out.
 
 This util is PRIVATE to the collection.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
 import queue
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .._model.backup import StoredFile
 from .._model.problem import TimedOut
 from .digest import trouble_with
 
 _MOST_WORKERS = 4
+_SYNC_SECONDS = 0.05
+
+
+@contextlib.contextmanager
+def written_out(descriptor: int) -> Iterator[None]:
+    """Have a file written to disk while a program fills it, and all of it when that is done.
+
+    So the disk does not wait for the program, nor the other way round. Raises OSError for what
+    could not be written, which the kernel tells only once.
+    """
+    ended = threading.Event()
+    failures: list[OSError] = []
+
+    def write_out() -> None:
+        try:
+            while not ended.wait(_SYNC_SECONDS):
+                os.fdatasync(descriptor)
+        except OSError as error:
+            failures.append(error)
+
+    thread = threading.Thread(target=write_out, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()
+    if failures:
+        raise failures[0]
+    os.fsync(descriptor)
 
 
 class Verification:

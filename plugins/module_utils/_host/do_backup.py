@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from .._model.backup import IMAGE, Parent, RestorePoint, StoredDisk, StoredFile, in_utc
 from .._model.backup_steps import OFF, BackUp, DropCheckpoint, EndBackup
-from .._model.problem import Problem, TimedOut, Unreachable
+from .._model.problem import Problem, TimedOut
 from .._model.snapshot import CRASH, FILESYSTEM, OFFLINE
 from .._model.state import VmState
 from .._model.step import Step
@@ -27,7 +27,7 @@ from .._model.stock_step import RemoveDebris
 from . import backup_job, repository_write
 from .backup_files import copy_images, new_images, other_files
 from .backups import written_by_job
-from .connection import call, check_off
+from .connection import call, check_off, code_of
 from .digest import stored_file
 from .freeze import Guard, quiesced
 from .hold import recorded
@@ -39,6 +39,8 @@ if TYPE_CHECKING:
     from .libvirt_dep import Domain
     from .observe import Host
 
+# virErrorNumber: internal error, which is all that QEMU's answers become; checkpoint inconsistent.
+_BITMAP_GONE = (1, 109)
 _WHILE_OFF = "to copy its images while it is off"
 
 
@@ -65,8 +67,8 @@ class Making:
 def make(making: Making) -> RestorePoint:
     """Make the restore point. Where that fails nothing of it is left, and the others are good."""
     step = making.step
-    repository_write.new_folder(step.directory, step.id)
     try:
+        repository_write.new_folder(step.directory, step.id)
         making.versions = _versions(making.host)
         new_images(step)
         others = list(other_files(making.dom, making.vm, making.folder))
@@ -223,7 +225,7 @@ def _undo(making: Making) -> None:
     with contextlib.suppress(Problem, OSError):
         repository_write.remove_point(step.directory, step.id)
     with contextlib.suppress(Problem):
-        if step.checkpoint:
+        if step.checkpoint and backup_job.runs(dom):
             drop_checkpoint(dom, step.checkpoint)
 
 
@@ -246,9 +248,9 @@ def drop_checkpoint(dom: Domain, name: str) -> str:
         return ""
     try:
         call(doing, names[name].delete, 0)
-    except Unreachable:
-        raise
     except Problem as problem:
+        if code_of(problem.__cause__) not in _BITMAP_GONE:
+            raise
         flags = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
         call(doing, names[name].delete, flags)
         return f"{dom.name()}: only the record of checkpoint {name} was removed: {problem.found}"

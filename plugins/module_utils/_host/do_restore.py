@@ -34,7 +34,7 @@ from .._model.step import (
 )
 from . import qemu_img
 from .connection import call
-from .digest_beside import Verification
+from .digest_beside import Verification, written_out
 from .journal import fsync_directory
 from .libvirt_dep import libvirt
 from .observe import Host
@@ -128,7 +128,8 @@ def _restore_disk(step: RestoreDisk, restoring: Restoring) -> None:
             if step.how == OVERLAY:
                 qemu_img.create_overlay(draft, step.source, "qcow2", step.size)
             else:
-                qemu_img.convert(draft, step.format, step.source, "qcow2", timeout=seconds)
+                with written_out(descriptor):
+                    qemu_img.convert(draft, step.format, step.source, "qcow2", timeout=seconds)
         except Problem:
             # A fault of the image is better told by the file that has it.
             verify(restoring)

@@ -67,9 +67,7 @@ def create_overlay(
     The file must be there already and empty, so that owner and mode are the caller's and
     nothing is overwritten. ``options`` are those of ``qemu-img create -o``.
     """
-    facts = os.lstat(path)
-    if facts.st_size or not stat.S_ISREG(facts.st_mode):
-        raise Conflict(f"{shown(path)} is not an empty file", todo="remove it or choose another")
+    _check_empty(path)
     extra = ["-o", ",".join(f"{k}={_escaped(v)}" for k, v in options.items())] if options else []
     base = ["-u", "-F", backing_format, "-b", _plain(backing)]
     return _change("create", "-q", "-f", "qcow2", *base, *extra, "--", _absolute(path), str(size))
@@ -78,26 +76,16 @@ def create_overlay(
 def convert(
     path: str, format: str, source: str, source_format: str, *, timeout: float = LONG
 ) -> tuple[str, ...]:
-    """Write what ``source`` holds, with all that it stands on, into ``path``: each cluster once.
-
-    The file must be there already and empty, as for :func:`create_overlay`. What is all zeros takes
-    no room.
-    """
-    facts = os.lstat(path)
-    if facts.st_size or not stat.S_ISREG(facts.st_mode):
-        raise Conflict(f"{shown(path)} is not an empty file", todo="remove it or choose another")
-    formats = ["-f", source_format, "-O", format]
-    return _change(
-        "convert", "-q", *formats, "--", _absolute(source), _absolute(path), timeout=timeout
-    )
+    """Write what ``source`` and all below it hold into ``path``, an empty file."""
+    _check_empty(path)
+    how = ["-q", "-f", source_format, "-O", format]
+    return _change("convert", *how, "--", _absolute(source), _absolute(path), timeout=timeout)
 
 
 def measure(source: str, source_format: str) -> int:
     """About how many bytes :func:`convert` takes for what ``source`` and all below it hold."""
-    formats = ["--output=json", "-f", source_format, "-O", "qcow2"]
-    answer = run(
-        ["qemu-img", "measure", *formats, "--", _absolute(source)], limits=Limits(), timeout=QUICK
-    )
+    how = ["--output=json", "-f", source_format, "-O", "qcow2", "--", _absolute(source)]
+    answer = run(["qemu-img", "measure", *how], limits=Limits(), timeout=QUICK)
     if answer.rc:
         raise answer.problem()
     return int(_json(answer)["required"])
@@ -278,6 +266,12 @@ def _node(path: str, format: str, data_file: str | None = None) -> str:
 def _protocol(path: str) -> dict[str, str]:
     block = stat.S_ISBLK(os.stat(path).st_mode)
     return {"driver": "host_device" if block else "file", "filename": _absolute(path)}
+
+
+def _check_empty(path: str) -> None:
+    facts = os.lstat(path)
+    if facts.st_size or not stat.S_ISREG(facts.st_mode):
+        raise Conflict(f"{shown(path)} is not an empty file", todo="remove it or choose another")
 
 
 def _absolute(path: str) -> str:

@@ -12,7 +12,6 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import stat
@@ -23,14 +22,13 @@ from .._model.backup import (
     MANIFEST,
     VERIFIED,
     RestorePoint,
-    StoredFile,
     is_id,
     moment,
     parse_manifest,
 )
 from .._model.names import check_path, file_part
 from .._model.problem import BadInput, Conflict, Damaged, NotFound, Problem
-from .._model.stock import Stock, Verified
+from .._model.stock import LONGEST_NAME, Stock, Verified, longest_names
 
 IDENTITY = "vmkeep-repository.json"
 FORMAT = 1
@@ -123,12 +121,12 @@ def find_stocks(repository: str, names: Sequence[str] | None) -> dict[str, Stock
 
 def _name_in(directory: str) -> str:
     """What a VM was called in its newest restore point, by the ids of these."""
-    for id in reversed(listed(directory)):
+    name, uuid = os.path.basename(directory).rsplit(".", 1)
+    for id in filter(is_id, reversed(listed(directory))):
         # One that is damaged is told of when it is read with the others.
         with contextlib.suppress(FileNotFoundError, Problem):
-            if is_id(id):
-                return read_point(os.path.join(directory, id)).vm
-    return os.path.basename(directory).rpartition(".")[0]
+            return _of_vm(uuid, os.path.join(directory, id)).vm
+    return name
 
 
 def _found(
@@ -162,7 +160,7 @@ def read_stock(repository: str, directory: str) -> Stock:
         if not is_id(id) or not os.path.isdir(folder) or os.path.islink(folder):
             continue
         try:
-            point = _of_vm(uuid, read_point(folder), folder)
+            point = _of_vm(uuid, folder)
             points.append(point)
             debris.extend(_unnamed(folder, point))
         except FileNotFoundError:
@@ -195,21 +193,12 @@ def read_point(folder: str) -> RestorePoint:
     return point
 
 
-def _of_vm(uuid: str, point: RestorePoint, folder: str) -> RestorePoint:
+def _of_vm(uuid: str, folder: str) -> RestorePoint:
+    """A restore point of this VM and no other."""
+    point = read_point(folder)
     if point.uuid != uuid:
         raise Damaged(f"{folder} is a restore point of another VM, {point.vm} ({point.uuid})")
     return point
-
-
-def stored_text(path: str, file: StoredFile) -> str:
-    """A small file of a restore point, as its manifest names it. Raises Damaged."""
-    try:
-        text = small_text(path)
-    except FileNotFoundError as error:
-        raise Damaged(f"{path} is not there") from error
-    if hashlib.sha256(text.encode()).hexdigest() != file.sha256:
-        raise Damaged(f"{path} has another content than its manifest says")
-    return text
 
 
 def small_text(path: str) -> str:
@@ -241,9 +230,12 @@ def _troubles(
     directory: str, points: Sequence[RestorePoint], broken: Mapping[str, str]
 ) -> dict[str, str]:
     by_id = {point.id: point for point in points}
+    lengths = longest_names(directory, points)
     found: dict[str, str] = {}
     for point in points:
         trouble = _missing(directory, point) or _orphaned(point, by_id, broken)
+        if not trouble and lengths.get(point.id, 0) > LONGEST_NAME:
+            trouble = "it stands on so many others that QEMU cannot open them by their names"
         if trouble:
             found[point.id] = trouble
     return found

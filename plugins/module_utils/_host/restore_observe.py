@@ -33,12 +33,13 @@ from .._model.state import VmState
 from . import qemu_img
 from .backup_files import tpm_folder
 from .connection import NO_DOMAIN, call, code_of, problem_of
+from .digest import stored_text
 from .facts import backup_checkpoints
 from .files import directory_fact
 from .image_file import read_chain
 from .libvirt_dep import libvirt
 from .observe import Host, observe
-from .repository import path_of, stored_text
+from .repository import path_of
 from .snapshots import XML_SECURE
 from .stamp import stamp
 

@@ -65,17 +65,22 @@ def _merge(work: Pruning, step: MergePoint) -> None:
     directory = work.stock.directory
     # Earlier steps may have changed what it stands on.
     work.stock = read_stock(work.stock.repository, directory)
-    new = merged(work.stock, _known(work.stock, step), work.at, work.timeout)
+    old = _known(work.stock, step)
+    verified = work.stock.is_verified(old)
+    new = merged(work.stock, old, work.at, work.timeout)
     with replacing(directory, work.vm, work.run, work.lock_timeout):
-        _refuse_used(work.stock, _known(work.stock, step))
+        _refuse_used(work.stock, old)
         new = commit(directory, new)
         finish_staged(directory, new)
-        record_verified(directory, new, Verified(work.at, new.digest))
+        # Else it would be the newest verified one from now on, and the next run remove another.
+        if verified:
+            record_verified(directory, new, Verified(work.at, new.digest))
     work.stock = read_stock(work.stock.repository, directory)
     now = _known(work.stock, step)
-    if now.digest != new.digest or work.stock.trouble_of(now):
+    trouble = work.stock.trouble_of(now)
+    if now.digest != new.digest or now.id in work.stock.staged or trouble:
         raise Damaged(
-            f"{now.id} is not as it was written: {work.stock.trouble_of(now) or 'another one'}",
+            f"{now.id} is not as it was written{trouble and f': {trouble}'}",
             wanted="the full restore point that was just made",
             todo="look at the disk that the repository is on; nothing was removed",
         )

@@ -8,7 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -17,6 +17,8 @@ from .backup import FULL, RestorePoint, StoredDisk, is_id, moment
 from .problem import NotFound
 
 LATEST = "latest"
+LONGEST_NAME = 4095
+"""Bytes of the longest name that the kernel opens a file by."""
 
 
 @dataclass(frozen=True)
@@ -164,6 +166,26 @@ class Stock:
         if time is None:
             return self.point(wanted)
         return next((p for p in reversed(self.points) if _not_after(p, time)), None)
+
+
+def longest_names(directory: str, points: Iterable[RestorePoint]) -> dict[str, int]:
+    """id -> bytes of the longest name by which QEMU opens an image of the chains of a point.
+
+    It puts the relative names of a chain one behind the other: ``/srv/db01.UUID/C/../B/../A/vda``.
+    ``points`` are given oldest first.
+    """
+    place = len(directory.encode("utf-8", "surrogateescape"))
+    below: dict[tuple[str, str], int] = {}
+    found: dict[str, int] = {}
+    for point in points:
+        for disk in point.disks:
+            length = len(disk.file)
+            if disk.type != FULL and point.parent is not None:
+                on = point.parent.id
+                length = len(f"../{on}/") + below.get((on, disk.target), length)
+            below[point.id, disk.target] = length
+            found[point.id] = max(found.get(point.id, 0), place + len(f"/{point.id}/") + length)
+    return found
 
 
 def _not_after(point: RestorePoint, time: datetime) -> bool:

@@ -146,7 +146,7 @@ class _Course:
     def _sweep(self) -> None:
         """Let go what nothing stands on any more, the youngest first."""
         for point in reversed(self.stock.points):
-            if point.id not in self.doomed or self.standing[point.id]:
+            if point.id not in self.doomed or self.standing[point.id] - {point.id}:
                 continue
             del self.doomed[point.id]
             trouble = self.stock.trouble_of(point)
