@@ -49,6 +49,8 @@ class RepositoryOperation:
             answer.notes.append(f"{store.repository} is no repository yet: nothing is in it")
         for name, stock in _by_name(find_stocks(store.repository, params["vm"])).items():
             _add(answer, name, self._outcome(store, name, stock))
+            if isinstance(stock, Stock):
+                answer.vms[name]["uuid"] = stock.directory.rpartition(".")[2]
         return answer
 
     def _outcome(self, store: Store, name: str, stock: Stock | Problem) -> StockOutcome:

@@ -96,6 +96,10 @@ vms:
   returned: always
   type: dict
   contains:
+    uuid:
+      description: The UUID of the VM, by which the repository knows it.
+      returned: success
+      type: str
     restore_points:
       description: The restore points, oldest first.
       returned: if they can be read

@@ -120,6 +120,10 @@ vms:
   returned: always
   type: dict
   contains:
+    uuid:
+      description: The UUID of the VM, by which the repository knows it.
+      returned: success
+      type: str
     kept:
       description: The restore points that are there after the run, oldest first, but for broken ones.
       returned: if they can be read

@@ -157,7 +157,8 @@ class Depot:
         words = [f"write -P {pattern} {n * BLOCK} {BLOCK}" for n, pattern in data]
         line = ["qemu-io", "-f", "qcow2", *(w for word in words for w in ("-c", word)), str(path)]
         if data:
-            subprocess.run(line, check=True, capture_output=True)
+            done = subprocess.run(line, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stdout + done.stderr
         path.chmod(0o600)
         self._disks[name, id, target] = bytes(now)
         self.contents[name, id, target] = hashlib.sha256(now).hexdigest()

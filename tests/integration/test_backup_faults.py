@@ -90,7 +90,11 @@ def test_the_run_is_killed_and_its_job_goes_on(vm, repository, start) -> None:
     assert len(checkpoints(vm)) == 2
     foreseen = repository.modules.run("vm_backup", vm, check=True, **repository.params())
     steps = [step["step"] for step in foreseen["plan"]]
-    assert steps[:3] == ["end_backup", "remove_debris", "drop_checkpoint"]
+    under_way = bool(vm.domain.jobStats().get("type"))
+    assert steps[: 2 + under_way] == [
+        *(["end_backup"] if under_way else []),
+        *("remove_debris", "drop_checkpoint"),
+    ]
     assert "back_up" in steps
     next_is_good(repository, vm, known, "incremental")
 
@@ -111,7 +115,7 @@ def test_the_daemon_is_restarted_meanwhile(vm, repository, start) -> None:
 @pytest.mark.parametrize("how", ["killed", "shut down", "ended by hand"])
 def test_the_job_ends_too_early(vm, repository, start, how: str) -> None:
     known = first(repository, vm)
-    slow = start(speed=(96 if how == "shut down" else 1) * MIB)
+    slow = start(speed=(32 if how == "shut down" else 1) * MIB)
     if how == "killed":
         os.kill(vm.qemu_pid(), signal.SIGKILL)
     elif how == "shut down":

@@ -71,6 +71,7 @@ def test_every_field(depot: Depot) -> None:
         "broken": {}, "debris": [], "under_way": None, "newest": third, "age": 24 * 3600,
         "depth": 3, "newest_verified": None, "last_verified": None,
         "bytes": sum(path.stat().st_size for path in depot.folder().glob("*/[!m]*")),
+        "uuid": uuid_of("db01"),
     }  # fmt: skip
     point = entry["restore_points"][1]
     folder = depot.folder() / second

@@ -25,7 +25,7 @@ from lab.modules import ModuleCrashed
 from lab.vm import wait_until
 from story import Modules
 
-SAMPLE, RANDOM_SAMPLE, RANDOM_ALL = 6, 4, 60
+SAMPLE, RANDOM_SAMPLE, RANDOM_ALL = 5, 3, 60
 
 
 @dataclass

@@ -21,7 +21,7 @@ import pytest
 from image_story import MIB, content, needs_root, qemu_img
 from lab.modules import ModuleRun, start_module
 from lab.vm import wait_until
-from repository_stage import FIRST, Depot, fingerprint
+from repository_stage import FIRST, Depot, fingerprint, uuid_of
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,7 @@ def test_a_kept_point_is_made_full(depot: Depot) -> None:
         "removed": [{"id": id, "why": "no rule keeps it"} for id in ids[2::-1]],
         "merged": [ids[3]],
         "broken": {},
+        "uuid": uuid_of("db01"),
     }
     assert [step["step"] for step in result["plan"]] == ["merge_point", *["remove_point"] * 3]
     new, young = depot.stock().points

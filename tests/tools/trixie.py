@@ -20,7 +20,7 @@ LEFT_OUT = (
     *("playbooks", "roles", "patch_with_rollback", "readme"),
     *("lab", "demo", "bench"),
     *("kill_points", "kill_random", "storage_kills", "image_kills"),
-    *("backup_prune_kills", "restore_kills"),
+    *("backup_kills", "backup_prune_kills", "restore_kills", "backup_roles"),
 )
 
 

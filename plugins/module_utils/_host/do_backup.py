@@ -249,6 +249,8 @@ def drop_checkpoint(dom: Domain, name: str) -> str:
     try:
         call(doing, names[name].delete, 0)
     except Problem as problem:
+        if not backup_job.runs(dom):
+            return f"{dom.name()}: it went off, so checkpoint {name} stays until it runs again"
         if code_of(problem.__cause__) not in _BITMAP_GONE:
             raise
         flags = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
