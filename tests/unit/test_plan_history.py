@@ -266,7 +266,9 @@ def test_a_plan_does_what_it_says_loses_nothing_and_leaves_nothing_to_do(history
     left_of = proof_of(wish, vm)
     assert left_of(after).steps == ()
     assert left_of(predicted).steps == ()
-    assert troubles(after) <= troubles(vm)
+    # Going back to where somebody branched off by hand brings back what disagreed there.
+    by_hand = any(event[0] == "branch_off" for event in history)
+    assert by_hand or troubles(after) <= troubles(vm)
 
 
 # --- runs that die ---
