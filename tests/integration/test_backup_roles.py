@@ -36,7 +36,7 @@ def test_copies_by_rsync(
     """Whole or not at all; what is gone here goes there if asked for; no two mixed up."""
     vm = make_vm("db01", disks=[BLANK], **MUTE)
     source, target = days.repository.path, days.folder / "copy"
-    for _ in range(2):
+    for _day in range(2):
         days.repository.back_up(vm)
     (debris := days.repository.folder(vm) / "20261224T000000Z").mkdir()
     (debris / "vda.qcow2").write_bytes(b"half of it")

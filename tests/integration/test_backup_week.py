@@ -76,7 +76,7 @@ def _check_reports(days: Days, kept: list[str]) -> None:
     charts = [ET.fromstring(svg) for svg in re.findall(r"<svg.*?</svg>", page, re.DOTALL)]
     bars = [chart.findall("{http://www.w3.org/2000/svg}rect") for chart in charts]
     assert [len(found) for found in bars] == [3, 3]
-    assert {bar.get("class") for bar in bars[0]} == {"full", "incremental"}
+    assert {each.get("class") for each in bars[0]} == {"full", "incremental"}
 
 
 def _restored(
