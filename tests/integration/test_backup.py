@@ -247,5 +247,6 @@ def test_nvram_and_definition_are_kept(make_vm, repository, tmp_path) -> None:
     stored = repository.folder(vm) / id
     assert (stored / roles["nvram"]).read_bytes() == nvram.read_bytes()
     assert ET.parse(stored / roles["domain"]).findtext("uuid") == vm.uuid
-    modes = {oct(path.stat().st_mode & 0o777) for path in stored.iterdir()}
+    files = [path for path in repository.path.rglob("*") if path.is_file()]
+    modes = {oct(path.stat().st_mode & 0o777) for path in files}
     assert modes == {"0o600"}

@@ -65,10 +65,11 @@ def create(repository: str, id: str) -> None:
     path = os.path.join(repository, IDENTITY)
     draft = f"{path}.{secrets.token_hex(4)}"
     try:
-        with open(draft, "x", encoding="utf-8") as file:
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
             json.dump({"format": FORMAT, "id": id}, file)
             file.flush()
-            os.fsync(file.fileno())
+            os.fsync(descriptor)
         _take_place(draft, path)
     except OSError as error:
         raise Unsupported(
