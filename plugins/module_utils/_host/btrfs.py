@@ -85,6 +85,11 @@ def delete(target: str) -> None:
             todo="look who has put it there, and move it away",
         )
     _btrfs("subvolume", "delete", "--commit-after", "--", target)
+    tidy(target)
+
+
+def tidy(target: str) -> None:
+    """Remove the folder of snapshots that are gone; one that holds others stays."""
     with contextlib.suppress(OSError):
         os.rmdir(os.path.dirname(target))
 

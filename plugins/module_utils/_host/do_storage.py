@@ -128,4 +128,6 @@ def _drop(copy: Copy, name: str, work: Work) -> bool:
             remove(copy.made)
         else:
             return False
+    elif copy.backend == BTRFS:
+        btrfs.tidy(copy.made)  # a run may have died between the two
     return True
