@@ -9,7 +9,11 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import os
+import time
+from collections.abc import Mapping
 from typing import Any
+
+from ._model.problem import BadInput
 
 DEFAULT_STATE_DIR = "/var/lib/vmkeep"
 
@@ -29,6 +33,22 @@ QUIESCE_OPTIONS: dict[str, Any] = {
     },
     "freeze_timeout": {"type": "int", "default": 10},
 }
+
+
+def check_seconds(params: Mapping[str, Any]) -> None:
+    """Raise BadInput where one of the options for times is out of range."""
+    for option, least in (("timeout", 1), ("lock_timeout", 0), ("freeze_timeout", 1)):
+        if params.get(option) is not None and params[option] < least:
+            raise BadInput(
+                f"{option} is {params[option]}",
+                wanted=f"seconds, at least {least}",
+                todo="correct it",
+            )
+
+
+def run_name(module: str) -> str:
+    """What locks and journals call this run: the module, when it began, its process."""
+    return f"{module} {time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}"
 
 
 def state_dir_for(asked: str | None, uri: str) -> str:

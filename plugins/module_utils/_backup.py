@@ -11,17 +11,16 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from typing import Any
 
 from ._flow.backing_up import backing_up
 from ._host.backups import look_at_backups
-from ._model.backup import RestorePoint, check_moment
-from ._model.names import check_path
+from ._model.backup import RestorePoint
 from ._model.problem import BadInput
 from ._model.state import VmState
 from ._operation import Operation
 from ._plan.backup import BackupWish, left_to_do, plan_backup
+from ._repository import now_of, repository_of
 
 _UNITS = {"": 1, "s": 1, "m": 60, "h": 3600, "d": 86400, "w": 604800}
 _MOST_PARALLEL = 64
@@ -52,18 +51,6 @@ def backup_operation(params: Mapping[str, Any]) -> Operation:
         also=look_at_backups(repository, now),
         change=backing_up(repository, now, params["parallel"]),
     )
-
-
-def repository_of(params: Mapping[str, Any]) -> str:
-    """The option ``repository`` without what makes two names of one path. Raises BadInput."""
-    return os.path.normpath(check_path(params["repository"], "the option 'repository'"))
-
-
-def now_of(params: Mapping[str, Any]) -> datetime:
-    """The time that counts as now, to the second. Raises BadInput."""
-    given = params["now"]
-    found = check_moment("now", given) if given else datetime.now(timezone.utc)
-    return found.replace(microsecond=0)
 
 
 def duration(option: str, text: str | None) -> int | None:

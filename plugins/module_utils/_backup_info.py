@@ -9,13 +9,12 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime, timezone
 from functools import partial
 from typing import Any
 
 from ._flow.stock_look import Look, look
-from ._model.backup import check_moment, is_id
 from ._model.problem import BadInput
+from ._repository import check_ids, now_of
 from ._repository_operation import RepositoryOperation
 
 
@@ -29,25 +28,9 @@ def info_operation(params: Mapping[str, Any]) -> RepositoryOperation:
             f"parallel is {params['parallel']}", wanted="at least 1 file", todo="correct it"
         )
     how = Look(
-        now=now_of(params["now"]),
+        now=now_of(params),
         verify=params["verify"] or points is not None,
         points=None if points is None else tuple(points),
         parallel=params["parallel"],
     )
     return RepositoryOperation(partial(look, how))
-
-
-def now_of(text: str | None) -> datetime:
-    """The time that counts as now."""
-    return check_moment("now", text) if text else datetime.now(timezone.utc)
-
-
-def check_ids(option: str, ids: list[str]) -> None:
-    """Raise BadInput unless all of them could be restore points."""
-    for id in ids:
-        if not is_id(id):
-            raise BadInput(
-                f"{option} names {id!r}",
-                wanted="the id of a restore point, such as 20261124T030000Z",
-                todo="correct it (vm_backup_info lists the restore points)",
-            )

@@ -12,11 +12,11 @@ from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from ._backup_info import check_ids, now_of
 from ._flow.prune import prune
 from ._model.backup import in_utc
 from ._model.problem import BadInput
 from ._plan.retention import RULES, Retention
+from ._repository import check_ids, now_of
 from ._repository_operation import RepositoryOperation
 
 
@@ -36,4 +36,4 @@ def prune_operation(params: Mapping[str, Any]) -> RepositoryOperation:
         )
     check_ids("protect", params["protect"])
     rules = Retention(**counts, protect=frozenset(params["protect"]), merge=params["merge"])
-    return RepositoryOperation(partial(prune, rules, in_utc(now_of(params["now"]))))
+    return RepositoryOperation(partial(prune, rules, in_utc(now_of(params))))

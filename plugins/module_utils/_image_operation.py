@@ -9,12 +9,11 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
-from ._argspec import state_dir_for
+from ._argspec import check_seconds, run_name, state_dir_for
 from ._flow.images import ImageOutcome, ImageTask, PlanImage
 from ._host.image_observe import ImageHost, real_path
 from ._model.image import Identity
@@ -83,13 +82,7 @@ class ImageAnswer:
 
 
 def _host(params: Mapping[str, Any], module: str) -> ImageHost:
-    for option, least in (("timeout", 1), ("lock_timeout", 0)):
-        if params[option] < least:
-            raise BadInput(
-                f"{option} is {params[option]}",
-                wanted=f"seconds, at least {least}",
-                todo="correct it",
-            )
+    check_seconds(params)
     if not params["path"]:
         raise BadInput(
             "the option 'path' is an empty list", wanted="at least one image", todo="name one"
@@ -102,7 +95,7 @@ def _host(params: Mapping[str, Any], module: str) -> ImageHost:
         look_in=tuple(params["look_in"] or ()),
         timeout=float(params["timeout"]),
         lock_timeout=float(params["lock_timeout"]),
-        run=f"{module} {time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}",
+        run=run_name(module),
     )
 
 

@@ -8,14 +8,12 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._answer import Answer
-from ._argspec import state_dir_for
+from ._argspec import check_seconds, run_name, state_dir_for
 from ._flow.look import each, nothing_to_do, observe_only
 from ._flow.outcome import ChangeAll, Outcome, PlanFor
 from ._host.connection import connect
@@ -63,14 +61,7 @@ class Operation:
 
 def host_for(params: Mapping[str, Any], module_name: str) -> Host:
     """The hypervisor of a task. Raises BadInput, or Unreachable without libvirt."""
-    for option in ("timeout", "lock_timeout", "freeze_timeout"):
-        least = 0 if option == "lock_timeout" else 1
-        if params.get(option) is not None and params[option] < least:
-            raise BadInput(
-                f"{option} is {params[option]}",
-                wanted=f"seconds, at least {least}",
-                todo="correct it",
-            )
+    check_seconds(params)
     if not params["vm"]:
         raise BadInput(
             "the option 'vm' is an empty list", wanted="at least one VM", todo="name one"
@@ -81,7 +72,7 @@ def host_for(params: Mapping[str, Any], module_name: str) -> Host:
         state_dir=state_dir_for(params["state_dir"], params["uri"]),
         timeout=float(params["timeout"]),
         lock_timeout=float(params["lock_timeout"]),
-        run=f"{module_name} {time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}",
+        run=run_name(module_name),
     )
 
 

@@ -9,24 +9,18 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import os
-import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
 
 from ._answer import Answer
-from ._argspec import VM_OPTIONS
+from ._argspec import check_seconds, run_name
 from ._flow.stock import StockOutcome, Store
 from ._host.repository import find_stocks, identity
 from ._model.problem import BadInput, Problem
 from ._model.stock import Stock
-
-REPOSITORY_OPTIONS: dict[str, Any] = {
-    **VM_OPTIONS,
-    "vm": {"type": "list", "elements": "str", "aliases": ["domain", "guest"]},
-    "repository": {"type": "path", "required": True},
-}
+from ._repository import repository_of
 
 
 @dataclass(frozen=True)
@@ -84,13 +78,7 @@ def _name_of(stock: Stock) -> str:
 
 
 def _store(params: Mapping[str, Any], module: str, check: bool) -> Store:
-    for option, least in (("timeout", 1), ("lock_timeout", 0)):
-        if params[option] < least:
-            raise BadInput(
-                f"{option} is {params[option]}",
-                wanted=f"seconds, at least {least}",
-                todo="correct it",
-            )
+    check_seconds(params)
     if params["vm"] is not None and not params["vm"]:
         raise BadInput(
             "the option 'vm' is an empty list",
@@ -98,10 +86,10 @@ def _store(params: Mapping[str, Any], module: str, check: bool) -> Store:
             todo="name one, or leave the option out for all",
         )
     return Store(
-        repository=params["repository"].rstrip("/") or "/",
+        repository=repository_of(params),
         timeout=float(params["timeout"]),
         lock_timeout=float(params["lock_timeout"]),
-        run=f"{module} {time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}",
+        run=run_name(module),
         check=check,
     )
 

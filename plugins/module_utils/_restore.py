@@ -26,6 +26,7 @@ from ._model.step import shown
 from ._model.stock import Stock
 from ._operation import host_for
 from ._plan.picture import picture
+from ._repository import repository_of
 
 _WORKERS = 4
 _OPTIONS = ("start", "instant", "force", "networks", "delete_replaced")
@@ -70,14 +71,15 @@ class RestoreOperation:
         A problem of one VM stands in the answer; Problem is raised for those that concern all.
         """
         host = host_for(params, module)
-        known = identity(params["repository"])
+        repository = repository_of(params)
+        known = identity(repository)
         if not known:
             raise NotFound(
-                f"{params['repository']} is no repository of restore points",
+                f"{repository} is no repository of restore points",
                 wanted="the directory that vm_backup was given",
                 todo="correct the option 'repository'",
             )
-        stocks = find_stocks(params["repository"], list(dict.fromkeys(params["vm"])))
+        stocks = find_stocks(repository, list(dict.fromkeys(params["vm"])))
         ones: dict[str, _One] = {}
         for given, stock in stocks.items():
             key = _key(given, stock)

@@ -197,7 +197,7 @@ msg:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._backup_prune import prune_operation
-from ..module_utils._repository_operation import REPOSITORY_OPTIONS
+from ..module_utils._repository import REPOSITORY_OPTIONS
 from ..module_utils._run import run
 
 

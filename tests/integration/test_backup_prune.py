@@ -97,6 +97,7 @@ def test_a_kept_point_is_made_full(depot: Depot) -> None:
     assert young.stands_on(new) and young.parent.digest == old.digest
     info = json.loads(qemu_img("info", "--output=json", depot.file(ids[3])))
     assert "backing-filename" not in info and info["cluster-size"] == 64 << 10
+    assert depot.file(ids[3]).stat().st_mode & 0o777 == 0o600
     assert not (depot.folder() / ids[0]).exists()
     assert f"  {ids[3]} full; stays: last 2" in result["diff"]["after"]
 

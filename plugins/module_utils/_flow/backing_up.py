@@ -23,7 +23,7 @@ from .._host.lock import locked
 from .._host.observe import Host, observe
 from .._model.problem import Problem, Unreachable
 from .._model.step import BackUp, CreateRepository, Step
-from .._plan.backup import left_to_do
+from .._plan.backup import backups_of, left_to_do
 from .change import converged, guarding
 from .facts import settled
 from .look import each
@@ -60,7 +60,7 @@ def _change(
             for step in made:
                 repository_write.create(step.repository, step.id)
                 outcome.steps += (step,)
-            folder = vm.backups.stock.directory if vm.backups else ""
+            folder = backups_of(vm).stock.directory
             with repository_write.writing(folder, name, host.run, host.lock_timeout):
                 host, dom = _carry_out(host, dom, plan_for, outcome)
                 outcome.after = converged(host, dom, left_to_do)
@@ -83,7 +83,7 @@ def _carry_out(host: Host, dom: Domain, plan_for: PlanFor, outcome: Outcome) -> 
     with guarding(host, [(vm, plan)]) as guard:
         for step in plan.steps:
             if isinstance(step, BackUp):
-                making = Making(host, dom, vm, step, guard)
+                making = Making(host, dom, vm, backups_of(vm), step, guard)
                 try:
                     outcome.report["point"] = make(making)
                 finally:

@@ -16,7 +16,7 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from .._host.connection import call, connect, wait_idle
+from .._host.connection import call, once_back, wait_idle
 from .._host.lock import locked
 from .._host.observe import Host
 from .._host.repository import read_stock
@@ -37,9 +37,8 @@ from .recovery import recovered, recovery_plan
 from .restore_apply import Decision, carry_out
 
 if TYPE_CHECKING:
-    from .._host.libvirt_dep import Connection, Domain
+    from .._host.libvirt_dep import Domain
 
-_RECONNECT_SECONDS = 60.0
 # A VM is paused for a moment while it starts, and while what was pulled is written.
 _PAUSED_SECONDS = 10.0
 
@@ -124,7 +123,7 @@ def restore(host: Host, wish: RestoreWish) -> Outcome:
                 try:
                     _restore(host, wish, outcome, deadline)
                 except Unreachable as lost:
-                    host = host.reached_by(_connected_again(host, lost))
+                    host = once_back(host.uri, lost, host.reached_by)
                     outcome.notes += (f"{vm}: libvirt was lost and found again: {lost.found}",)
                     _restore(host, wish, outcome, deadline)
     except Problem as problem:
@@ -152,15 +151,6 @@ def _finish_merges(host: Host, wish: RestoreWish, outcome: Outcome) -> None:
         for point in half:
             finish_staged(stock.directory, point)
     outcome.notes += tuple(f"{vm}: finished the merge of restore point {p.id}" for p in half)
-
-
-def _connected_again(host: Host, lost: Problem) -> Connection:
-    deadline = time.monotonic() + _RECONNECT_SECONDS
-    while time.monotonic() < deadline:
-        with contextlib.suppress(Unreachable):
-            return connect(host.uri)
-        time.sleep(0.5)
-    raise lost
 
 
 def _restore(host: Host, wish: RestoreWish, outcome: Outcome, deadline: float) -> None:

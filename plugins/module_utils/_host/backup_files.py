@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .._model.backup import DOMAIN, NVRAM, TPM
-from .._model.backup_steps import RUNNING, BackUp
+from .._model.backup_steps import BackUp
 from .._model.problem import Problem, Unsupported
 from .._model.state import VmState
 from . import qemu_img
@@ -35,24 +35,28 @@ _SWTPM = "/var/lib/libvirt/swtpm"
 def new_images(step: BackUp) -> None:
     """Make the images that the backup job is to fill, each on what it will stand on."""
     for copy, path in zip(step.copies, paths_of(step)):
-        os.close(os.open(path, _NEW, 0o600))
-        if step.how == RUNNING and copy.backing:
+        _new_file(path)
+        if copy.backing:
             qemu_img.create_overlay(path, copy.backing, "qcow2", copy.size)
-        elif copy.backing:
-            qemu_img.create_overlay(path, copy.source, copy.format, copy.size)
         else:
             qemu_img.create_image(path, copy.size)
 
 
-def copy_images(step: BackUp, timeout: float) -> None:
-    """Fill the images from those of a VM that is off."""
+def copy_images(step: BackUp, depth: int, timeout: float) -> None:
+    """Make the images from those of a VM that is off; the parent's are of a chain of ``depth``."""
     for copy, path in zip(step.copies, paths_of(step)):
+        _new_file(path)
         if copy.backing:
             parent = os.path.normpath(os.path.join(os.path.dirname(path), copy.backing))
-            qemu_img.difference(path, parent, "qcow2", timeout=timeout)
+            qemu_img.create_overlay(path, copy.source, copy.format, copy.size)
+            qemu_img.difference(path, parent, "qcow2", depth=depth, timeout=timeout)
             qemu_img.rebase_unsafe(path, copy.backing, "qcow2")
         else:
-            qemu_img.copy_into(path, copy.source, copy.format, timeout=timeout)
+            qemu_img.convert(path, "qcow2", copy.source, copy.format, timeout=timeout)
+
+
+def _new_file(path: str) -> None:
+    os.close(os.open(path, _NEW, 0o600))
 
 
 def other_files(dom: Domain, vm: VmState, folder: str) -> Iterator[tuple[str, str]]:

@@ -28,12 +28,12 @@ from .backups import written_by_job
 from .connection import OPERATION_INVALID, await_events, call, call_within, code_of, reconnected
 from .image_lock import writers
 from .libvirt_dep import libvirt
+from .under_way import PROGRESS
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
     from .observe import Host
 
-PROGRESS = "progress.json"
 _BACKUP = 9  # virDomainJobOperation
 _POLL_SECONDS, _TOLD_EVERY, _ABORT_SECONDS = 1.0, 30.0, 60.0
 _GONE_SECONDS = 10.0
@@ -250,6 +250,10 @@ def end(dom: Domain) -> None:
         time.sleep(0.1)
 
 
+def _private(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
+
+
 class _Report:
     """Tells how far a long backup is: to who asks for it, and to the log of the system."""
 
@@ -265,7 +269,7 @@ class _Report:
         self.last = f"{done} of {all_} bytes, {all_ - done} remain"
         content = {"id": self._id, "processed": done, "total": all_, "since": self._since}
         with contextlib.suppress(OSError):
-            with open(f"{self._path}.new", "w", encoding="utf-8") as file:
+            with open(f"{self._path}.new", "w", encoding="utf-8", opener=_private) as file:
                 json.dump(content, file)
             os.replace(f"{self._path}.new", self._path)
         if time.monotonic() >= self._next:

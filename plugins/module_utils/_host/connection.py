@@ -37,6 +37,7 @@ _IDLE_POLL_SECONDS = 0.05
 _KEEPALIVE = (5, 3)
 _IDLE_SECONDS = 1.0
 _RECONNECT_SECONDS = 60.0
+_FINDING = "finding the VM again"
 # virDomainJobOperation: save, snapshot.
 _LONG_JOBS = (2, 6)
 T = TypeVar("T")
@@ -218,11 +219,15 @@ def _answer(
 
 def reconnected(uri: str, uuid: str, lost: Problem) -> tuple[Connection, Domain]:
     """A new connection and the VM by it, once the daemon is back; ``lost`` if it does not come."""
+    return once_back(uri, lost, lambda conn: (conn, call(_FINDING, conn.lookupByUUIDString, uuid)))
+
+
+def once_back(uri: str, lost: Problem, use: Callable[[Connection], T]) -> T:
+    """What ``use`` makes of a new connection, once the daemon is back; ``lost`` if it is not."""
     deadline = time.monotonic() + _RECONNECT_SECONDS
     while time.monotonic() < deadline:
         with contextlib.suppress(Unreachable):
-            again = connect(uri)
-            return again, call("finding the VM again", again.lookupByUUIDString, uuid)
+            return use(connect(uri))
         time.sleep(0.5)
     raise lost
 

@@ -18,7 +18,8 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from .._model.backup import IMAGE, Parent, RestorePoint, StoredDisk, StoredFile, in_utc
-from .._model.backup_steps import OFF, BackUp, DropCheckpoint, EndBackup
+from .._model.backup_steps import OFF, BackUp, DiskBackup, DropCheckpoint, EndBackup
+from .._model.backups import Backups
 from .._model.problem import Problem, TimedOut
 from .._model.snapshot import CRASH, FILESYSTEM, OFFLINE
 from .._model.state import VmState
@@ -34,6 +35,7 @@ from .hold import recorded
 from .image_file import read_image
 from .image_lock import all_unwritten
 from .libvirt_dep import libvirt
+from .under_way import PROGRESS
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
@@ -51,6 +53,7 @@ class Making:
     host: Host
     dom: Domain
     vm: VmState
+    known: Backups
     step: BackUp
     guard: Guard | None = None
     started: float = field(default_factory=time.time)
@@ -63,6 +66,10 @@ class Making:
     def folder(self) -> str:
         return os.path.join(self.step.directory, self.step.id)
 
+    @property
+    def parent(self) -> RestorePoint | None:
+        return self.known.stock.point(self.step.parent)
+
 
 def make(making: Making) -> RestorePoint:
     """Make the restore point. Where that fails nothing of it is left, and the others are good."""
@@ -70,11 +77,11 @@ def make(making: Making) -> RestorePoint:
     try:
         repository_write.new_folder(step.directory, step.id)
         making.versions = _versions(making.host)
-        new_images(step)
         others = list(other_files(making.dom, making.vm, making.folder))
         if step.how == OFF:
             _copy(making)
         else:
+            new_images(step)
             _by_libvirt(making)
         return repository_write.commit(step.directory, _point(making, others))
     except OSError as error:
@@ -94,11 +101,11 @@ def _copy(making: Making) -> None:
     """QEMU's own image locks keep the VM off meanwhile."""
     chains = [image.filename for disk in making.vm.disks for image in disk.chain]
     check_off(making.dom, _WHILE_OFF)
+    depth = len(making.known.stock.lineage(making.parent)) if making.parent else 1
     with all_unwritten(chains):
-        copy_images(making.step, making.host.timeout)
+        copy_images(making.step, depth, making.host.timeout)
     check_off(making.dom, _WHILE_OFF)
-    saved = making.vm.backups is not None and making.vm.backups.saved
-    making.consistency = CRASH if saved else OFFLINE
+    making.consistency = CRASH if making.known.saved else OFFLINE
 
 
 def _by_libvirt(making: Making) -> None:
@@ -140,18 +147,15 @@ def _begin(making: Making, xml: tuple[str, str | None]) -> None:
 
 def _point(making: Making, others: Sequence[tuple[str, str]]) -> RestorePoint:
     """What the manifest will say, from what is on the disk."""
-    step, vm = making.step, making.vm
-    stock = making.vm.backups.stock if making.vm.backups else None
-    parent = stock.point(step.parent) if stock and step.parent else None
-    before = stock.points[-1].sequence if stock and stock.points else 0
-    disks = tuple(_stored(making, copy.target) for copy in step.copies)
+    step, vm, parent = making.step, making.vm, making.parent
+    disks = tuple(_stored(making, copy) for copy in step.copies)
     files = _files(making.folder, [(disk.file, IMAGE) for disk in disks] + list(others))
     finished = time.time()
     return RestorePoint(
         id=step.id,
         vm=vm.name,
         uuid=vm.uuid,
-        sequence=before + 1,
+        sequence=making.known.stock.next_sequence,
         time=step.time,
         type=step.type,
         reason=step.reason,
@@ -171,9 +175,8 @@ def _point(making: Making, others: Sequence[tuple[str, str]]) -> RestorePoint:
     )
 
 
-def _stored(making: Making, target: str) -> StoredDisk:
+def _stored(making: Making, copy: DiskBackup) -> StoredDisk:
     """A disk of the restore point, after a look at its image."""
-    copy = next(copy for copy in making.step.copies if copy.target == target)
     image = read_image(os.path.join(making.folder, copy.file), format="qcow2")
     found = (image.virtual_size, image.backing_filename or "")
     if found != (copy.size, copy.backing) or image.corrupt:
@@ -195,7 +198,7 @@ def _files(folder: str, names: Sequence[tuple[str, str]]) -> tuple[StoredFile, .
         if os.geteuid() == 0:
             os.chown(os.path.join(folder, name), 0, 0, follow_symlinks=False)
     with contextlib.suppress(FileNotFoundError):
-        os.unlink(os.path.join(folder, backup_job.PROGRESS))
+        os.unlink(os.path.join(folder, PROGRESS))
     with ThreadPoolExecutor(max_workers=2) as pool:
         return tuple(pool.map(lambda entry: stored_file(folder, *entry), names))
 

@@ -128,13 +128,22 @@ def _restore_disk(step: RestoreDisk, restoring: Restoring) -> None:
             if step.how == OVERLAY:
                 qemu_img.create_overlay(draft, step.source, "qcow2", step.size)
             else:
+                depth = _depth(step, restoring)
                 with written_out(descriptor):
-                    qemu_img.convert(draft, step.format, step.source, "qcow2", timeout=seconds)
+                    qemu_img.convert(
+                        draft, step.format, step.source, "qcow2", depth=depth, timeout=seconds
+                    )
         except Problem:
             # A fault of the image is better told by the file that has it.
             verify(restoring)
             raise
         os.fsync(descriptor)
+
+
+def _depth(step: RestoreDisk, restoring: Restoring) -> int:
+    """How many images its content is read from."""
+    wish = restoring.wish
+    return sum(1 for dummy in wish.stock.images(wish.point, step.target))
 
 
 def _restore_file(step: RestoreFile, restoring: Restoring) -> None:

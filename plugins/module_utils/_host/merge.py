@@ -75,8 +75,9 @@ def _full_image(stock: Stock, point: RestorePoint, disk: StoredDisk, timeout: fl
     new = os.path.join(folder, draft)
     with contextlib.suppress(FileNotFoundError):
         os.unlink(new)
+    os.close(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
     depth = sum(1 for dummy in stock.images(point, disk.target))
-    qemu_img.flatten(old, new, depth=depth, timeout=timeout)
+    qemu_img.convert(new, "qcow2", old, "qcow2", depth=depth, timeout=timeout)
     file = stored_file(folder, draft, IMAGE)
     if not qemu_img.same_content(old, "qcow2", new, "qcow2", timeout=timeout, depth=depth):
         raise Damaged(

@@ -74,32 +74,36 @@ def create_overlay(
 
 
 def convert(
-    path: str, format: str, source: str, source_format: str, *, timeout: float = LONG
+    path: str,
+    format: str,
+    source: str,
+    source_format: str,
+    *,
+    depth: int = 1,
+    timeout: float = LONG,
 ) -> tuple[str, ...]:
-    """Write what ``source`` and all below it hold into ``path``, an empty file."""
+    """Write what ``source`` and all below it hold into ``path``, an empty file.
+
+    ``depth`` is the number of images that are read.
+    """
     _check_empty(path)
-    how = ["-q", "-f", source_format, "-O", format]
-    return _change("convert", *how, "--", _absolute(source), _absolute(path), timeout=timeout)
+    how = ["-q", "-f", source_format, "-O", format, "--", _absolute(source), _absolute(path)]
+    return _change("convert", *how, timeout=timeout, limits=_deep(depth))
 
 
-def measure(source: str, source_format: str) -> int:
+def measure(source: str, source_format: str, *, depth: int = 1) -> int:
     """About how many bytes :func:`convert` takes for what ``source`` and all below it hold."""
     how = ["--output=json", "-f", source_format, "-O", "qcow2", "--", _absolute(source)]
-    answer = run(["qemu-img", "measure", *how], limits=Limits(), timeout=QUICK)
+    answer = run(["qemu-img", "measure", *how], limits=_deep(depth), timeout=QUICK)
     if answer.rc:
         raise answer.problem()
     return int(_json(answer)["required"])
 
 
 def create_image(path: str, size: int) -> tuple[str, ...]:
-    """Make ``path``, a file that is there and empty, a qcow2 image of ``size`` bytes."""
+    """Make ``path``, an empty file, a qcow2 image of ``size`` bytes."""
+    _check_empty(path)
     return _change("create", "-q", "-f", "qcow2", "--", _absolute(path), str(size))
-
-
-def copy_into(path: str, source: str, format: str, *, timeout: float = LONG) -> tuple[str, ...]:
-    """Copy what an image and all that it stands on hold into the new qcow2 image ``path``."""
-    how = ["-q", "-n", "--target-is-zero", "-f", format, "-O", "qcow2"]
-    return _change("convert", *how, "--", _absolute(source), _absolute(path), timeout=timeout)
 
 
 def commit(
@@ -135,14 +139,15 @@ def rebase(
 
 
 def difference(
-    path: str, backing: str, backing_format: str, *, timeout: float = LONG
+    path: str, backing: str, backing_format: str, *, depth: int = 1, timeout: float = LONG
 ) -> tuple[str, ...]:
     """Let a new overlay hold just what differs between what it stands on and another image.
 
-    That image it then stands on. Unlike :func:`rebase` it is worth nothing until this returns.
+    That image, of a chain of ``depth``, it then stands on. Unlike with :func:`rebase`, the overlay
+    is worth nothing until this returns.
     """
-    below = ["-F", backing_format, "-b", _absolute(backing)]
-    return _change("rebase", "-q", "-f", "qcow2", *below, "--", _absolute(path), timeout=timeout)
+    how = ["-q", "-f", "qcow2", "-F", backing_format, "-b", _absolute(backing)]
+    return _change("rebase", *how, "--", _absolute(path), timeout=timeout, limits=_deep(depth))
 
 
 def pull(
@@ -164,16 +169,6 @@ def pull(
     node = {"driver": "qcow2", "file.driver": "throttle", "file.throttle-group": "limit", **file}
     options = ",".join(f"{key}={_escaped(value)}" for key, value in node.items())
     return _change("rebase", "-q", *limit, "--image-opts", *place, "--", options, timeout=timeout)
-
-
-def flatten(path: str, target: str, *, depth: int, timeout: float = LONG) -> tuple[str, ...]:
-    """Write a new qcow2 image ``target`` with what a qcow2 image and all that it stands on hold.
-
-    ``depth`` is the number of images that are read. All of them have to be known to be right.
-    """
-    kind = ["-f", "qcow2", "-O", "qcow2", "-o", "cluster_size=65536"]
-    command = ["convert", "-q", *kind, "--", _absolute(path), _absolute(target)]
-    return _change(*command, timeout=timeout, limits=_deep(depth))
 
 
 def _deep(depth: int) -> Limits:

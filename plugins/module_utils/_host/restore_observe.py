@@ -170,7 +170,7 @@ def read_stored(wish: RestoreWish, *, measured: bool) -> StoredVm:
     definition = stored_text(path_of(directory, point, domain.name), domain)
     chains = {disk.target: _chain(wish, disk) for disk in wish.wanted}
     room = {
-        target: qemu_img.measure(chain[0].filename, "qcow2") if measured else 0
+        target: qemu_img.measure(chain[0].filename, "qcow2", depth=len(chain)) if measured else 0
         for target, chain in chains.items()
     }
     return StoredVm(definition, chains, room)

@@ -98,6 +98,11 @@ class Stock:
         """The points that nothing is known against, oldest first."""
         return tuple(point for point in self.points if point.id not in self._spoilt_by)
 
+    @property
+    def next_sequence(self) -> int:
+        """What the next restore point counts."""
+        return self.points[-1].sequence + 1 if self.points else 1
+
     def trouble_of(self, point: RestorePoint) -> str:
         """Why a point would not restore, '' if nothing is known against it or its ancestors."""
         id, trouble = self._spoilt_by.get(point.id, (point.id, ""))

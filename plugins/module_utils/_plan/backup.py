@@ -50,7 +50,7 @@ class BackupWish:
 
 def plan_backup(wish: BackupWish, vm: VmState) -> Plan:
     """Tidy up, and make a restore point unless there is one that is young enough."""
-    known = _known(vm)
+    known = backups_of(vm)
     young = _young(wish, known)
     if young:
         note = f"{vm.name}: restore point {young.id} is young enough"
@@ -63,10 +63,11 @@ def plan_backup(wish: BackupWish, vm: VmState) -> Plan:
 
 def left_to_do(vm: VmState) -> Plan:
     """What a run should not have left."""
-    return Plan(vm.name, tuple(_tidy(vm, _known(vm))))
+    return Plan(vm.name, tuple(_tidy(vm, backups_of(vm))))
 
 
-def _known(vm: VmState) -> Backups:
+def backups_of(vm: VmState) -> Backups:
+    """What was seen of its restore points; a run about backups has looked."""
     if vm.backups is None:
         raise Problem(f"nobody has looked at the restore points of VM {vm.name}")
     return vm.backups

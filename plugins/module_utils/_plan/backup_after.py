@@ -52,7 +52,6 @@ def _with_point(vm: VmState, known: Backups, step: BackUp) -> VmState:
 def _expected(step: BackUp, vm: VmState, known: Backups) -> RestorePoint:
     """The restore point as far as it can be foreseen."""
     parent = known.stock.point(step.parent)
-    last = known.stock.points[-1].sequence if known.stock.points else 0
     disks = (
         StoredDisk(copy.target, copy.file, copy.type, copy.format, copy.size, copy.source)
         for copy in step.copies
@@ -61,7 +60,7 @@ def _expected(step: BackUp, vm: VmState, known: Backups) -> RestorePoint:
         id=step.id,
         vm=vm.name,
         uuid=vm.uuid,
-        sequence=last + 1,
+        sequence=known.stock.next_sequence,
         time=step.time,
         type=step.type,
         reason=step.reason,
