@@ -188,11 +188,14 @@ class Depot:
                 assert path.stat().st_mode & 0o777 == 0o600
 
     def copy(self, path: Path) -> Depot:
-        """The same in another place."""
+        """The same in another place; what is added there is not known here."""
         shutil.rmtree(path, ignore_errors=True)
         shutil.copytree(self.path, path)
         other = object.__new__(Depot)
-        other.__dict__.update(self.__dict__, path=path)
+        other.path = path
+        other.contents = dict(self.contents)
+        other._disks = dict(self._disks)
+        other._points = {name: list(points) for name, points in self._points.items()}
         return other
 
     # -- tasks -----------------------------------------------------------------------------

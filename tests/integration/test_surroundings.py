@@ -93,7 +93,9 @@ def test_a_file_system_that_fills_up_while_overlays_are_made(vm, modules, small)
 def test_memory_that_does_not_fit_is_refused(vm, modules, small):
     before = world(vm)
     message = modules.refused("vm_snapshot", vm, name="s1", memory=True, directory=str(small))
-    assert f"{small} has" in message and "bytes free" in message and "directory" in message
+    assert (
+        f"{small} has" in message and "bytes free" in message and "choose another place" in message
+    )
     assert world(vm) == before and list(small.iterdir()) == []
 
 
