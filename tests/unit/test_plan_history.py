@@ -43,6 +43,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.left import (
     files_of,
     left_by,
+    overlays_of,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.pull import (
@@ -64,7 +65,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot impo
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.vet import needs, settle
 from builders import of
-from hypothesis import assume, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from world import World, half_done, halves
 
@@ -312,7 +313,9 @@ def recovery(world: World, journal: dict[str, Any]) -> Plan:
     """What the next run does first."""
     vm = world.observe()
     existing = frozenset(path for path in files_of(journal) if world.exists(path))
-    plan = plan_recovery(left_by(journal, existing, group_complete=True), vm)
+    written = frozenset(path for path in overlays_of(journal) if world.holds_data(path))
+    left = left_by(journal, existing, group_complete=True, written=written)
+    plan = plan_recovery(left, vm)
     return settle(plan, vm, world.facts(needs(plan, vm)))
 
 
@@ -367,6 +370,13 @@ def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish,
     assert end(world) == end(whole)
 
 
+# It ran on its new overlays, and was put on others by hand.
+@example(
+    history=[("take", SnapshotWish("s1"))],
+    wish=("revert", 0, False, "unchanged"),
+    moment=11,
+    then=[("power",), ("branch_off", "s1")],
+)
 @given(
     history=histories(),
     wish=wishes,

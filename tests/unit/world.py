@@ -116,6 +116,9 @@ class World:
     def exists(self, path: str) -> bool:
         return path in self.files or path in self.memory_files
 
+    def holds_data(self, path: str) -> bool:
+        return path in self.files and bool(self.files[path].writes)
+
     def observe(self) -> VmState:
         """What _host/observe.py would return."""
         named = [path for found in self.snapshots for path in (*found.overlays.values(),)]

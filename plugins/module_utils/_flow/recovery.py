@@ -20,6 +20,7 @@ from .._host.dropped import remember
 from .._host.facts import await_end_of_jobs
 from .._host.freeze import freeze_status, thaw
 from .._host.hold import end_expired
+from .._host.image_file import holds_data
 from .._host.journal import Journal, journal_path, read_journal
 from .._host.observe import Host, observe
 from .._host.save_file import is_saved
@@ -29,7 +30,7 @@ from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan
 from .._plan.dropped import plan_dropped
-from .._plan.left import files_of, left_by, over, point_of, save_of
+from .._plan.left import files_of, left_by, over, overlays_of, point_of, save_of
 from .._plan.predict import predict
 from .._plan.recover import plan_recovery
 from .facts import settled
@@ -50,6 +51,7 @@ def _after_dead_run(host: Host, vm: VmState, *, finish: bool) -> Plan:
     if not vm.journal:
         return Plan(vm.name)
     existing = frozenset(path for path in files_of(vm.journal) if os.path.lexists(path))
+    overlays = existing.intersection(overlays_of(vm.journal))
     left = left_by(
         vm.journal,
         existing,
@@ -57,6 +59,7 @@ def _after_dead_run(host: Host, vm: VmState, *, finish: bool) -> Plan:
         proven=_proven(host, vm.uuid, vm.journal),
         saved=is_saved(host, vm, save_of(vm.journal)),
         boot=boot_id(),
+        written=frozenset(path for path in overlays if holds_data(path)),
     )
     try:
         return plan_recovery(left, vm, finish=finish)

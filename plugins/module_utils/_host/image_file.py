@@ -163,6 +163,14 @@ def is_unwritten(image: Image) -> bool:
     return len(table) == header.l1_size * 8 and not any(table)
 
 
+def holds_data(path: str) -> bool:
+    """Whether something was written to an overlay; what cannot be read no guest has run on."""
+    try:
+        return not is_unwritten(read_image(path, format="qcow2"))
+    except Problem:
+        return False
+
+
 def _parse_settled(opened: Opened, wish: Wish) -> Image:
     """Parse, again if somebody writes to the image and a table may have moved meanwhile."""
     deadline = None

@@ -33,7 +33,8 @@ from .pull import still_between
 class Left:
     """What a dead run left: its steps with whether each was done, and notes made on the way.
 
-    ``existing`` are those of its files that exist; ``group_complete`` is False if it took a
+    ``existing`` are those of its files that exist, ``written`` the overlays among them that hold
+    data, on which the VM was then; ``group_complete`` is False if it took a
     snapshot of several VMs and not all of them have it; ``status`` is how it found the
     VM. ``proven`` is False if it froze the guest and died before it knew that the guest
     had stayed frozen until its snapshot was taken. ``saved``: the save that it was to make is
@@ -49,6 +50,7 @@ class Left:
     proven: bool = True
     saved: bool = False
     boot: str = ""
+    written: frozenset[str] = frozenset()
 
 
 def left_by(
@@ -59,6 +61,7 @@ def left_by(
     proven: bool = True,
     saved: bool = False,
     boot: str = "",
+    written: frozenset[str] = frozenset(),
 ) -> Left:
     """Read a journal's content."""
     return Left(
@@ -71,6 +74,7 @@ def left_by(
         proven=proven,
         saved=saved,
         boot=boot,
+        written=written,
     )
 
 
@@ -87,6 +91,12 @@ def save_of(journal: Mapping[str, Any]) -> str:
     """The file that a dead run was to save the memory to, '' if it was about something else."""
     steps = [from_dict(entry["step"]) for entry in journal["steps"]]
     return next((step.file for step in steps if isinstance(step, SaveMemory)), "")
+
+
+def overlays_of(journal: Mapping[str, Any]) -> tuple[str, ...]:
+    """The overlays that a journal's steps create."""
+    steps = [from_dict(entry["step"]) for entry in journal["steps"]]
+    return tuple(step.file for step in steps if isinstance(step, CreateOverlay))
 
 
 def files_of(journal: Mapping[str, Any]) -> tuple[str, ...]:
@@ -162,7 +172,9 @@ def in_a_chain(path: str, vm: VmState) -> bool:
 
 
 def kept(left: Left, vm: VmState) -> tuple[str, ...]:
-    return tuple(
-        f"{vm.name}: {path} was left alone, since it may hold what the guest wrote"
-        for path in sorted(unknown(left, vm) & left.existing)
-    )
+    return tuple(left_alone(vm, path) for path in sorted(unknown(left, vm) & left.existing))
+
+
+def left_alone(vm: VmState, path: str) -> str:
+    """A note of an image that stays."""
+    return f"{vm.name}: {path} was left alone, since it may hold what the guest wrote"

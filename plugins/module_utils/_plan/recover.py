@@ -28,10 +28,10 @@ from .._model.step import (
 )
 from .absent import removal
 from .finish import close_up, finish_all
-from .left import Left, kept, was_unused
+from .left import Left, kept, left_alone, was_unused
 from .merge import consequences, merge
 from .recover_memory import moving_memory, plan_memory_recovery
-from .recover_revert import got_there, plan_finish, reverting, undo
+from .recover_revert import got_there, plan_finish, ran_on, reverting, undo
 from .recover_storage import is_taken, taking, untaken
 
 _ABOUT_A_CHAIN = (CommitDisk, CreateOverlay, PullDisk)
@@ -89,17 +89,18 @@ def _forward(left: Left, vm: VmState, *, finish: bool) -> Plan:
 
 def _stayed(left: Left, vm: VmState) -> Plan:
     """Undo a run that was to go back to a snapshot and never left the present state."""
-    kept = [step for step in left.steps if isinstance(step, TakeSnapshot)]
+    keeping = [step for step in left.steps if isinstance(step, TakeSnapshot)]
     back = [
         _once_more(step, left, vm)
-        for taken in kept
+        for taken in keeping
         if _can_go(taken, vm)
         for step in _undo(left, taken, vm)
     ]
     removed = {step.file for step in back if isinstance(step, RemoveFile)}
     prepared = (s for s in undo(left, vm) if not (isinstance(s, RemoveFile) and s.file in removed))
     note = f"{vm.name}: undid what an interrupted run had prepared; the VM has not gone back"
-    return Plan(vm.name, (*_resume(left, vm), *back, *prepared), (note,))
+    stay = (left_alone(vm, path) for path in ran_on(left, vm))
+    return Plan(vm.name, (*_resume(left, vm), *back, *prepared), (note, *stay))
 
 
 def _check_readable(left: Left, vm: VmState) -> None:

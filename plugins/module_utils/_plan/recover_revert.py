@@ -109,14 +109,24 @@ def _moved(left: Left, vm: VmState) -> Iterator[DiskState]:
 def undo(left: Left, vm: VmState) -> tuple[Step, ...]:
     """Remove the overlays that the VM was never put on, and let it run again if it was stopped."""
     steps: list[Step] = [
-        RemoveFile(step.file, "unused overlay of an interrupted run")
-        for step in left.steps
-        if isinstance(step, CreateOverlay)
-        and step.file in left.existing
-        and step.file in _new_overlays(left)
-        and vm.disk(step.target) is not None
-        and not in_a_chain(step.file, vm)
+        RemoveFile(path, "unused overlay of an interrupted run")
+        for path in _off_its_chains(left, vm)
+        if path not in left.written
     ]
     if vm.off and left.status in ("running", "paused"):
         steps.append(StartVm(paused=left.status == "paused"))
     return tuple(steps)
+
+
+def ran_on(left: Left, vm: VmState) -> tuple[str, ...]:
+    """The overlays on which the VM has run since, before somebody put it on others."""
+    return tuple(path for path in _off_its_chains(left, vm) if path in left.written)
+
+
+def _off_its_chains(left: Left, vm: VmState) -> Iterator[str]:
+    """The overlays that the VM was to be put on, and is not."""
+    there = _new_overlays(left) & left.existing
+    made = [step for step in left.steps if isinstance(step, CreateOverlay) and step.file in there]
+    for step in made:
+        if vm.disk(step.target) is not None and not in_a_chain(step.file, vm):
+            yield step.file
