@@ -10,9 +10,13 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
+import queue
 import stat
+import threading
+from collections.abc import Generator
 
 from .._model.backup import StoredFile
 from .._model.problem import Damaged
@@ -76,10 +80,43 @@ def _digest(descriptor: int) -> tuple[int, str]:
     """Bytes, and SHA-256 in hex. Raises OSError."""
     os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_SEQUENTIAL)
     state, size = hashlib.sha256(), 0
-    buffer = bytearray(_CHUNK)
-    view = memoryview(buffer)
-    with os.fdopen(os.dup(descriptor), "rb", buffering=0) as file:
-        while count := file.readinto(buffer):
-            state.update(view[:count])
-            size += count
+    with contextlib.closing(_chunks(descriptor)) as chunks:
+        for chunk in chunks:
+            state.update(chunk)
+            size += len(chunk)
     return size, state.hexdigest()
+
+
+def _chunks(descriptor: int) -> Generator[memoryview, None, None]:
+    """A file from where it is at, each chunk valid until the next: that one is being read already.
+
+    By a thread that goes with the process, since a read can hang. Raises OSError.
+    """
+    empty: queue.SimpleQueue[bytearray | None] = queue.SimpleQueue()
+    full: queue.SimpleQueue[memoryview | OSError] = queue.SimpleQueue()
+    file = os.fdopen(os.dup(descriptor), "rb", buffering=0)
+
+    def read() -> None:
+        with file:
+            try:
+                while (buffer := empty.get()) is not None:
+                    count = file.readinto(buffer) or 0
+                    full.put(memoryview(buffer)[:count])
+                    if not count:
+                        return
+            except OSError as error:
+                full.put(error)
+
+    buffers = [bytearray(_CHUNK), bytearray(_CHUNK)]
+    for buffer in buffers:
+        empty.put(buffer)
+    threading.Thread(target=read, daemon=True).start()
+    try:
+        while found := full.get():
+            if isinstance(found, OSError):
+                raise found
+            yield found
+            empty.put(buffers[0])
+            buffers.reverse()
+    finally:
+        empty.put(None)

@@ -52,6 +52,17 @@ def written_out(descriptor: int) -> Iterator[None]:
     os.fsync(descriptor)
 
 
+@contextlib.contextmanager
+def all_written_out(paths: Sequence[str]) -> Iterator[None]:
+    """The same for files that are there already, by path."""
+    with contextlib.ExitStack() as opened:
+        for path in paths:
+            descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            opened.callback(os.close, descriptor)
+            opened.enter_context(written_out(descriptor))
+        yield
+
+
 class Verification:
     """Reads files in threads of its own, from when it is made until it is closed.
 
@@ -64,7 +75,8 @@ class Verification:
         self._stopped = False
         for entry in files:
             self._todo.put(entry)
-        workers = min(_MOST_WORKERS, os.cpu_count() or 1, len(files))
+        # Each keeps two processors busy: one reads ahead.
+        workers = min(_MOST_WORKERS, max(1, (os.cpu_count() or 1) // 2), len(files))
         self._threads = [threading.Thread(target=self._work, daemon=True) for _n in range(workers)]
         for thread in self._threads:
             thread.start()

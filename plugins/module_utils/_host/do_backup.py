@@ -30,6 +30,7 @@ from .backup_files import copy_images, new_images, other_files
 from .backups import written_by_job
 from .connection import call, check_off, code_of
 from .digest import stored_file
+from .digest_beside import all_written_out
 from .freeze import Guard, quiesced
 from .hold import recorded
 from .image_file import read_image
@@ -116,8 +117,9 @@ def _by_libvirt(making: Making) -> None:
         making.guard.ready()
     with backup_job.listening(host, dom) as bell:
         _begin(making, xml)
-        making.host, making.dom = backup_job.await_end(host, dom, step, bell, deadline)
-    backup_job.released(step)
+        with all_written_out(backup_job.paths_of(step)):
+            making.host, making.dom = backup_job.await_end(host, dom, step, bell, deadline)
+            backup_job.released(step)
 
 
 def _begin(making: Making, xml: tuple[str, str | None]) -> None:
