@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from image_story import Images
-from kill_fixtures import killer, stage
+from kill_fixtures import killer, pytest_addoption, some, stage
 from lab import Lab
 from lab.fixtures import lab_session, make_vm, vm
 from repository_stage import fast
@@ -24,7 +24,9 @@ __all__ = [
     "lab_session",
     "make_vm",
     "modules",
+    "pytest_addoption",
     "roles",
+    "some",
     "stage",
     "storage",
     "stored_vm",

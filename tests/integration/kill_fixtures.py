@@ -5,14 +5,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from kill_stage import Stage
-from kill_trials import Killer
+from kill_trials import Killer, spread
 from lab import Lab
 from story import Modules
+
+SAMPLE = 8
+Chooser = Callable[..., list[dict]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "tests marked kills do all their kills, not a sample"
+    parser.addoption("--every-kill", action="store_true", help=text)
+
+
+@pytest.fixture
+def some(request: pytest.FixtureRequest) -> Chooser:
+    """Which of its kills a test does: some on the way, all with --every-kill.
+
+    Always the same ones, so that what fails fails again. Called with the settings of all kills and
+    perhaps with how many to do.
+    """
+    every = request.config.getoption("--every-kill")
+    return lambda settings, count=SAMPLE: settings if every else spread(settings, count)
 
 
 @pytest.fixture(scope="module")

@@ -154,6 +154,14 @@ def moments(points: list[Point]) -> list[dict[str, Any]]:
     return [*chosen, *([{"kill": last}] if last else [])]
 
 
+def spread(settings: list[dict[str, Any]], count: int) -> list[dict[str, Any]]:
+    """So many of them, as far from each other as can be, the first and the last included."""
+    if len(settings) <= count:
+        return settings
+    last = len(settings) - 1
+    return [settings[round(n * last / (count - 1))] for n in range(count)]
+
+
 def every_point(points: list[Point]) -> list[dict[str, Any]]:
     """Settings for one kill at each named point."""
     calls = [setting for setting in moments(points) if setting["kill"].startswith("during")]

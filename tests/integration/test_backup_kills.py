@@ -19,13 +19,14 @@ from typing import Any
 
 import pytest
 from backup_story import Repository, checkpoints, disks_of, paused
+from kill_fixtures import Chooser
 from kill_trials import THAWED_WITHIN, Killer, Task, moments, thawed
 from lab import VM, Disk
 from lab.modules import ModuleCrashed
 from lab.vm import wait_until
 from story import Modules
 
-SAMPLE, RANDOM_SAMPLE, RANDOM_ALL = 5, 3, 60
+RANDOM_SAMPLE, RANDOM_ALL = 3, 60
 
 
 @dataclass
@@ -126,14 +127,9 @@ def killed_at(trials: Trials, settings: list[dict[str, Any]]) -> None:
         assert trials.killed(**setting), f"{setting} is not reached any more"
 
 
-def test_a_sample_of_the_states(trials: Trials) -> None:
-    chosen = states(trials)
-    killed_at(trials, random.Random(4).sample(chosen, SAMPLE))
-
-
-@pytest.mark.kills_all
-def test_every_state(trials: Trials) -> None:
-    killed_at(trials, states(trials))
+@pytest.mark.kills
+def test_killed_in_each_state_of_the_world(trials: Trials, some: Chooser) -> None:
+    killed_at(trials, some(states(trials)))
 
 
 def at_random(trials: Trials, count: int) -> int:

@@ -10,7 +10,6 @@ to an operation are covered by that.
 
 from __future__ import annotations
 
-import re
 import subprocess
 import time
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from kill_fixtures import Chooser
 from kill_stage import LAYERS, Stage, contents
 from kill_trials import (
     THAWED_WITHIN,
@@ -49,8 +49,6 @@ class Scene:
     snapshots: tuple[str, ...] = ()
     machines: tuple[str, ...] = ("db01",)
     off: bool = False
-    # Points that the usual run leaves out, since another scene passes through the like.
-    covered: str = "nothing"
 
     def machine(self, stage: Stage, name: str) -> VM:
         return stage.off(name) if self.off else stage.running(name, *self.snapshots)
@@ -113,7 +111,6 @@ OFF = [
 GROUP = replace(
     present("group", quiesce="required", consistent_group=True),
     machines=("db01", "app01"),
-    covered=r"create_overlay|create \S+qcow2|json\.new|json #[23]",
 )
 SCENES = [*OFF, *RUNNING, GROUP]
 BY_NAME = {scene.name: scene for scene in SCENES}
@@ -198,15 +195,14 @@ def _after_a_power_cut(task: Task) -> None:
             vm.destroy()
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize(
     "scene", [scene for scene in SCENES if scene.name in USUAL], ids=lambda scene: scene.name
 )
-def test_killed_in_each_state_of_the_world(stage: Stage, killer: Killer, scene: Scene) -> None:
-    kill_everywhere(stage, killer, scene, lambda points: _usual(scene, moments(points)))
-
-
-def _usual(scene: Scene, settings: list[dict]) -> list[dict]:
-    return [setting for setting in settings if not re.search(scene.covered, setting["kill"])]
+def test_killed_in_each_state_of_the_world(
+    stage: Stage, killer: Killer, scene: Scene, some: Chooser
+) -> None:
+    kill_everywhere(stage, killer, scene, lambda points: some(moments(points)))
 
 
 @pytest.mark.kills_all
@@ -238,10 +234,12 @@ ALL_TWICE = [
 ]
 
 
+@pytest.mark.kills
 @pytest.mark.parametrize(("name", "first"), TWICE, ids=[name for name, _first in TWICE])
-def test_killed_twice(stage: Stage, killer: Killer, name: str, first: str) -> None:
+def test_killed_twice(stage: Stage, killer: Killer, name: str, first: str, some: Chooser) -> None:
     """What brings things in order can die at any point, too."""
-    kill_everywhere(stage, killer, BY_NAME[name], _up_to_order, first)
+    choose = partial(_up_to_order, some=some)
+    kill_everywhere(stage, killer, BY_NAME[name], choose, first)
 
 
 @pytest.mark.kills_all
@@ -250,10 +248,10 @@ def test_killed_twice_elsewhere(stage: Stage, killer: Killer, name: str, first: 
     kill_everywhere(stage, killer, BY_NAME[name], _up_to_order, first)
 
 
-def _up_to_order(points: list[Point]) -> list[dict]:
+def _up_to_order(points: list[Point], some: Chooser = list) -> list[dict]:
     """The moments until the journals of the first run are closed."""
     closed = [n for n, point in enumerate(points) if point.name.startswith("after journal close")]
-    return moments(points[: closed[0] + 1])
+    return some(moments(points[: closed[0] + 1]))
 
 
 def test_qemu_img_dies_with_its_run(stage: Stage, killer: Killer) -> None:

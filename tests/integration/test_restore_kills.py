@@ -24,6 +24,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from kill_fixtures import Chooser
 from kill_trials import HARNESS, Point, moments
 from lab import VM, Disk, Lab
 from lab.modules import ModuleRun, start_module
@@ -222,19 +223,12 @@ def killed(theatre: Theatre, scene: Scene, settings: list[dict[str, Any]]) -> No
         assert died or setting["kill"].startswith("during"), setting
 
 
+@pytest.mark.kills
 @by_scene
-def test_killed_in_some_states_of_the_world(theatre: Theatre, scene: Scene) -> None:
-    settings = settings_of(theatre, scene)
-    chosen = random.Random(os.environ.get("KILL_SEED", time.time())).sample(settings, SAMPLE)
-    killed(theatre, scene, chosen)
-
-
-@pytest.mark.kills_all
-@by_scene
-def test_killed_in_each_state_of_the_world(theatre: Theatre, scene: Scene) -> None:
+def test_killed_in_each_state_of_the_world(theatre: Theatre, scene: Scene, some: Chooser) -> None:
     settings = settings_of(theatre, scene)
     assert len(settings) >= 10
-    killed(theatre, scene, settings)
+    killed(theatre, scene, some(settings, SAMPLE))
 
 
 @pytest.mark.kills_all

@@ -10,7 +10,6 @@ VM whose disks are on their way back either cannot start or has all of them old 
 
 from __future__ import annotations
 
-import re
 import shutil
 import time
 from collections.abc import Iterator
@@ -20,6 +19,7 @@ from pathlib import Path
 
 import libvirt
 import pytest
+from kill_fixtures import Chooser
 from kill_stage import PAUSE, collapse, forget, needs_recovery
 from kill_trials import (
     Broken,
@@ -49,8 +49,6 @@ class Scene:
     params: dict
     running: bool = False
     taken: bool = False
-    # The points that the usual run takes; the others are passed through by other tests, too.
-    usual: str = "."
 
 
 def scene(name: str, kind: str, state: str, **more: object) -> Scene:
@@ -61,17 +59,13 @@ def scene(name: str, kind: str, state: str, **more: object) -> Scene:
     return Scene(name, kind, params, taken=state != "present", **more)
 
 
-RUNNING = scene(
-    "running-present", "xfs", "present", running=True,
-    usual=r"link|storage|vmkeep-new|journal done [2-4]|blockJobAbort|\.json #|snapshotCreateXML",
-)  # fmt: skip
 SCENES = [
-    RUNNING,
+    scene("running-present", "xfs", "present", running=True),
     scene("off-present", "xfs", "present"),
     scene("off-present-subvolume", "btrfs", "present"),
     scene("absent", "xfs", "absent"),
     scene("absent-subvolume", "btrfs", "absent"),
-    scene("running-present-subvolume", "btrfs", "present", running=True, usual="(?!)"),
+    scene("running-present-subvolume", "btrfs", "present", running=True),
 ]
 REVERTS = [scene("reverted", "xfs", "reverted"), scene("reverted-subvolume", "btrfs", "reverted")]
 
@@ -164,11 +158,11 @@ def killer(stage: StoredStage, tmp_path: Path) -> Iterator[Killer]:
         path.unlink()
 
 
-def points_of(killer: Killer, task: Task, pattern: str) -> list[dict]:
+def points_of(killer: Killer, task: Task) -> list[dict]:
     """Run it without a kill; where it can be killed."""
     result = killer.run(task)
     assert not result["failed"] and result["changed"], result
-    return [point for point in moments(killer.points()) if re.search(pattern, point["kill"])]
+    return moments(killer.points())
 
 
 def report(name: str, settings: list[dict], broken: list[str], middle: int) -> None:
@@ -192,9 +186,13 @@ def held(vm: VM) -> dict[str, str]:
 # --- taking and removing ---
 
 
-def kill_everywhere(stage: StoredStage, killer: Killer, scene: Scene, pattern: str) -> None:
+@pytest.mark.kills
+@pytest.mark.parametrize("scene", SCENES, ids=lambda scene: scene.name)
+def test_killed_in_each_state(
+    stage: StoredStage, killer: Killer, scene: Scene, some: Chooser
+) -> None:
     task = stage.prepared(killer.modules, scene)
-    settings = points_of(killer, task, pattern)
+    settings = some(points_of(killer, task))
     wanted = portrait(killer.modules, task.vms)
     broken, middle = [], 0
     for setting in settings:
@@ -242,30 +240,13 @@ def _clear_up(killer: Killer, task: Task) -> None:
             collapse(vm)
 
 
-@pytest.mark.parametrize(
-    "scene", [each for each in SCENES if each.usual != "(?!)"], ids=lambda scene: scene.name
-)
-def test_killed_in_each_state(stage: StoredStage, killer: Killer, scene: Scene) -> None:
-    kill_everywhere(stage, killer, scene, scene.usual)
-
-
-@pytest.mark.kills_all
-@pytest.mark.parametrize(
-    "scene", [each for each in SCENES if each.running], ids=lambda scene: scene.name
-)
-def test_killed_in_all_states_while_running(
-    stage: StoredStage, killer: Killer, scene: Scene
-) -> None:
-    kill_everywhere(stage, killer, scene, ".")
-
-
 # --- going back ---
 
 
 @pytest.mark.parametrize("scene", REVERTS, ids=lambda scene: scene.name)
 def test_killed_on_the_way_back(stage: StoredStage, killer: Killer, scene: Scene) -> None:
     task = stage.prepared(killer.modules, scene)
-    settings = points_of(killer, task, ".")
+    settings = points_of(killer, task)
     broken, middle, missing = [], 0, 0
     for setting in settings:
         task = stage.prepared(killer.modules, scene)
