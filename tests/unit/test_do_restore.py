@@ -1,11 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Files that are made beside, named, and given up; libvirt is only told, or refuses.
-
-The state of a TPM cannot be tried with libvirt where swtpm is not installed: it defines no such VM
-then.
-"""
+"""Files that are made beside, named, and given up; libvirt is only told, or refuses."""
 
 from __future__ import annotations
 

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model import backup
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.domain import parse_domain
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.domain import (
+    parse_domain,
+    tpm_folder,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import (
     Conflict,
     Damaged,
@@ -287,6 +290,17 @@ def test_the_state_of_a_tpm_goes_where_libvirt_keeps_it() -> None:
     assert "restore_file" not in steps(plan_restore(wish(found), seen(), stored(), places()))
 
 
+def test_the_state_of_a_tpm_goes_where_the_definition_says_and_a_copy_gets_its_own() -> None:
+    extra = backup.StoredFile("tpm.tpm2-00.permall", "tpm", 10, "0" * 64)
+    found = point("vda", files=(*point("vda").files, extra))
+    device = "<tpm><backend type='emulator'><source type='dir' path='/tpm/db'/></backend></tpm>"
+    xml = domain_xml(disk_xml("vda"), more=device)
+    plan = plan_restore(wish(found), seen(xml), stored(), places(tpm=f"/swtpm/{UUID}"))
+    assert plan.steps[1].file == "/tpm/db/tpm2-00.permall"
+    root = ET.fromstring(xml)
+    assert (tpm_folder(root), tpm_folder(root, own=True)) == ("/tpm/db", "tpm2")
+
+
 # --- whether there is anything to do ---
 
 
@@ -333,6 +347,7 @@ def test_a_vm_under_another_name_shares_nothing() -> None:
     more = """
     <interface type='bridge'><mac address='52:54:00:AA:00:01'/><target dev='vnet0'/></interface>
     <interface type='bridge'/>
+    <tpm><backend type='emulator'><source type='dir' path='/tpm/db'/></backend></tpm>
     <serial type='file'><source path='/var/log/db.log'/></serial>
     <console type='pty'><log file='/var/log/db.console' append='on'/></console>
     <channel type='unix'><source mode='bind' path='/run/db.sock'/><target name='a'/></channel>
@@ -360,6 +375,7 @@ def test_a_vm_under_another_name_shares_nothing() -> None:
             if node.get("path") or (node.tag == "log")] == [
         "/var/log/db.log.copy", "/var/log/db.console.copy",
     ]  # fmt: skip
+    assert root.find("devices/tpm/backend/source") is None
     macs = [node.get("address") for node in root.iterfind("devices/interface/mac")]
     assert len(set(macs)) == 2 and not set(macs) & change.macs
     assert root.find("devices/vsock/cid").attrib == {"auto": "yes"}

@@ -9,10 +9,8 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import os
-import re
 import stat
-import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from .._model.backup import DOMAIN, NVRAM, TPM
@@ -29,7 +27,6 @@ if TYPE_CHECKING:
 
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _LARGEST = 64 << 20
-_SWTPM = "/var/lib/libvirt/swtpm"
 
 
 def new_images(step: BackUp) -> None:
@@ -59,8 +56,13 @@ def _new_file(path: str) -> None:
     os.close(os.open(path, _NEW, 0o600))
 
 
-def other_files(dom: Domain, vm: VmState, folder: str) -> Iterator[tuple[str, str]]:
-    """Write what the VM has beside its disks; (name, role) of each file."""
+def other_files(
+    dom: Domain, vm: VmState, tpm: Sequence[str], folder: str
+) -> Iterator[tuple[str, str]]:
+    """Write what the VM has beside its disks; (name, role) of each file.
+
+    ``tpm`` are the files with the state of its TPM.
+    """
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE
     xml = call(f"reading VM {vm.name}", dom.XMLDesc, flags)
     _write(folder, "domain.xml", xml.encode())
@@ -68,31 +70,10 @@ def other_files(dom: Domain, vm: VmState, folder: str) -> Iterator[tuple[str, st
     if vm.live.nvram and os.path.exists(vm.live.nvram):
         _write(folder, "nvram", _content(vm.live.nvram))
         yield "nvram", NVRAM
-    for path in _tpm_files(xml, vm.uuid):
+    for path in tpm:
         name = f"tpm.{os.path.basename(path)}"
         _write(folder, name, _content(path))
         yield name, TPM
-
-
-def _tpm_files(xml: str, uuid: str) -> list[str]:
-    """The state of an emulated TPM, where libvirt keeps it."""
-    backend = ET.fromstring(xml).find("devices/tpm/backend")  # noqa: S314 - the daemon's own
-    if backend is None or backend.get("type") != "emulator":
-        return []
-    version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
-    folder = os.path.join(tpm_folder(uuid), version)
-    if not os.path.isdir(folder):
-        return []
-    found = (os.path.join(folder, name) for name in sorted(os.listdir(folder)))
-    return [path for path in found if re.search(r"\.(permall|volatilestate|state)\Z", path)]
-
-
-def tpm_folder(uuid: str) -> str:
-    """Where libvirt keeps the state of a VM's emulated TPM."""
-    if os.geteuid() == 0:
-        return os.path.join(_SWTPM, uuid)
-    config = os.environ.get("XDG_CONFIG_HOME") or os.path.expanduser("~/.config")
-    return os.path.join(config, "libvirt/qemu/swtpm", uuid)
 
 
 def _content(path: str) -> bytes:

@@ -22,6 +22,7 @@ from . import repository as repositories
 from .connection import call, code_of
 from .facts import backup_checkpoints
 from .libvirt_dep import libvirt
+from .tpm import tpm_files, tpm_place
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
@@ -33,10 +34,11 @@ NO_BACKUP = 104
 def look_at_backups(repository: str, now: datetime) -> Callable[[Host, Domain, VmState], VmState]:
     """How a VM is observed with its restore points in a repository. ``now`` is the time."""
 
-    def look(_host: Host, dom: Domain, vm: VmState) -> VmState:
+    def look(host: Host, dom: Domain, vm: VmState) -> VmState:
         id = repositories.identity(repository)
         folder = repositories.folder_of(repository, vm.name, vm.uuid)
         doing = f"VM {vm.name}: looking at its backups"
+        place = tpm_place(host, vm)
         backups = Backups(
             repository_id=id or new_id(repository, now),
             stock=repositories.read_stock(repository, folder),
@@ -45,6 +47,8 @@ def look_at_backups(repository: str, now: datetime) -> Callable[[Host, Domain, V
             job=None if vm.off else written_by_job(dom),
             saved=vm.off and bool(call(doing, dom.hasManagedSaveImage, 0)),
             new=not id,
+            tpm=tpm_files(place),
+            tpm_place=place,
         )
         return replace(vm, backups=backups)
 

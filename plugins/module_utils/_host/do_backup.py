@@ -78,7 +78,7 @@ def make(making: Making) -> RestorePoint:
     try:
         repository_write.new_folder(step.directory, step.id)
         making.versions = _versions(making.host)
-        others = list(other_files(making.dom, making.vm, making.folder))
+        others = list(other_files(making.dom, making.vm, making.known.tpm, making.folder))
         if step.how == OFF:
             _copy(making)
         else:

@@ -31,7 +31,6 @@ from .._model.restore import (
 )
 from .._model.state import VmState
 from . import qemu_img
-from .backup_files import tpm_folder
 from .connection import NO_DOMAIN, call, code_of, problem_of
 from .digest import stored_text
 from .facts import backup_checkpoints
@@ -42,6 +41,7 @@ from .observe import Host, observe
 from .repository import path_of
 from .snapshots import XML_SECURE
 from .stamp import stamp
+from .tpm import tpm_home
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
@@ -130,7 +130,8 @@ def look_at_places(
     ``tpm`` are names of files below the directory for the VM's TPM.
     """
     taken: set[str] = set()
-    tpm_folders = [os.path.dirname(os.path.join(tpm_folder(wish.uuid), name)) for name in tpm]
+    home = tpm_home(host, wish.uuid)
+    tpm_folders = [os.path.dirname(os.path.join(home, name)) for name in tpm]
     for folder in folders:
         with contextlib.suppress(OSError):
             taken.update(os.path.join(folder, name) for name in os.listdir(folder))
@@ -139,7 +140,7 @@ def look_at_places(
         taken=frozenset(taken),
         drafts=tuple(_drafts(wish.uuid, [*folders, *tpm_folders])),
         macs=frozenset(_macs(host, wish.uuid)) if wish.clone else frozenset(),
-        tpm=tpm_folder(wish.uuid),
+        tpm=home,
     )
 
 

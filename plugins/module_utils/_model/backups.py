@@ -22,7 +22,8 @@ class Backups:
     ``repository_id`` is what it is to get where it is ``new``, a directory that is none yet.
     ``checkpoints`` are all that libvirt has of the VM, and ``unsound`` says why the bitmaps of one
     cannot be used, where that was looked at. ``job`` are the files that a backup job writes, None
-    for no job. ``saved``: the VM is off and its memory is saved.
+    for no job. ``saved``: the VM is off and its memory is saved. ``tpm`` are the files with the
+    state of its emulated TPM, ``tpm_place`` is where they are to be, '' without such a device.
     """
 
     repository_id: str
@@ -33,6 +34,8 @@ class Backups:
     job: tuple[str, ...] | None = None
     saved: bool = False
     new: bool = False
+    tpm: tuple[str, ...] = ()
+    tpm_place: str = ""
 
     @property
     def prefix(self) -> str:

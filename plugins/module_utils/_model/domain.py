@@ -84,7 +84,9 @@ class Disk:
 class Definition:
     """One domain XML, live or inactive. ``agent`` is None without a channel, else its state.
 
-    ``number`` is what libvirt gives to each start of a VM, '' while it is off.
+    ``number`` is what libvirt gives to each start of a VM, '' while it is off. ``tpm`` is the
+    folder that the state of its emulated TPM has in libvirt's place for the VM, or by an absolute
+    path; '' without such a device.
     """
 
     name: str
@@ -94,6 +96,7 @@ class Definition:
     agent: str | None = None
     nvram: str = ""
     number: str = ""
+    tpm: str = ""
 
     @property
     def named(self) -> frozenset[str]:
@@ -147,7 +150,23 @@ def domain_from_element(root: ET.Element) -> Definition:
         agent=_agent(root),
         nvram=root.findtext("os/nvram", ""),
         number=root.get("id", ""),
+        tpm=tpm_folder(root),
     )
+
+
+def tpm_folder(root: ET.Element, *, own: bool = False) -> str:
+    """The folder of an emulated TPM's state, '' for none: see :class:`Definition`.
+
+    With ``own`` libvirt's own, whatever the definition names.
+    https://libvirt.org/formatdomain.html#tpm-device, whose ``source`` libvirt has since 10.10.
+    """
+    backend = root.find("devices/tpm/backend")
+    if backend is None or backend.get("type") != "emulator":
+        return ""
+    source = backend.find("source")
+    if source is not None and source.get("path") and not own:
+        return source.get("path", "")
+    return "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
 
 
 def _disk(node: ET.Element) -> Disk:

@@ -107,6 +107,8 @@ def _identify(root: ET.Element, change: Change) -> None:
 
 def _detach(devices: ET.Element, change: Change) -> None:
     """Nothing on the host that two VMs would get into each other's way with."""
+    for backend in devices.iterfind("tpm/backend"):
+        _without(backend, "source")
     fresh = new_macs(change.uuid, change.macs)
     for interface in devices.findall("interface"):
         _without(interface, "target")

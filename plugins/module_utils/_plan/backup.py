@@ -57,8 +57,24 @@ def plan_backup(wish: BackupWish, vm: VmState) -> Plan:
         return Plan(vm.name, tuple(_tidy(vm, known)), (note,))
     _check_job(vm, known)
     step = _back_up(wish, vm, known)
+    notes = tuple(_without_tpm(vm, known))
     stale = () if step.how == OFF else tuple(_replaced(known))
-    return Plan(vm.name, (*_tidy(vm, known), step, *stale))
+    return Plan(vm.name, (*_tidy(vm, known), step, *stale), notes)
+
+
+def _without_tpm(vm: VmState, known: Backups) -> Iterator[str]:
+    """A note where nothing of its TPM is found though it may have one; it has while it runs."""
+    if not known.tpm_place or known.tpm:
+        return
+    what = f"the state of the TPM of VM {vm.name} is not in {known.tpm_place}"
+    if not vm.off:
+        raise NotFound(
+            what,
+            wanted="to keep it, since a guest can lose what it has encrypted without it",
+            todo="run the task as the user of libvirt's daemon, with its XDG_CONFIG_HOME; where the"
+            " definition names a file for it, name a directory",
+        )
+    yield f"{what}, so nothing of it is kept; a VM that was never started has none"
 
 
 def left_to_do(vm: VmState) -> Plan:

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .._model.backup import NVRAM, TPM, StoredDisk
+from .._model.domain import tpm_folder
 from .._model.names import file_part
 from .._model.problem import Unsupported
 from .._model.restore import Places, RestoreWish, Seen, StoredVm
@@ -81,14 +82,13 @@ def tpm_files(wish: RestoreWish, seen: Seen, stored: StoredVm) -> Iterator[tuple
     Nothing where only some disks are restored, or the VM has no such device.
     """
     definition = stored.definition if seen.absent else seen.xml
-    backend = stored_domain(definition, wish.point.id).find("devices/tpm/backend")
-    if wish.disks or backend is None or backend.get("type") != "emulator":
+    folder = tpm_folder(stored_domain(definition, wish.point.id), own=wish.clone)
+    if wish.disks or not folder:
         return
-    version = "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
     for file in wish.point.files:
         if file.role == TPM:
             name = file.name[len(_TPM) :] if file.name.startswith(_TPM) else file.name
-            yield posixpath.join(version, name), stored_path(wish, file.name)
+            yield posixpath.join(folder, name), stored_path(wish, file.name)
 
 
 def stored_path(wish: RestoreWish, name: str) -> str:
