@@ -89,6 +89,9 @@ options:
 notes:
   - Disks of format qcow2 (version 3) can be incremental. Raw images, block devices and qcow2 of version
     2 are copied in full each time a running VM is backed up. So is a disk that is new or was resized.
+  - The definition, the variables of the firmware and the state of an emulated TPM are kept as well.
+    Where a session of libvirt keeps the latter depends on E(XDG_CONFIG_HOME), which is then to be that
+    of its daemon. A running VM whose TPM has no state there is refused.
   - An encrypted disk is refused, since libvirt would write its content in the clear.
   - There is no limit of bandwidth, since libvirt has none for backups.
   - A backup of many bytes tells the system's log every 30 seconds how far it is, and
