@@ -20,7 +20,8 @@ description:
   - What a restore point that is kept stands on is merged into it, see O(merge), so it need not be
     kept with it.
   - The newest restore point that is good always stays, since the next incremental one stands on it,
-    and so does the newest that was verified with all that it stands on. Protected ones stay.
+    and so does the newest that was verified with all that it stands on. Protected ones stay, and those
+    that a VM stands on which was restored with O(vmkeep.libvirt.vm_restore#module:instant).
 extends_documentation_fragment:
   - vmkeep.libvirt.attributes
   - vmkeep.libvirt.attributes.libvirt_group

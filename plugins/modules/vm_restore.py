@@ -91,7 +91,7 @@ options:
         O(start) the content is pulled in while it runs, and the task ends when that is done and the VM
         stands for itself.
       - Without O(start) it stays so, and M(vmkeep.libvirt.vm_blockpull) can end it. As long as it does,
-        nothing in the repository may be pruned or moved.
+        M(vmkeep.libvirt.vm_backup_prune) keeps the restore point, and nothing of it may be moved.
       - A restore point that M(vmkeep.libvirt.vm_backup_info) has verified is not read again before; any
         other one is read in full first.
       - QEMU has to be able to read the repository. libvirt then makes its images belong to the user of

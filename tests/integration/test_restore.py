@@ -356,6 +356,29 @@ def test_instant(
     assert restored(done)["point"] == point.id
 
 
+def test_what_a_vm_stands_on_is_not_pruned(
+    modules: Modules, repository: Repository, off: VM
+) -> None:
+    """Also while it is off, when no process has the images open."""
+    point = repository.keep(off)
+    task = {"repository": str(repository.path), "instant": True}
+    modules.change("vm_restore", off, **task)
+    for _day in range(2):
+        repository.keep(off, full=True)
+    rules = {"vm": [off.name], "repository": str(repository.path), "keep_last": 1}
+    images = [off.source(target, inactive=True) for target in ("vda", "vdb")]
+    for check in (True, False):
+        pruned = run_module("vm_backup_prune", rules, check=check)["vms"][off.name]
+        kept = {entry["id"]: entry["reasons"] for entry in pruned["kept"]}
+        assert kept[point.id] == [f"in use by {', '.join(images)}"] and len(pruned["removed"]) == 1
+    assert repository.image(off, point).exists()
+    modules.change("vm_blockpull", off)
+    pruned = run_module("vm_backup_prune", rules)["vms"][off.name]
+    assert [entry["id"] for entry in pruned["removed"]] == [point.id]
+    assert list(Path(repository.folder(off)).glob("uses/*")) == []
+    assert not run_module("vm_backup_prune", rules)["changed"]
+
+
 # --- beside other work ---
 
 

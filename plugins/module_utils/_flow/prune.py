@@ -8,15 +8,17 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Sequence
 from dataclasses import replace
 
 from .._host.files import directory_fact
 from .._host.repository import read_stock
-from .._host.repository_write import writing
+from .._host.repository_write import replacing, writing
 from .._host.stock_apply import Pruning, prune_step
 from .._host.under_way import users_of, writer_of
-from .._model.problem import Problem
+from .._host.uses import drop_uses, read_uses
+from .._model.problem import Busy, Problem
 from .._model.stock import Stock
 from .._model.stock_step import MergePoint, PrunePlan, RemovePoint, StockStep, shown
 from .._plan.prune import picture, plan_prune
@@ -31,7 +33,7 @@ def prune(rules: Retention, at: str, store: Store, name: str, stock: Stock) -> S
     if writer:
         # What looks like debris may be what that run is about to complete.
         stock = replace(stock, debris=())
-    stock, notes = _tidy(stock)
+    stock, notes = _tidy(_used(stock))
     plan = _plan(rules, stock)
     if store.check or not plan.steps:
         outcome = _outcome(name, stock, plan, plan.steps)
@@ -39,7 +41,10 @@ def prune(rules: Retention, at: str, store: Store, name: str, stock: Stock) -> S
         outcome.notes += (*notes, *also)
         return outcome
     with writing(stock.directory, name, store.run, store.lock_timeout):
-        stock, notes = _tidy(read_stock(stock.repository, stock.directory))
+        # Whoever restores now may have recorded what is only about to stand there.
+        with contextlib.suppress(Busy), replacing(stock.directory, name, store.run, 0):
+            drop_uses(stock.directory)
+        stock, notes = _tidy(_used(read_stock(stock.repository, stock.directory)))
         plan = _plan(rules, stock)
         work = Pruning(stock, name, store.run, store.lock_timeout, store.timeout, at)
         done, problem = _apply(work, plan.steps)
@@ -51,6 +56,11 @@ def prune(rules: Retention, at: str, store: Store, name: str, stock: Stock) -> S
 
 def _plan(rules: Retention, stock: Stock) -> PrunePlan:
     return plan_prune(stock, rules, directory_fact(stock.directory).free)
+
+
+def _used(stock: Stock) -> Stock:
+    """With what stands on its restore points without QEMU's running: VMs that are off."""
+    return replace(stock, uses=read_uses(stock.directory))
 
 
 def _tidy(stock: Stock) -> tuple[Stock, tuple[str, ...]]:
@@ -76,7 +86,7 @@ def _apply(work: Pruning, steps: Sequence[StockStep]) -> tuple[Sequence[StockSte
 
 def _left(rules: Retention, name: str, stock: Stock) -> str:
     """What is still to do after a run, '' if nothing. What had no room may have some by now."""
-    after = _tidy(read_stock(stock.repository, stock.directory))[0]
+    after = _tidy(_used(read_stock(stock.repository, stock.directory)))[0]
     left = plan_prune(after, rules, 0).steps
     if not left:
         return ""

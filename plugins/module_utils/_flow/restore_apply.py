@@ -75,6 +75,7 @@ def carry_out(
             else:
                 _do(step, restoring)
                 outcome.steps += (step,)
+    outcome.notes += tuple(restoring.notes)
 
 
 @contextlib.contextmanager

@@ -41,6 +41,7 @@ from .observe import Host
 from .repository import path_of
 from .restore_observe import files_read
 from .stamp import stamp
+from .uses import record_use
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Restoring:
     stopped: bool = False
     defined: bool = False
     swapped: list[RestoreFile] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def draft(self, step: RestoreDisk | RestoreFile) -> str:
         what = step.target if isinstance(step, RestoreDisk) else step.role
@@ -127,6 +129,7 @@ def _restore_disk(step: RestoreDisk, restoring: Restoring) -> None:
         try:
             if step.how == OVERLAY:
                 qemu_img.create_overlay(draft, step.source, "qcow2", step.size)
+                restoring.notes += record_use(step.source, (draft, step.file))
             else:
                 depth = _depth(step, restoring)
                 with written_out(descriptor):

@@ -42,7 +42,8 @@ class Stock:
     they would not restore, as far as names, sizes and parents tell; what stands on such a point has
     an entry of its own. ``debris`` are folders without a manifest and files that no manifest names,
     which dead runs have left. ``staged`` are the points of which a merge was complete but for the
-    last renaming, and ``verified`` is what the last verification of each point found.
+    last renaming, and ``verified`` is what the last verification of each point found. ``uses`` says
+    what stands on points from outside, as far as that was looked at.
     """
 
     repository: str
@@ -53,6 +54,7 @@ class Stock:
     debris: tuple[str, ...] = ()
     staged: tuple[str, ...] = ()
     verified: Mapping[str, Verified] = field(default_factory=dict)
+    uses: Mapping[str, str] = field(default_factory=dict)
 
     # Each of these is worked out once for all points, since there may be hundreds in one chain.
 

@@ -65,6 +65,8 @@ def wanted_points(stock: Stock, rules: Retention) -> dict[str, tuple[str, ...]]:
     for point in stock.points:
         if point.protected or point.id in rules.protect:
             found.setdefault(point.id, []).append("protected")
+        if point.id in stock.uses:
+            found.setdefault(point.id, []).append(f"in use by {stock.uses[point.id]}")
     # libvirt's next increment stands on the newest one.
     for point in stock.good[-1:]:
         found.setdefault(point.id, []).append("newest")

@@ -1,0 +1,117 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which restore points have images standing on them that a VM got at once.
+
+While the VM is off nobody else knows. Each such image is recorded in the folder of the VM, and
+counts as long as it really stands there.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import socket
+from dataclasses import asdict, dataclass
+
+from .._model.problem import NotFound, Problem
+from .image_file import read_image
+from .journal import write_durably
+from .repository import listed, small_text
+from .repository_write import make_folder
+
+_FOLDER, _MACHINE = "uses", "/etc/machine-id"
+
+
+@dataclass(frozen=True)
+class Use:
+    """``images`` are the names of one image: it gets its final one when all is ready.
+
+    ``machine`` is the id of the host where these names hold, ``host`` how people call it.
+    """
+
+    point: str
+    images: tuple[str, ...]
+    host: str
+    machine: str
+
+
+def record_use(source: str, images: tuple[str, ...]) -> list[str]:
+    """Record that an image, which is there, stands on ``source``; a note where that cannot be."""
+    above, point = os.path.split(os.path.dirname(source))
+    folder = os.path.join(above, _FOLDER)
+    use = Use(point, images, socket.gethostname(), _machine())
+    name = hashlib.sha256(json.dumps([use.machine, *images]).encode()).hexdigest()[:16]
+    path = os.path.join(folder, f"{name}.json")
+    try:
+        make_folder(folder)
+        write_durably(path, f"{path}.new", asdict(use))
+    except OSError as error:
+        what = f"it cannot be recorded that {images[-1]} stands on {source} ({error.strerror})"
+        return [f"{what}: nothing but care keeps that from being pruned"]
+    return []
+
+
+def read_uses(directory: str) -> dict[str, str]:
+    """id of a restore point -> what stands on it."""
+    found: dict[str, set[str]] = {}
+    for use in filter(None, map(_read, _records(directory))):
+        found.setdefault(use.point, set()).add(_user(directory, use))
+    users = {point: ", ".join(sorted(filter(None, all_))) for point, all_ in found.items()}
+    return {point: text for point, text in users.items() if text}
+
+
+def drop_uses(directory: str) -> None:
+    """Forget those that are over. Nobody restores meanwhile, or a record may come too early."""
+    for path in _records(directory):
+        use = _read(path)
+        if use is None or not _user(directory, use):
+            with contextlib.suppress(OSError):
+                os.unlink(path)
+
+
+def _records(directory: str) -> list[str]:
+    folder = os.path.join(directory, _FOLDER)
+    return [os.path.join(folder, name) for name in listed(folder)] if os.path.isdir(folder) else []
+
+
+def _read(path: str) -> Use | None:
+    """A record, None for one that was never complete, or is damaged."""
+    try:
+        content = json.loads(small_text(path))
+        images = tuple(str(image) for image in content["images"])
+        return Use(str(content["point"]), images, str(content["host"]), str(content["machine"]))
+    except (FileNotFoundError, ValueError, TypeError, KeyError, Problem):
+        return None
+
+
+def _user(directory: str, use: Use) -> str:
+    """What stands on the restore point, '' if that is over."""
+    if use.machine != _machine():
+        return f"{use.images[-1]} on host {use.host}" if use.images else ""
+    place = os.path.realpath(os.path.join(directory, use.point))
+    return next((image for image in use.images if _stands(image, place)), "")
+
+
+def _stands(image: str, place: str) -> bool:
+    """Whether an image stands on one in a folder; so it does if nobody can tell."""
+    try:
+        backing = read_image(image, format="qcow2").backing_filename or ""
+    except NotFound:
+        return False
+    except Problem:
+        return True
+    return os.path.realpath(os.path.dirname(backing)) == place
+
+
+def _machine() -> str:
+    """https://www.freedesktop.org/software/systemd/man/latest/machine-id.html"""
+    try:
+        with open(_MACHINE, encoding="ascii", errors="replace") as file:
+            return file.read(64).strip()
+    except OSError:
+        return socket.gethostname()
