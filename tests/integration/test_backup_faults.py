@@ -105,10 +105,14 @@ def test_the_daemon_is_restarted_meanwhile(vm, repository, start) -> None:
     vm.lab.daemon.restart(crash=True)
     slow.let_go()
     result = slow.run.result()
-    assert not result["failed"], result["msg"]
-    repository.check(vm, repository.ids(vm)[-1])
-    id = result["vms"]["db01"]["restore_point"]["id"]
-    known[id] = repository.manifest_text(vm, id)
+    if result["failed"]:
+        # Seen once: libvirt 9.0 never had QEMU close an image. What is in it nobody can know then.
+        assert "is still open in" in result["msg"] and "though the backup is over" in result["msg"]
+        all_is_good(repository, vm, known)
+    else:
+        id = result["vms"]["db01"]["restore_point"]["id"]
+        repository.check(vm, id)
+        known[id] = repository.manifest_text(vm, id)
     next_is_good(repository, vm, known, "incremental")
 
 
