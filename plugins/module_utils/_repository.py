@@ -14,7 +14,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ._argspec import VM_OPTIONS
-from ._model.backup import check_moment, is_id
+from ._model.backup import is_id, moment
 from ._model.names import check_path
 from ._model.problem import BadInput
 
@@ -35,6 +35,18 @@ def now_of(params: Mapping[str, Any]) -> datetime:
     given = params["now"]
     found = check_moment("now", given) if given else datetime.now(timezone.utc)
     return found.replace(microsecond=0)
+
+
+def check_moment(option: str, text: str) -> datetime:
+    """The time that an option gives. Raises BadInput."""
+    found = moment(text)
+    if found is None:
+        raise BadInput(
+            f"{option} is {text!r}",
+            wanted="a time such as 2026-11-25T03:00:00Z",
+            todo="correct it",
+        )
+    return found
 
 
 def check_ids(option: str, ids: list[str]) -> None:

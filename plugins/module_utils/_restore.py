@@ -8,17 +8,20 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any
+from uuid import UUID
 
 from ._answer import Answer
 from ._flow.outcome import Outcome
 from ._host.observe import Host, name_of
-from ._host.repository import find_stocks, identity
-from ._model.names import check_path, check_vm_name
+from ._host.repository import IDENTITY, identity
+from ._host.stocks import find_stocks
+from ._model.names import check_path, check_vm_name, file_part
 from ._model.problem import BadInput, NotFound, Problem
 from ._model.restore import ABSENT, RestoreWish, clone_uuid
 from ._model.state import VmState
@@ -29,6 +32,7 @@ from ._plan.picture import picture
 from ._repository import repository_of
 
 _WORKERS = 4
+_LONGEST_NAME = 200
 _OPTIONS = ("start", "instant", "force", "networks", "delete_replaced")
 
 
@@ -38,6 +42,7 @@ def restore_operation(params: Mapping[str, Any]) -> RestoreOperation:
         check_path(params["directory"], "the option 'directory'")
     if params["as"] is not None:
         check_vm_name(params["as"])
+        _check_new_name(params["as"])
         if len(set(params["vm"])) > 1:
             raise BadInput(
                 f"{len(set(params['vm']))} VMs are to be restored as {params['as']}",
@@ -49,6 +54,19 @@ def restore_operation(params: Mapping[str, Any]) -> RestoreOperation:
             "the option 'disks' is an empty list", wanted="targets of disks", todo="leave it out"
         )
     return RestoreOperation(dict(params))
+
+
+def _check_new_name(name: str) -> None:
+    """A name that files can be called after, and that is no UUID: tasks name VMs by that, too."""
+    with contextlib.suppress(ValueError):
+        UUID(name)
+        raise BadInput(f"'as' is {name}, a UUID", wanted="a name", todo="choose another one")
+    if len(file_part(name)) > _LONGEST_NAME:
+        raise BadInput(
+            f"'as' is too long: {name[:40]}...",
+            wanted=f"at most {_LONGEST_NAME} characters as a part of a file name",
+            todo="choose a shorter one",
+        )
 
 
 @dataclass
@@ -75,9 +93,10 @@ class RestoreOperation:
         known = identity(repository)
         if not known:
             raise NotFound(
-                f"{repository} is no repository of restore points",
+                f"{repository} is no repository of restore points: it has no {IDENTITY}",
                 wanted="the directory that vm_backup was given",
-                todo="correct the option 'repository'",
+                todo="correct the option 'repository'; where only that file was lost, write it anew"
+                ' ({"format": 1, "id": "0a1b2c3d"}, any id)',
             )
         stocks = find_stocks(repository, list(dict.fromkeys(params["vm"])))
         ones: dict[str, _One] = {}
@@ -113,7 +132,8 @@ def _prepared(
 
 
 def _wish(host: Host, repository: str, params: Mapping[str, Any], stock: Stock) -> RestoreWish:
-    point = stock.chosen(params["point"])
+    disks = tuple(dict.fromkeys(params["disks"] or ()))
+    point = stock.chosen(params["point"], disks)
     clone = params["as"] is not None
     uuid = clone_uuid(repository, params["as"]) if clone else point.uuid
     name = params["as"] if clone else name_of(host, uuid) or check_vm_name(point.vm)
@@ -125,7 +145,7 @@ def _wish(host: Host, repository: str, params: Mapping[str, Any], stock: Stock) 
         name=name,
         uuid=uuid,
         clone=clone,
-        disks=tuple(dict.fromkeys(params["disks"] or ())),
+        disks=disks,
         directory=os.path.normpath(params["directory"]) if params["directory"] else "",
         **{option: params[option] for option in _OPTIONS},
     )

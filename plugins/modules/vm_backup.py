@@ -143,7 +143,7 @@ vms:
           description: The point in time, in UTC.
           type: str
         consistency:
-          description: What it is worth, V(offline), V(filesystem) or V(crash).
+          description: What it is worth, V(offline) (it was off, however it came to be), V(filesystem) or V(crash).
           type: str
         bytes:
           description: What its files take.

@@ -22,6 +22,8 @@ description:
   - The newest restore point that is good always stays, since the next incremental one stands on it,
     and so does the newest that was verified with all that it stands on. Protected ones stay, and those
     that a VM stands on which was restored with O(vmkeep.libvirt.vm_restore#module:instant).
+  - A restore point for which only some disks were asked for takes no other one's place; each selection of
+    disks is counted by itself.
 extends_documentation_fragment:
   - vmkeep.libvirt.attributes
   - vmkeep.libvirt.attributes.libvirt_group

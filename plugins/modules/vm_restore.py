@@ -56,6 +56,7 @@ options:
       - Which restore point. V(latest) is the newest that nothing is known against.
       - An ID names one. A time such as V(2026-11-25T03:00:00Z), in UTC where it does not say, names the
         newest point that is not later.
+      - Both prefer points that have all O(disks), or without that option those of all disks.
     type: str
     default: latest
   as:

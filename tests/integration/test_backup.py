@@ -68,6 +68,12 @@ def test_a_chain_of_increments_by_check_mode_and_really(make_vm, repository) -> 
     assert repository.modules.run("vm_backup", vm, check=True, **repository.params(max_age="1d"))[
         "changed"
     ]
+    # One of some disks is young enough for these only.
+    repository.back_up(vm, disks=["vda"])
+    for disks, changed in ((["vda"], False), (["vdb"], True), (None, True)):
+        params = repository.params(max_age="12h", disks=disks)
+        result = repository.modules.run("vm_backup", vm, check=True, **params)
+        assert result["changed"] == changed
 
 
 def test_a_guest_that_writes_is_frozen_for_a_moment(vm, repository) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.uses import record_use
 from image_story import MIB, content, needs_root, qemu_img
 from lab.modules import ModuleRun, start_module
 from lab.vm import wait_until
@@ -132,6 +133,44 @@ def test_all_vms_and_protected_points(depot: Depot) -> None:
     assert of(result, "kept", "app01") == [others[0], others[2]]
     untouched = depot.run("vm_backup_prune", keep_last=1, protect=[ids[1], others[0]])
     assert sorted(untouched["vms"]) == ["app01", "db01"] and not untouched["changed"]
+
+
+def test_a_point_of_some_disks_takes_no_whole_ones_place(depot: Depot) -> None:
+    ids = depot.ids("app01")
+    some = {"disks": ("vda",), "left_out": (("vdb", "not asked for"),)}
+    part = depot.add("app01", parent="last", **some)
+    result = pruned(depot, vm=["app01"], keep_last=1, keep_daily=1)
+    assert of(result, "kept", "app01") == [ids[-1], part.id]
+    reasons = result["vms"]["app01"]["kept"][1]["reasons"]
+    assert reasons[0] == "last 1 with only vda" and "newest with only vda" in reasons
+
+
+def test_what_is_in_use_is_not_merged_either(depot: Depot, fast: Path) -> None:
+    """Else check mode would foresee a merge that cannot be while a VM runs on it."""
+    ids = depot.ids()
+    overlay = fast / "overlay.qcow2"
+    backing = depot.file(ids[2])
+    qemu_img("create", "-q", "-f", "qcow2", "-b", backing, "-F", "qcow2", overlay)
+    assert record_use(str(backing), (str(overlay),)) == []
+    try:
+        result = pruned(depot, keep_last=1)
+    finally:
+        overlay.unlink()
+    kept = {entry["id"]: entry["reasons"] for entry in result["vms"]["db01"]["kept"]}
+    assert kept[ids[2]] == [f"in use by {overlay}"]
+    assert kept[ids[0]] == [f"needed by {ids[2]}"] and result["vms"]["db01"]["merged"] == [ids[4]]
+
+
+def test_files_of_others_and_a_parent_without_a_manifest_are_left_alone(depot: Depot) -> None:
+    ids = depot.ids()
+    mine, left = depot.file(ids[4], "NOTES.txt"), depot.file(ids[4], "vda.qcow2.merged")
+    for path in (mine, left):
+        path.write_text("x")
+    depot.file(ids[0], "manifest.json").unlink()
+    result = depot.run("vm_backup_prune", vm=["db01"], keep_last=5)
+    assert [step["step"] for step in result["plan"]] == ["remove_debris"]
+    assert mine.exists() and not left.exists() and depot.file(ids[0]).exists()
+    assert "manifest.json is missing" in result["vms"]["db01"]["broken"][ids[0]]
 
 
 def test_without_merging(depot: Depot) -> None:

@@ -18,6 +18,7 @@ import pytest
 from lab import VM, Disk
 from lab.modules import run_module
 from lab.vm import Spec
+from repository_stage import fingerprint
 from stock_story import Repository, copy, same, write
 from story import Modules, chain, folder, sources, world
 
@@ -379,6 +380,65 @@ def test_what_a_vm_stands_on_is_not_pruned(
     assert not run_module("vm_backup_prune", rules)["changed"]
 
 
+def test_no_vm_gets_its_images_in_a_repository(
+    modules: Modules, repository: Repository, off: VM
+) -> None:
+    """There they would be taken for what a dead run has left."""
+    point = repository.keep(off)
+    for place in (repository.path, repository.image(off, point).parent):
+        before = fingerprint(repository.path)
+        for check in (True, False):
+            result = modules.attempt(
+                "vm_restore",
+                off,
+                check=check,
+                repository=str(repository.path),
+                directory=str(place),
+                **{"as": "copy"},
+            )
+            assert result["failed"] and f"lies in the repository {repository.path}" in result["msg"]
+        assert fingerprint(repository.path) == before
+
+
+def test_the_latest_is_whole_and_good_and_what_is_newer_is_told(
+    modules: Modules, repository: Repository, off: VM
+) -> None:
+    good = repository.keep(off)
+    bad = repository.keep(off)
+    image = repository.image(off, bad)
+    image.write_bytes(image.read_bytes()[:-512])
+    task = {"repository": str(repository.path)}
+    done = modules.change("vm_restore", off, **task)
+    assert restored(done)["point"] == good.id
+    assert f"{bad.id} is newer, but would not restore" in done["notes"][0]
+
+
+def test_what_a_restore_finds_bad_is_known_from_then_on(
+    modules: Modules, repository: Repository, off: VM
+) -> None:
+    point = repository.keep(off)
+    image = repository.image(off, point)
+    content = bytearray(image.read_bytes())
+    content[-10] ^= 1
+    image.write_bytes(content)
+    task = {"repository": str(repository.path), "point": point.id}
+    result = modules.attempt("vm_restore", off, **task)
+    assert result["failed"] and "another content" in result["msg"] and not result["changed"]
+    found = run_module("vm_backup_info", {"vm": [off.name], "repository": str(repository.path)})
+    (entry,) = found["vms"][off.name]["restore_points"]
+    assert entry["verified"]["ok"] is False and found["vms"][off.name]["newest"] is None
+    assert "another content" in modules.refused("vm_restore", off, instant=True, **task)
+
+
+@pytest.mark.parametrize("name", ["a" * 201, "0aae3474-7d66-5834-b659-d0311e934f5f"])
+def test_names_that_no_copy_gets(
+    modules: Modules, repository: Repository, off: VM, name: str
+) -> None:
+    repository.keep(off)
+    message = modules.refused("vm_restore", off, repository=str(repository.path), **{"as": name})
+    assert message.startswith("'as' is")
+
+
 # --- beside other work ---
 
 
@@ -477,7 +537,8 @@ def test_a_flipped_byte(modules: Modules, repository: Repository, off: VM) -> No
     image.write_bytes(content)
     before, shown = files(off), world(off)
     for more in ({}, {"as": "copy"}, {"instant": True}):
-        result = modules.attempt("vm_restore", off, repository=str(repository.path), **more)
+        task = {"repository": str(repository.path), "point": second.id, **more}
+        result = modules.attempt("vm_restore", off, **task)
         assert result["failed"] and not _made(off, before), result
         assert f"{image} has another content than its manifest says" in result["msg"]
         assert f"restore from {first.id}" in result["msg"]

@@ -63,7 +63,7 @@ def carry_out(
     restoring, pulled = _restoring(host, wish, decision, deadline), False
     steps = decision.plan.steps
     made = tuple(step for step in steps if isinstance(step, (RestoreDisk, RestoreFile)))
-    with _given_up_on_failure(restoring, made):
+    with _given_up_on_failure(restoring, made, outcome):
         for step in steps:
             if isinstance(step, _PULLING):
                 if not pulled:
@@ -80,12 +80,15 @@ def carry_out(
 
 @contextlib.contextmanager
 def _given_up_on_failure(
-    restoring: Restoring, made: tuple[RestoreDisk | RestoreFile, ...]
+    restoring: Restoring, made: tuple[RestoreDisk | RestoreFile, ...], outcome: Outcome
 ) -> Iterator[None]:
     """Where it fails before the VM is defined, nothing of it stays, and the VM runs as it did.
 
+    Then nothing was done, but for a VM that was stopped and started.
+
     If libvirt was lost in the middle of that call, the next run looks what came of it.
     """
+    before = outcome.steps
     try:
         yield
     except Unreachable:
@@ -93,6 +96,8 @@ def _given_up_on_failure(
     except Exception:
         if not restoring.defined:
             give_up(made, restoring)
+            left = tuple(step for step in outcome.steps if isinstance(step, StopVm))
+            outcome.steps = left if restoring.stopped else before
             if restoring.stopped:
                 with contextlib.suppress(Problem):
                     _do(StartVm(), restoring)

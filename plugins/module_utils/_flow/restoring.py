@@ -12,6 +12,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING
 from .._host.connection import call, once_back, wait_idle
 from .._host.lock import locked
 from .._host.observe import Host
-from .._host.repository import read_stock
+from .._host.repository import enclosing, read_stock
 from .._host.repository_write import finish_staged, reading, replacing, writing
 from .._host.restore_observe import find_target, look_at, look_at_places, read_stored
-from .._model.problem import Busy, Damaged, Problem, Unreachable
+from .._model.problem import Busy, Damaged, Problem, Unreachable, Unsupported
 from .._model.restore import Places, RestoreWish, Seen, StoredVm
 from .._model.state import VmState
 from .._model.step import DefineRestored, Plan, RemoveFile
@@ -94,6 +95,15 @@ def _stored(wish: RestoreWish) -> StoredVm:
 def _places(host: Host, wish: RestoreWish, seen: Seen, stored: StoredVm) -> Places:
     folders = [*directories(wish, seen)]
     folders += [place.directory for place, _source in nvram_place(wish, seen, stored)]
+    for folder in folders:
+        # The path may not be there yet; a file in it is what counts.
+        above = enclosing(os.path.join(folder, "disk"))
+        if above:
+            raise Unsupported(
+                f"{folder} lies in the repository {above}",
+                wanted="a directory for the images of a VM, which no run tidies up",
+                todo="choose another 'directory'",
+            )
     below = [name for name, _source in tpm_files(wish, seen, stored)]
     return look_at_places(host, wish, folders, below)
 
@@ -136,7 +146,7 @@ def restore(host: Host, wish: RestoreWish) -> Outcome:
 def _fresh(wish: RestoreWish) -> RestoreWish:
     """The wish by what the repository holds now."""
     stock = read_stock(wish.stock.repository, wish.stock.directory)
-    return replace(wish, stock=stock, point=stock.chosen(wish.asked))
+    return replace(wish, stock=stock, point=stock.chosen(wish.asked, wish.disks))
 
 
 def _finish_merges(host: Host, wish: RestoreWish, outcome: Outcome) -> None:

@@ -16,7 +16,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from .._model.backups import Backups
-from .._model.problem import Problem, Unreachable
+from .._model.problem import Problem, Unreachable, Unsupported
 from .._model.state import VmState
 from . import repository as repositories
 from .connection import call, code_of
@@ -36,6 +36,13 @@ def look_at_backups(repository: str, now: datetime) -> Callable[[Host, Domain, V
 
     def look(host: Host, dom: Domain, vm: VmState) -> VmState:
         id = repositories.identity(repository)
+        above = repositories.enclosing(repository)
+        if above:
+            raise Unsupported(
+                f"the repository {repository} lies in another one, {above}",
+                wanted="a directory that no other repository counts as its own",
+                todo="correct the option 'repository'",
+            )
         folder = repositories.folder_of(repository, vm.name, vm.uuid)
         doing = f"VM {vm.name}: looking at its backups"
         place = tpm_place(host, vm)

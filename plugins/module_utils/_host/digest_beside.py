@@ -66,12 +66,13 @@ def all_written_out(paths: Sequence[str]) -> Iterator[None]:
 class Verification:
     """Reads files in threads of its own, from when it is made until it is closed.
 
-    What the threads are at when the run ends goes with it.
+    What the threads are at when the run ends goes with it. ``bad`` are the files with a fault.
     """
 
     def __init__(self, files: Sequence[tuple[str, StoredFile]]) -> None:
         self._todo: queue.SimpleQueue[tuple[str, StoredFile]] = queue.SimpleQueue()
         self._troubles: list[str] = []
+        self.bad: list[str] = []
         self._stopped = False
         for entry in files:
             self._todo.put(entry)
@@ -92,6 +93,7 @@ class Verification:
             except OSError as error:
                 trouble = f"{path} cannot be read: {error.strerror}"
             if trouble:
+                self.bad.append(path)
                 self._troubles.append(trouble)
                 self._stopped = True
 

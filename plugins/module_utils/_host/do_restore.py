@@ -42,6 +42,7 @@ from .repository import path_of
 from .restore_observe import files_read
 from .stamp import stamp
 from .uses import record_use
+from .verify import record_bad
 
 
 @dataclass
@@ -213,6 +214,8 @@ def verify(restoring: Restoring) -> None:
         return
     trouble = restoring.verification.trouble(restoring.deadline)
     if trouble:
+        for path in restoring.verification.bad:
+            record_bad(restoring.wish.stock, path, trouble)
         raise restoring.unusable(trouble)
 
 

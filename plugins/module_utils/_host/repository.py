@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import stat
 import uuid as uuid_module
 from collections.abc import Mapping, Sequence
@@ -27,13 +28,15 @@ from .._model.backup import (
     parse_manifest,
 )
 from .._model.names import check_path, file_part
-from .._model.problem import BadInput, Conflict, Damaged, NotFound, Problem
+from .._model.problem import Conflict, Damaged, NotFound, Problem
 from .._model.stock import LONGEST_NAME, Stock, Verified, longest_names
 
 IDENTITY = "vmkeep-repository.json"
 FORMAT = 1
 _LARGEST_TEXT = 16 << 20
 _NAME_LENGTH = 100
+# What a run that died has left beside files that the manifest names.
+_OF_A_RUN = re.compile(r"(\.new|\.merged|\Aprogress\.json)\Z")
 
 
 def identity(repository: str) -> str:
@@ -55,6 +58,16 @@ def identity(repository: str) -> str:
     if not known or not isinstance(content.get("id"), str):
         raise _foreign(repository, f"it is not of format {FORMAT}")
     return str(content["id"])
+
+
+def enclosing(path: str) -> str:
+    """The repository that a path lies in, '' for none: all in there is subject to its rules."""
+    above = os.path.realpath(path)
+    while above != os.path.dirname(above):
+        above = os.path.dirname(above)
+        if os.path.lexists(os.path.join(above, IDENTITY)):
+            return above
+    return ""
 
 
 def _foreign(repository: str, why: str) -> Conflict:
@@ -103,52 +116,6 @@ def listed(directory: str) -> Sequence[str]:
         ) from error
 
 
-def find_stocks(repository: str, names: Sequence[str] | None) -> dict[str, Stock | Problem]:
-    """What a repository holds of VMs by name or UUID, of all without ``names``.
-
-    The name is that of the newest restore point. One that is unknown, or stands for several VMs,
-    gives a Problem. Of VMs that are not asked for, hardly anything is read.
-    """
-    known = {uuid: path for path, uuid in folders(repository)}
-    named: dict[str, list[str]] = {}
-    for uuid, path in known.items():
-        named.setdefault(_name_in(path), []).append(uuid)
-    if names is None:
-        each = {name if len(u) == 1 else uuid: uuid for name, u in named.items() for uuid in u}
-        return {name: read_stock(repository, known[uuid]) for name, uuid in sorted(each.items())}
-    return {name: _found(repository, name, known, named) for name in dict.fromkeys(names)}
-
-
-def _name_in(directory: str) -> str:
-    """What a VM was called in its newest restore point, by the ids of these."""
-    name, uuid = os.path.basename(directory).rsplit(".", 1)
-    for id in filter(is_id, reversed(listed(directory))):
-        # One that is damaged is told of when it is read with the others.
-        with contextlib.suppress(FileNotFoundError, Problem):
-            return _of_vm(uuid, os.path.join(directory, id)).vm
-    return name
-
-
-def _found(
-    repository: str, name: str, known: Mapping[str, str], named: Mapping[str, list[str]]
-) -> Stock | Problem:
-    uuids = [name] if name in known else named.get(name, [])
-    if len(uuids) == 1:
-        return read_stock(repository, known[uuids[0]])
-    if uuids:
-        return BadInput(
-            f"{repository} has restore points of {len(uuids)} VMs that are called {name}",
-            wanted=f"one of these UUIDs: {', '.join(uuids)}",
-            todo="name the UUID in the option 'vm'",
-        )
-    listing = ", ".join(sorted(named)[:20]) or "(none)"
-    return NotFound(
-        f"{repository} has no restore point of VM {name}",
-        wanted=f"one of: {listing}",
-        todo="correct the option 'vm' or 'repository'",
-    )
-
-
 def read_stock(repository: str, directory: str) -> Stock:
     """What there is of one VM: manifests and what is wrong with their files, debris."""
     points: list[RestorePoint] = []
@@ -160,13 +127,19 @@ def read_stock(repository: str, directory: str) -> Stock:
         if not is_id(id) or not os.path.isdir(folder) or os.path.islink(folder):
             continue
         try:
-            point = _of_vm(uuid, folder)
+            point = of_vm(uuid, folder)
             points.append(point)
             debris.extend(_unnamed(folder, point))
         except FileNotFoundError:
             debris.append(folder)
         except Problem as problem:
             broken[id] = problem.found
+    for id in {point.parent.id for point in points if point.parent}:
+        folder = os.path.join(directory, id)
+        if folder in debris:
+            # Nobody removes a point that another one stands on, so its files are no leftovers.
+            debris.remove(folder)
+            broken[id] = f"{folder}/{MANIFEST} is missing"
     points.sort(key=lambda point: (point.sequence, point.id))
     return Stock(
         repository=repository,
@@ -193,7 +166,7 @@ def read_point(folder: str) -> RestorePoint:
     return point
 
 
-def _of_vm(uuid: str, folder: str) -> RestorePoint:
+def of_vm(uuid: str, folder: str) -> RestorePoint:
     """A restore point of this VM and no other."""
     point = read_point(folder)
     if point.uuid != uuid:
@@ -220,10 +193,10 @@ def small_text(path: str) -> str:
 
 
 def _unnamed(folder: str, point: RestorePoint) -> list[str]:
-    """Files of a point that its manifest does not name."""
-    named = {MANIFEST, VERIFIED} | {file.name for file in point.files}
-    named |= {file.staged for file in point.files}
-    return [os.path.join(folder, name) for name in listed(folder) if name not in named]
+    """Files of ours in a point that its manifest does not name: what else is there is not ours."""
+    named = {name for file in point.files for name in (file.name, file.staged)}
+    names = (name for name in listed(folder) if name not in named and _OF_A_RUN.search(name))
+    return [os.path.join(folder, name) for name in names]
 
 
 def _troubles(

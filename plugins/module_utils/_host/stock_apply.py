@@ -66,6 +66,7 @@ def _merge(work: Pruning, step: MergePoint) -> None:
     # Earlier steps may have changed what it stands on.
     work.stock = read_stock(work.stock.repository, directory)
     old = _known(work.stock, step)
+    _refuse_used(work.stock, old)  # before much is written in vain
     verified = work.stock.is_verified(old)
     new = merged(work.stock, old, work.at, work.timeout)
     with replacing(directory, work.vm, work.run, work.lock_timeout):

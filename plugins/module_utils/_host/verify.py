@@ -11,19 +11,22 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime, timezone
 
-from .._model.backup import FULL, IMAGE, RestorePoint, StoredDisk, StoredFile
+from .._model.backup import FULL, IMAGE, RestorePoint, StoredDisk, StoredFile, in_utc
 from .._model.image import Image
 from .._model.problem import Problem
 from .._model.reference import full_name, shown
-from .._model.stock import Stock
+from .._model.stock import Stock, Verified
 from . import qemu_img
 from .digest import trouble_with
 from .image_file import read_image
 from .repository import path_of
+from .repository_write import record_verified
 
 
 def verify(
@@ -51,6 +54,15 @@ def verify_for_merge(
         files = ((each, each.file(image.file)) for each, image in below)
         jobs += [(each, file) for each, file in files if file]
     return _troubles(stock, jobs, parallel, timeout)
+
+
+def record_bad(stock: Stock, path: str, trouble: str) -> None:
+    """Keep of the restore point of a file that it was found bad, where that can be written."""
+    point = stock.point(os.path.basename(os.path.dirname(path)))
+    if point:
+        at = in_utc(datetime.now(timezone.utc))
+        with contextlib.suppress(OSError):
+            record_verified(stock.directory, point, Verified(at, point.digest, trouble))
 
 
 def _troubles(

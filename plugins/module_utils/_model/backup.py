@@ -14,17 +14,18 @@ import dataclasses
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from .problem import BadInput, Damaged
+from .problem import Damaged
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
 FULL, INCREMENTAL = "full", "incremental"
+NOT_ASKED = "not asked for"  # why a disk is left out that could have been taken
 IMAGE, DOMAIN, NVRAM, TPM = "image", "domain", "nvram", "tpm"
 CONSISTENCIES = ("offline", "filesystem", "crash")
 _ROLES = (IMAGE, DOMAIN, NVRAM, TPM)
@@ -115,6 +116,16 @@ class RestorePoint:
     def bytes(self) -> int:
         """What its files take."""
         return sum(file.size for file in self.files)
+
+    @property
+    def selection(self) -> frozenset[str]:
+        """The disks that it was asked for, none where it was asked for all."""
+        partial = any(why == NOT_ASKED for _target, why in self.left_out)
+        return frozenset(disk.target for disk in self.disks if partial)
+
+    def covers(self, targets: Collection[str]) -> bool:
+        """Whether it has these disks; without any whether it has all that it could have."""
+        return all(map(self.disk, targets)) if targets else not self.selection
 
     def disk(self, target: str) -> StoredDisk | None:
         return next((disk for disk in self.disks if disk.target == target), None)
@@ -264,18 +275,6 @@ def moment(text: str) -> datetime | None:
     except (ValueError, TypeError):
         return None
     return found.astimezone(timezone.utc) if found.tzinfo else found.replace(tzinfo=timezone.utc)
-
-
-def check_moment(option: str, text: str) -> datetime:
-    """The time that an option gives. Raises BadInput."""
-    found = moment(text)
-    if found is None:
-        raise BadInput(
-            f"{option} is {text!r}",
-            wanted="a time such as 2026-11-25T03:00:00Z",
-            todo="correct it",
-        )
-    return found
 
 
 def in_utc(time: datetime) -> str:

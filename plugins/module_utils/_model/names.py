@@ -78,7 +78,7 @@ def check_path(path: str, what: str) -> str:
     raise BadInput(
         f"{what} is {_shown(path)}",
         wanted="an absolute path without control characters",
-        todo="correct 'file' or 'directory'",
+        todo="correct it",
     )
 
 

@@ -8,7 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
@@ -150,13 +150,13 @@ class Stock:
             if disk.type == FULL:
                 return
 
-    def chosen(self, wanted: str) -> RestorePoint:
+    def chosen(self, wanted: str, targets: Sequence[str] = ()) -> RestorePoint:
         """The point that ``latest``, an id or a time names. NotFound with what there is.
 
         A time names the newest point that is not later; ``latest`` the newest that nothing is
-        known against.
+        known against. Both mean points with these disks, or with all, as long as there is one.
         """
-        point = self._chosen(wanted)
+        point = self._chosen(wanted, targets)
         if point is None:
             known = ", ".join(each.id for each in self.points[-20:]) or "(none)"
             raise NotFound(
@@ -166,13 +166,25 @@ class Stock:
             )
         return point
 
-    def _chosen(self, wanted: str) -> RestorePoint | None:
+    def _chosen(self, wanted: str, targets: Sequence[str]) -> RestorePoint | None:
+        time = None if wanted == LATEST or is_id(wanted) else moment(wanted)
         if wanted == LATEST:
-            return self.good[-1] if self.good else None
-        time = None if is_id(wanted) else moment(wanted)
-        if time is None:
+            found = self.good[::-1]
+        elif time is None:
             return self.point(wanted)
-        return next((p for p in reversed(self.points) if _not_after(p, time)), None)
+        else:
+            found = tuple(point for point in self.points[::-1] if _not_after(point, time))
+        return next((point for point in found if point.covers(targets)), next(iter(found), None))
+
+    def passed_over(self, chosen: RestorePoint, targets: Sequence[str]) -> Iterator[str]:
+        """Why each newer point is not the latest one."""
+        for point in self.points[self.points.index(chosen) + 1 :]:
+            trouble = self.trouble_of(point)
+            if trouble:
+                yield f"{point.id} is newer, but would not restore: {trouble}"
+            elif not point.covers(targets):
+                held = ", ".join(disk.target for disk in point.disks)
+                yield f"{point.id} is newer, but holds only {held}"
 
 
 def longest_names(directory: str, points: Iterable[RestorePoint]) -> dict[str, int]:

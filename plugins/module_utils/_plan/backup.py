@@ -12,7 +12,16 @@ import posixpath
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from .._model.backup import FULL, INCREMENTAL, RestorePoint, StoredDisk, id_at, in_utc, moment
+from .._model.backup import (
+    FULL,
+    INCREMENTAL,
+    NOT_ASKED,
+    RestorePoint,
+    StoredDisk,
+    id_at,
+    in_utc,
+    moment,
+)
 from .._model.backup_steps import (
     OFF,
     RUNNING,
@@ -51,7 +60,7 @@ class BackupWish:
 def plan_backup(wish: BackupWish, vm: VmState) -> Plan:
     """Tidy up, and make a restore point unless there is one that is young enough."""
     known = backups_of(vm)
-    young = _young(wish, known)
+    young = _young(wish, vm, known)
     if young:
         note = f"{vm.name}: restore point {young.id} is young enough"
         return Plan(vm.name, tuple(_tidy(vm, known)), (note,))
@@ -89,8 +98,10 @@ def backups_of(vm: VmState) -> Backups:
     return vm.backups
 
 
-def _young(wish: BackupWish, known: Backups) -> RestorePoint | None:
-    newest = known.newest
+def _young(wish: BackupWish, vm: VmState, known: Backups) -> RestorePoint | None:
+    """The newest restore point with all disks that are asked for, if it is young enough."""
+    targets = [disk.target for disk in _chosen(wish, vm)[0]]
+    newest = next((point for point in known.stock.good[::-1] if point.covers(targets)), None)
     taken = moment(newest.time) if newest else None
     if wish.max_age is None or taken is None:
         return None
@@ -205,7 +216,7 @@ def _chosen(
 
 def _why_not(disk: DiskState) -> str:
     if disk.disk.writable:
-        return "not asked for"
+        return NOT_ASKED
     if disk.disk.source is None:
         return f"{disk.disk.device} without a medium"
     return "read-only" if disk.disk.readonly and disk.disk.device == "disk" else disk.disk.device

@@ -53,26 +53,41 @@ def wanted_points(stock: Stock, rules: Retention) -> dict[str, tuple[str, ...]]:
     """id -> why it is kept for its own sake.
 
     The rules count good points only. A bad one is kept as long as it would be if it were good: what
-    is wrong with it may be mended, and it takes nobody's place.
+    is wrong with it may be mended, and it takes nobody's place. Nor does one of some disks take the
+    place of a whole one, or of one of others: each selection of disks is counted by itself.
     """
-    good = {point.id for point in stock.good}
-    found = {
-        id: [f"{reason}, although it is bad" for reason in reasons]
-        for id, reasons in kept_by_rules(stock.points, rules).items()
-        if id not in good
-    }
-    found.update(kept_by_rules(stock.good, rules))
+    found: dict[str, list[str]] = {}
+    for selection in {point.selection: None for point in stock.points}:
+        points = [point for point in stock.points if point.selection == selection]
+        for id, reasons in _by_rules(stock, points, rules).items():
+            found[id] = [f"{why}{_of(selection)}" for why in reasons]
     for point in stock.points:
         if point.protected or point.id in rules.protect:
             found.setdefault(point.id, []).append("protected")
         if point.id in stock.uses:
             found.setdefault(point.id, []).append(f"in use by {stock.uses[point.id]}")
-    # libvirt's next increment stands on the newest one.
-    for point in stock.good[-1:]:
-        found.setdefault(point.id, []).append("newest")
-    for point in [point for point in stock.good if stock.is_verified(point)][-1:]:
-        found.setdefault(point.id, []).append("newest verified")
     return {id: tuple(reasons) for id, reasons in found.items()}
+
+
+def _by_rules(stock: Stock, points: list[RestorePoint], rules: Retention) -> dict[str, list[str]]:
+    ids = {point.id for point in stock.good}
+    good = [point for point in points if point.id in ids]
+    found = {
+        id: [f"{reason}, although it is bad" for reason in reasons]
+        for id, reasons in kept_by_rules(points, rules).items()
+        if id not in ids
+    }
+    found.update(kept_by_rules(good, rules))
+    # libvirt's next increment stands on the newest one.
+    for point in good[-1:]:
+        found.setdefault(point.id, []).append("newest")
+    for point in [point for point in good if stock.is_verified(point)][-1:]:
+        found.setdefault(point.id, []).append("newest verified")
+    return found
+
+
+def _of(selection: frozenset[str]) -> str:
+    return f" with only {', '.join(sorted(selection))}" if selection else ""
 
 
 @dataclass
@@ -106,7 +121,9 @@ class _Course:
                 self._merge(point)
 
     def _can_merge(self, point: RestorePoint) -> bool:
-        return self.merge and not self.stock.trouble_of(point)
+        # Who stands on it from outside may open its images at any time.
+        used = point.id in self.stock.uses
+        return self.merge and not used and not self.stock.trouble_of(point)
 
     def _pin(self, point: RestorePoint) -> None:
         """What this point stands on cannot go, up to one that is kept itself."""

@@ -32,6 +32,7 @@ from .._model.step import (
     StopVm,
     VerifyPoint,
 )
+from .._model.stock import LATEST
 from .predict import predict
 from .pull import PullWish, plan_pull
 from .restore_checks import check_places, check_present, check_target
@@ -224,6 +225,12 @@ def _removals(
 
 def _notes(wish: RestoreWish, seen: Seen, restoring: tuple[Step, ...]) -> Iterator[str]:
     defining = [step for step in restoring if isinstance(step, DefineRestored)]
+    if wish.instant and defining and wish.stock.is_verified(wish.point):
+        at = wish.stock.verified[wish.point.id].at
+        yield f"{wish.name}: {wish.point.id} was verified {at}, and is not read again"
+    if wish.asked == LATEST:
+        for text in wish.stock.passed_over(wish.point, wish.disks):
+            yield f"{wish.name}: {text}"
     if defining:
         yield from _notes_of_restoring(wish, seen)
     elif not seen.absent and (not seen.vm.off or seen.written):
@@ -234,7 +241,7 @@ def _notes(wish: RestoreWish, seen: Seen, restoring: tuple[Step, ...]) -> Iterat
     if wish.instant and not wish.start and (defining or set(_on_repository(wish, seen.vm))):
         yield (
             f"{wish.name}: its images stand on the repository until vm_blockpull has pulled it in;"
-            " until then nothing in the repository may be pruned or moved"
+            " until then vm_backup_prune keeps that restore point, and nothing of it may be moved"
         )
 
 
