@@ -18,7 +18,7 @@ from tools.common import CACHE, ROOT, Tally, run, tally_of_junit
 REPORT = CACHE / "roots" / "trixie" / "cache" / "results" / "integration.xml"
 WHOLE = (
     *("snapshot_present", "snapshot_absent", "blockcommit", "transient", "discard", "guest_exec"),
-    *("backup", "backup_checkpoints", "restore"),
+    *("backup", "backup_checkpoints", "restore", "tpm"),
 )
 
 
