@@ -20,7 +20,9 @@ from story import Modules
 
 MIB = 1 << 20
 DATA = 512 * MIB  # takes longer than it takes to slow a backup down
-needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="mounting a file system needs root")
+needs_root = pytest.mark.skipif(
+    os.geteuid() != 0, reason="SKIPPED LOUDLY: a small file system needs root"
+)
 
 
 @pytest.fixture

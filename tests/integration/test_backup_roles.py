@@ -29,7 +29,7 @@ def all_files(path: Path) -> set[str]:
     return {name for name in found if not name.endswith((".lock", "verified.json"))}
 
 
-@pytest.mark.skipif(shutil.which("rsync") is None, reason="rsync is not installed")
+@pytest.mark.skipif(shutil.which("rsync") is None, reason="SKIPPED LOUDLY: rsync is not installed")
 def test_copies_by_rsync(
     days: Days, roles: Roles, make_vm: Callable[..., VM], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -167,7 +167,7 @@ def test_a_vm_that_fails_stops_no_other(
 def test_an_archive_that_is_encrypted(days: Days, roles: Roles, program: str) -> None:
     """The program reads the password itself: it is nowhere in what a run says, or starts."""
     if shutil.which(program) is None:
-        pytest.skip(f"{program} is not installed")
+        pytest.skip(f"SKIPPED LOUDLY: {program} is not installed")
     point = days.repository.path / "db01.x" / "20261101T000000Z"
     point.mkdir(parents=True)
     for file in (point / "manifest.json", point / "vda.qcow2", point.parent / "writer.lock"):

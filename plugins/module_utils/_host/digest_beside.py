@@ -66,13 +66,13 @@ def all_written_out(paths: Sequence[str]) -> Iterator[None]:
 class Verification:
     """Reads files in threads of its own, from when it is made until it is closed.
 
-    What the threads are at when the run ends goes with it. ``bad`` are the files with a fault.
+    What the threads are at when the run ends goes with it. ``troubles`` says what is wrong
+    with a file.
     """
 
     def __init__(self, files: Sequence[tuple[str, StoredFile]]) -> None:
         self._todo: queue.SimpleQueue[tuple[str, StoredFile]] = queue.SimpleQueue()
-        self._troubles: list[str] = []
-        self.bad: list[str] = []
+        self.troubles: dict[str, str] = {}
         self._stopped = False
         for entry in files:
             self._todo.put(entry)
@@ -93,8 +93,7 @@ class Verification:
             except OSError as error:
                 trouble = f"{path} cannot be read: {error.strerror}"
             if trouble:
-                self.bad.append(path)
-                self._troubles.append(trouble)
+                self.troubles[path] = trouble
                 self._stopped = True
 
     def trouble(self, deadline: float) -> str:
@@ -104,8 +103,8 @@ class Verification:
         """
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
-        if self._troubles:
-            return self._troubles[0]
+        if self.troubles:
+            return next(iter(self.troubles.values()))
         if any(thread.is_alive() for thread in self._threads):
             raise TimedOut(
                 "the files of the restore point were not read in time",

@@ -214,8 +214,8 @@ def verify(restoring: Restoring) -> None:
         return
     trouble = restoring.verification.trouble(restoring.deadline)
     if trouble:
-        for path in restoring.verification.bad:
-            record_bad(restoring.wish.stock, path, trouble)
+        for path, found in restoring.verification.troubles.items():
+            record_bad(restoring.wish.stock, path, found)
         raise restoring.unusable(trouble)
 
 
