@@ -156,8 +156,12 @@ def test_two_at_once_and_progress(vm, repository, start) -> None:
         "vm_backup", vm, **repository.params(type="full", lock_timeout=0)
     )
     assert other["failed"] and "held by another run: vmkeep.libvirt.vm_backup" in other["msg"]
-    [progress] = repository.folder(vm).glob("*/progress.json")
-    wait_until(lambda: '"total": ' in progress.read_text(), 10, "progress is told")
+    told = repository.folder(vm).glob
+    wait_until(
+        lambda: any('"total": ' in path.read_text() for path in told("*/progress.json")),
+        10,
+        "progress is told",
+    )
     slow.let_go()
     result = slow.run.result()
     assert not result["failed"], result["msg"]

@@ -24,6 +24,7 @@ from typing import Any
 
 import libvirt
 import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.uses import read_uses
 from kill_fixtures import Chooser
 from kill_trials import HARNESS, Point, moments
 from lab import VM, Disk, Lab
@@ -85,11 +86,11 @@ class Theatre:
         self.stored = self._stored()
 
     def _stored(self) -> dict[str, str]:
-        """What the repository holds, but for locks."""
+        """What the repository holds, but for locks and records of what stood on it for a while."""
         return {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.repository.path.rglob("*"))
-            if path.is_file() and path.suffix != ".lock"
+            if path.is_file() and path.suffix != ".lock" and path.parent.name != "uses"
         }
 
     def reset(self, scene: Scene) -> None:
@@ -176,6 +177,7 @@ class Theatre:
         assert there == {path for path in wanted if path.endswith((".qcow2", ".raw"))}
         assert not list(self.modules.state_dir.glob("journal/*"))
         assert self._stored() == self.stored
+        assert not read_uses(str(self.repository.folder(self.vm))), "nothing stands on it any more"
 
     def trial(self, scene: Scene, run: ModuleRun) -> bool:
         """What holds for a run that may have been killed; whether it was."""
