@@ -14,6 +14,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from ._argspec import VM_OPTIONS
+from ._host.repository import IDENTITY, folders
 from ._model.backup import is_id, moment
 from ._model.names import check_path
 from ._model.problem import BadInput
@@ -28,6 +29,14 @@ REPOSITORY_OPTIONS: dict[str, Any] = {
 def repository_of(params: Mapping[str, Any]) -> str:
     """The option ``repository`` without what makes two names of one path. Raises BadInput."""
     return os.path.normpath(check_path(params["repository"], "the option 'repository'"))
+
+
+def without_identity(repository: str) -> str:
+    """A note on a directory without the file that makes it a repository."""
+    if folders(repository):
+        missing = os.path.join(repository, IDENTITY)
+        return f"{missing} is missing, though restore points are here; the next backup makes it"
+    return f"{repository} is no repository yet: nothing is in it"
 
 
 def now_of(params: Mapping[str, Any]) -> datetime:

@@ -17,11 +17,11 @@ from typing import Any, Callable
 from ._answer import Answer
 from ._argspec import check_seconds, run_name
 from ._flow.stock import StockOutcome, Store
-from ._host.repository import IDENTITY, folders, identity
+from ._host.repository import identity
 from ._host.stocks import find_stocks
 from ._model.problem import BadInput, Problem
 from ._model.stock import Stock
-from ._repository import repository_of
+from ._repository import repository_of, without_identity
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class RepositoryOperation:
         store = _store(params, module, check)
         answer = Answer()
         if not identity(store.repository):
-            answer.notes.append(_unnamed(store.repository))
+            answer.notes.append(without_identity(store.repository))
         for name, stock in _by_name(find_stocks(store.repository, params["vm"])).items():
             _add(answer, name, self._outcome(store, name, stock))
             if isinstance(stock, Stock):
@@ -57,14 +57,6 @@ class RepositoryOperation:
             return StockOutcome(problem=str(problem))
         except OSError as error:
             return StockOutcome(problem=f"{stock.directory}: {error}")
-
-
-def _unnamed(repository: str) -> str:
-    """A note on a directory without the file that makes it a repository."""
-    if folders(repository):
-        missing = os.path.join(repository, IDENTITY)
-        return f"{missing} is missing, though restore points are here; the next backup makes it"
-    return f"{repository} is no repository yet: nothing is in it"
 
 
 def _by_name(found: Mapping[str, Stock | Problem]) -> dict[str, Stock | Problem]:

@@ -19,7 +19,7 @@ from uuid import UUID
 from ._answer import Answer
 from ._flow.outcome import Outcome
 from ._host.observe import Host, name_of
-from ._host.repository import IDENTITY, identity
+from ._host.repository import IDENTITY, folders, identity
 from ._host.stocks import find_stocks
 from ._model.names import check_path, check_vm_name, file_part
 from ._model.problem import BadInput, NotFound, Problem
@@ -29,7 +29,7 @@ from ._model.step import shown
 from ._model.stock import Stock
 from ._operation import host_for
 from ._plan.picture import picture
-from ._repository import repository_of
+from ._repository import repository_of, without_identity
 
 _WORKERS = 4
 _LONGEST_NAME = 200
@@ -91,12 +91,11 @@ class RestoreOperation:
         host = host_for(params, module)
         repository = repository_of(params)
         known = identity(repository)
-        if not known:
+        if not known and not folders(repository):
             raise NotFound(
                 f"{repository} is no repository of restore points: it has no {IDENTITY}",
                 wanted="the directory that vm_backup was given",
-                todo="correct the option 'repository'; where only that file was lost, write it anew"
-                ' ({"format": 1, "id": "0a1b2c3d"}, any id)',
+                todo="correct the option 'repository'",
             )
         stocks = find_stocks(repository, list(dict.fromkeys(params["vm"])))
         ones: dict[str, _One] = {}
@@ -107,7 +106,10 @@ class RestoreOperation:
             ones.setdefault(key, _prepared(host, known, params, stock))
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
             list(pool.map(lambda one: _carry_out(host, one, check=check), ones.values()))
-        return _answer(ones)
+        answer = _answer(ones)
+        if not known:
+            answer.notes.append(without_identity(repository))
+        return answer
 
 
 def _key(given: str, stock: Stock | Problem) -> str:

@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 import uuid as uuid_module
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
@@ -55,6 +56,17 @@ def fast() -> Iterator[Path]:
     path = Path(tempfile.mkdtemp(prefix="vmkeep-", dir="/dev/shm"))
     yield path
     shutil.rmtree(path)
+
+
+@contextmanager
+def read_only(path: Path) -> Iterator[None]:
+    """Nobody can write to a folder meanwhile, not even root."""
+    subprocess.run(["mount", "--bind", path, path], check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", path], check=True)
+        yield
+    finally:
+        subprocess.run(["umount", path], check=True)
 
 
 def uuid_of(name: str) -> str:

@@ -25,7 +25,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.backup impor
 )
 from image_story import needs_root, qemu_img
 from lab.modules import COLLECTIONS, RUNNER, link_collection, start_module, task
-from repository_stage import SIZE, Depot, fingerprint, light, uuid_of
+from repository_stage import SIZE, Depot, fingerprint, light, read_only, uuid_of
 
 NOW = "2026-11-04T03:00:00Z"
 
@@ -231,12 +231,8 @@ def test_who_replaces_images_is_waited_for(depot: Depot) -> None:
 
 @needs_root
 def test_a_repository_that_cannot_be_written_to(depot: Depot) -> None:
-    subprocess.run(["mount", "--bind", depot.path, depot.path], check=True)
-    try:
-        subprocess.run(["mount", "-o", "remount,bind,ro", depot.path], check=True)
+    with read_only(depot.path):
         result = depot.run("vm_backup_info", vm=["db01"], verify=True)
-    finally:
-        subprocess.run(["umount", depot.path], check=True)
     assert "could not be recorded: Read-only file system" in result["notes"][0]
     assert result["vms"]["db01"]["newest_verified"] == depot.ids()[-1]
 

@@ -22,7 +22,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.uses import r
 from image_story import MIB, content, needs_root, qemu_img
 from lab.modules import ModuleRun, start_module
 from lab.vm import wait_until
-from repository_stage import FIRST, Depot, fingerprint, uuid_of
+from repository_stage import FIRST, Depot, fingerprint, read_only, uuid_of
 
 
 @pytest.fixture(scope="module")
@@ -203,6 +203,17 @@ def test_refused_options(depot: Depot) -> None:
     ):
         result = depot.attempt("vm_backup_prune", **params)
         assert result["failed"] and said in result["msg"]
+    assert fingerprint(depot.path) == before
+
+
+@needs_root
+def test_a_repository_that_cannot_be_written_to(depot: Depot) -> None:
+    before = fingerprint(depot.path)
+    with read_only(depot.path):
+        result = depot.attempt("vm_backup_prune", vm=["db01"], keep_last=1)
+        assert result["failed"] and not result["changed"]
+        assert "cannot be written to: Read-only file system" in result["msg"]
+        assert "make it writable" in result["msg"]
     assert fingerprint(depot.path) == before
 
 

@@ -87,6 +87,8 @@ def _restored(
     run = roles.succeed("restore", vm="db01", repository=repository, point=point, **{"as": name})
     restored = run.result("vm_restore")["vms"]["db01"]["restored"]
     assert restored["point"] == point and f"{name}: is as it was at" in run.output
+    for target, disk in restored["disks"].items():
+        assert f"make {disk['file']} for {target} from {repository}/" in run.output
     found = {target: sha256(disk["file"], "qcow2") for target, disk in restored["disks"].items()}
     assert found == content
     usual = {"uri": vm.lab.uri, "state_dir": str(vm.lab.directory / "state")}

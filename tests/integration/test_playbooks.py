@@ -128,6 +128,7 @@ REFUSALS = (
     ("inspect", {"vmkeep_vm": ""}, "Say which VMs"),
     ("commit", {"vmkeep_vm": ""}, "Say which VMs"),
     ("commit", {"vmkeep_base": "/nonsense"}, "image /nonsense is not in the chain of disk vda"),
+    ("commit", {"vmkeep_max_dept": "2"}, "No playbook knows vmkeep_max_dept"),
     ("inspect", {"vmkeep_uri": "qemu+ssh://hv2/system"}, "points to another host, hv2"),
 )
 

@@ -330,6 +330,19 @@ def test_a_running_vm(modules: Modules, repository: Repository, make_vm: Callabl
     # It is left alone while it runs, and said so.
     again = modules.run("vm_restore", vm, **task)
     assert not again["changed"] and "has run" in again["notes"][0]
+    assert "once more, switch it off first" in again["notes"][0]
+    vm.destroy()
+    assert modules.run("vm_restore", vm, **task)["changed"]
+
+
+def test_a_repository_that_has_lost_its_name(
+    modules: Modules, repository: Repository, off: VM
+) -> None:
+    """A restore is when one is glad of what is left; that something is missing is said."""
+    repository.keep(off)
+    (repository.path / "vmkeep-repository.json").unlink()
+    done = modules.change("vm_restore", off, repository=str(repository.path))
+    assert "vmkeep-repository.json is missing" in done["notes"][-1]
 
 
 def test_instant(

@@ -84,7 +84,7 @@ def test_every_option_of_the_module_can_be_set(playbook: str) -> None:
 def passed(playbook: str) -> set[str]:
     """The options that a playbook hands to its module, there or as a default of the group."""
     play = yaml.safe_load((ROOT / f"playbooks/{playbook}.yml").read_text())[0]
-    task = play["tasks"][1]["block"][0]
+    task = play["tasks"][2]["block"][0]
     defaults = play["module_defaults"]["group/vmkeep.libvirt.libvirt"]
     return {*task[f"vmkeep.libvirt.{PLAYBOOKS[playbook]}"], *defaults}
 
@@ -118,6 +118,18 @@ def test_variables_are_documented_where_they_are_used(playbook: str) -> None:
     used = set(re.findall(r"\bvmkeep_\w+", play)) - OWN
     assert used == set(re.findall(r"\bvmkeep_\w+", head))
     assert used == {name for name, books in table().items() if {playbook, "all"} & books}
+
+
+def test_no_variable_is_refused_that_a_playbook_knows() -> None:
+    [task] = yaml.safe_load((ROOT / "playbooks/tasks/known_variables.yml").read_text())
+    assert set(task["vars"]["known_names"].split()) == {*table()} | OWN
+
+
+@pytest.mark.parametrize("playbook", ALL_PLAYBOOKS)
+def test_mistyped_variables_are_refused_first(playbook: str) -> None:
+    play = yaml.safe_load((ROOT / f"playbooks/{playbook}.yml").read_text())[0]
+    first = [*play.get("pre_tasks", []), *play.get("tasks", [])][0]
+    assert first["ansible.builtin.import_tasks"] == "tasks/known_variables.yml"
 
 
 def table() -> dict[str, set[str]]:

@@ -34,9 +34,14 @@ _FOLDER_MODE = 0o711
 @contextlib.contextmanager
 def writing(directory: str, vm: str, holder: str, timeout: float) -> Iterator[None]:
     """Be the only one who changes the restore points of a VM. Busy naming the holder."""
-    make_folder(directory)
     what = f"the repository of VM {vm} ({directory})"
-    with lock_file(os.path.join(directory, WRITER), what, holder, timeout):
+    with contextlib.ExitStack() as stack:
+        try:
+            make_folder(directory)
+            lock = lock_file(os.path.join(directory, WRITER), what, holder, timeout)
+            stack.enter_context(lock)
+        except OSError as error:
+            raise _unwritable(what, error) from error
         yield
 
 
@@ -72,15 +77,19 @@ def create(repository: str, id: str) -> None:
             os.fsync(descriptor)
         _take_place(draft, path)
     except OSError as error:
-        raise Unsupported(
-            f"the repository {repository} cannot be written to: {error.strerror}",
-            wanted="a directory for restore points",
-            todo="make it writable for this user, or choose another one",
-        ) from error
+        raise _unwritable(f"the repository {repository}", error) from error
     finally:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft)
     fsync_directory(repository)
+
+
+def _unwritable(what: str, error: OSError) -> Unsupported:
+    return Unsupported(
+        f"{what} cannot be written to: {error.strerror}",
+        wanted="a directory for restore points that this user can write to",
+        todo="make it writable (owner, mode, mount), or choose another repository",
+    )
 
 
 def _take_place(draft: str, path: str) -> None:

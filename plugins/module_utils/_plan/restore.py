@@ -234,9 +234,10 @@ def _notes(wish: RestoreWish, seen: Seen, restoring: tuple[Step, ...]) -> Iterat
     if defining:
         yield from _notes_of_restoring(wish, seen)
     elif not seen.absent and (not seen.vm.off or seen.written):
+        first = "remove that VM" if wish.clone else "switch it off"
         yield (
             f"{wish.name}: it was restored from {wish.point.id} before, and has run or was written"
-            " to since; that was left alone"
+            f" to since; that was left alone. To have it as it was then once more, {first} first"
         )
     if wish.instant and not wish.start and (defining or set(_on_repository(wish, seen.vm))):
         yield (
