@@ -18,6 +18,7 @@ from backup_days import BLANK, MUTE, Days, days
 from lab import VM, Disk
 from lab.modules import run_module
 from role_stage import FAILS, Roles
+from ssh_host import needs_ssh, ssh_host
 from story import folder
 
 __all__ = ["days"]
@@ -70,6 +71,22 @@ def test_copies_by_rsync(
 
     (target / "vmkeep-repository.json").write_text(json.dumps({"format": 1, "id": "another"}))
     assert "is the copy of another repository" in roles.refused("backup", *only, **copy)
+
+
+@needs_ssh
+def test_copies_to_another_host(days: Days, roles: Roles, make_vm: Callable[..., VM]) -> None:
+    vm = make_vm("db01", disks=[BLANK], **MUTE)
+    days.repository.back_up(vm)
+    target = days.folder / "copy"
+    with ssh_host(days.folder) as ssh:
+        copy = days.variables(copy="rsync", copy_ssh=ssh, copy_target=f"root@127.0.0.1:{target}")
+        roles.succeed("backup", "--tags", "backup_rotation_copy", **copy)
+        assert all_files(target) == all_files(days.repository.path)
+        (target / "vmkeep-repository.json").write_text(json.dumps({"format": 1, "id": "another"}))
+        said = roles.refused("backup", "--tags", "backup_rotation_copy", **copy)
+        assert "is the copy of another repository" in said
+    info = run_module("vm_backup_info", {"repository": str(target), "verify": True})
+    assert not info["failed"] and len(info["vms"]["db01"]["restore_points"]) == 1
 
 
 # The pass with the images goes wrong at its end; manifests come later.
