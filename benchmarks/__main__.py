@@ -38,7 +38,7 @@ def main(words: list[str]) -> int:
     print("\n".join(f"{name:<13} {value}" for name, value in machine.items()), flush=True)
     parts = []
     for name in options.parts or PARTS:
-        pairs = options.pairs or (2 if options.quick else PAIRS[name])
+        pairs = options.pairs or (1 if options.quick else PAIRS[name])
         print(f"\n{heading(name, pairs)}", flush=True)
         try:
             part = PARTS[name](pairs, quick=options.quick)

@@ -20,11 +20,11 @@ from .report import Part
 CONVERT = "qemu-img convert of the whole chain"
 PROVED = "the same, then sync of the new image and sha256sum of the chain"
 RESTORE = OTHER.replace("backup", "restore")
-INCREMENTS = 10
+INCREMENTS, QUICK_INCREMENTS = 10, 2
 NAME = "restored"
 
 
-def chains(lab: Lab, data: Path, dirty: int) -> tuple[Path, Path, Machine]:
+def chains(lab: Lab, data: Path, increments: int, dirty: int) -> tuple[Path, Path, Machine]:
     """The same history by both: a full backup, and increments that overlap."""
     copied = [Path(shutil.copyfile(data, data.with_name(f"{name}.qcow2"))) for name in "ab"]
     one, two = (
@@ -34,7 +34,7 @@ def chains(lab: Lab, data: Path, dirty: int) -> tuple[Path, Path, Machine]:
     repository, target = one.directory(), two.directory()
     one.ours(repository, type="full")
     two.other(target, "full")
-    for _number in range(INCREMENTS):
+    for _number in range(increments):
         for each in (one, two):
             each.dirty(dirty)
         one.ours(repository, type="incremental")
@@ -90,9 +90,11 @@ def by_other(lab: Lab, target: Path) -> float:
 def measure(pairs: int, *, quick: bool) -> Part:
     with Lab() as lab:
         data = filled(lab, QUICK_DATA if quick else DATA)
-        repository, target, one = chains(lab, data, QUICK_DIRTY if quick else DIRTY)
+        increments = QUICK_INCREMENTS if quick else INCREMENTS
+        dirty = QUICK_DIRTY if quick else DIRTY
+        repository, target, one = chains(lab, data, increments, dirty)
         name = one.vm.name
-        size = f"{data.stat().st_size >> 20} MiB and {INCREMENTS} increments"
+        size = f"{data.stat().st_size >> 20} MiB and {increments} increments"
         rows = []
         for peer, call, goal in (
             (CONVERT, lambda: converted(lab, repository), Goal(0.9, faster=True)),

@@ -38,9 +38,10 @@ options
   all others go to pytest: bin/test unit -k name
 """
 
-# For pytest. Each of its processes has a lab of its own, and keeps one processor busy where guests
-# are emulated.
-SIDE_BY_SIDE = ("--numprocesses=logical", "--maxprocesses=4", "--dist=worksteal")
+# For pytest. Each of its processes has a lab of its own, and keeps most of a processor busy where
+# guests are emulated.
+PROCESSES = min(4, (os.cpu_count() or 1) + 1)
+SIDE_BY_SIDE = (f"--numprocesses={PROCESSES}", "--dist=worksteal")
 
 
 @dataclass(frozen=True)

@@ -17,13 +17,13 @@ ROOT = Path(__file__).resolve().parents[2]
 @pytest.mark.parametrize("part", ["freeze", "commit", "info", "fleet", "backup", "restore"])
 def test_a_part_runs(part: str, tmp_path: Path) -> None:
     measured, page = tmp_path / "measured.json", tmp_path / "page.md"
-    words = ["bin/bench", part, "--quick", "--pairs", "2", "--json", measured, "--page", page]
-    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
+    words = ["bin/bench", part, "--quick", "--pairs", "1", "--json", measured, "--page", page]
+    done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     [found] = json.loads(measured.read_text())["parts"]
     assert found["part"] == part
     for row in found["rows"]:
-        assert len(row["ours"]) == len(row["peer"]) == 2
+        assert len(row["ours"]) == len(row["peer"]) == 1
         assert min(*row["ours"], *row["peer"]) > 0
         assert row["what"] in page.read_text()
     if part == "fleet":
