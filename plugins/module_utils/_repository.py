@@ -1,7 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Options of modules that are about a repository of restore points.
+"""Options of modules that are about a repository of restore points, and what they say of one.
 
 This util is PRIVATE to the collection.
 """

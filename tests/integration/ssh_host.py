@@ -18,10 +18,12 @@ from lab.vm import wait_until
 
 # A home in a mount namespace of its own: the server knows keys from nowhere else.
 SERVE = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
-missing = [name for name in ("dropbear", "dropbearkey", "ssh", "unshare") if not shutil.which(name)]
+PROGRAMS = ("dropbear", "dropbearkey", "ssh", "ssh-keygen", "unshare")
+lacking = [f"{name} is not installed" for name in PROGRAMS if not shutil.which(name)]
+if os.geteuid() != 0:
+    lacking.append("an ssh server with a home of its own needs root")
 needs_ssh = pytest.mark.skipif(
-    bool(missing) or os.geteuid() != 0,
-    reason=f"SKIPPED LOUDLY: an ssh server needs root, missing programs: {missing}",
+    bool(lacking), reason=f"SKIPPED LOUDLY: {', '.join(lacking) or 'nothing is lacking'}"
 )
 
 

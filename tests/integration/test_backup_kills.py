@@ -123,10 +123,10 @@ def states(trials: Trials) -> list[dict[str, Any]]:
 
 
 def killed_at(trials: Trials, settings: list[dict[str, Any]]) -> None:
-    """Progress is told as time goes by, so a run may have a point less than the one before."""
-    missed = [setting for setting in settings if not trials.killed(**setting)]
-    print(f"{len(settings) - len(missed)} kills; not reached: {missed}")
-    assert len(missed) <= len(settings) // 10, f"not reached any more: {missed}"
+    for setting in settings:
+        # Progress is told as time goes by: a quick run may end before it has anything to tell.
+        by_time = "progress.json" in setting["kill"]
+        assert trials.killed(**setting) or by_time, f"{setting} is not reached any more"
 
 
 @pytest.mark.kills

@@ -62,15 +62,20 @@ def test_checkpoints_between_hooks_are_kept_rotated_and_restored(
     assert names(vm) == ["regular-by-hand", "regular-last", "regular-next", "weekly"]
     assert roles.succeed("checkpoint", stamp="last", keep=2).changed == 0
 
+    goes_back(roles, vm, "regular-next", reached)
+    roles.succeed("checkpoint", name="regular-last", state="absent")
+    assert names(vm) == ["regular-by-hand", "regular-next", "weekly"]
+
+
+def goes_back(roles: Roles, vm: VM, checkpoint: str, reached: int) -> None:
+    """What was written since is gone, and the guest counts on from after ``reached``."""
     end = count_beyond(vm, count(vm) + 40)
     vm.write("/mnt/vdb/later", b"given up")
-    roles.succeed("rollback", name="regular-next")
+    roles.succeed("rollback", name=checkpoint)
     vm.disconnect()
     vm.wait_ready()
     assert reached < count(vm) < end
     assert vm.run("cd /mnt/vdb && ls").split() == ["lost+found"]
-    roles.succeed("checkpoint", name="regular-last", state="absent")
-    assert names(vm) == ["regular-by-hand", "regular-next", "weekly"]
 
 
 def test_a_group_has_one_point_in_time_and_goes_back_together(

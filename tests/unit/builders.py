@@ -127,13 +127,6 @@ def snapshot(
     records below an image. The overlays are called like the snapshot.
     """
     on = {"vda": "base"} if on is None else on
-    entries = [
-        SnapshotDisk(target, "external", at(target, name), "qcow2")
-        if mode == "external"
-        else SnapshotDisk(target, mode)
-        for target in on
-        if target not in without
-    ]
     before = _before(on, below or {})
     memory = values.pop("memory", "no")
     state = values.pop("state", "running" if memory != "no" else "disk-snapshot")
@@ -148,13 +141,26 @@ def snapshot(
             "consistency": MEMORY if memory != "no" else proven_consistency(state, memory),
             "memory": memory,
             "memory_file": memory_of(name) if memory == "external" else "",
-            "disks": (*entries, *(SnapshotDisk(target, "no") for target in without)),
+            "disks": _disks(name, mode, on, without),
             "before": before,
             "named": before.named,
             "xml": "",
             **values,
         }
     )
+
+
+def _disks(
+    name: str, mode: str, on: Iterable[str], without: Iterable[str]
+) -> tuple[SnapshotDisk, ...]:
+    entries = [
+        SnapshotDisk(target, "external", at(target, name), "qcow2")
+        if mode == "external"
+        else SnapshotDisk(target, mode)
+        for target in on
+        if target not in without
+    ]
+    return (*entries, *(SnapshotDisk(target, "no") for target in without))
 
 
 def _before(on: Mapping[str, str], below: Mapping[str, str]) -> Definition:
