@@ -16,7 +16,7 @@ What to do comes in the environment variable VMKEEP_HARNESS as JSON:
 * ``kill``: name of the point to die at; ``during`` in place of ``before`` dies ``delay`` seconds
   after the call has begun;
 * ``guard_too``: kill the freeze guard first;
-* ``hold``: {point: seconds} to sleep at a point;
+* ``hold``: {point: seconds} to sleep at a point; calls that only read are points if named here;
 * ``raise_after``: label of a call that raises a libvirt error after it has done its work, once;
   with ``lose_snapshot`` the metadata of the snapshot just taken is deleted first;
 * ``slow``: QEMU copies only so many bytes per second once a backup has begun;
@@ -187,11 +187,14 @@ def vm_of(path: Any) -> str:
 
 
 def wrap_libvirt() -> None:
+    held = " ".join(SETTINGS.get("hold", {}))
     for kind in ("virConnect", "virDomain", "virDomainSnapshot", "virDomainCheckpoint"):
         owner = getattr(libvirt, kind)
         for method, found in list(vars(owner).items()):
-            if callable(found) and not method.startswith(("_", *READING)):
-                wrap(owner, method, libvirt_label(kind, method), effect=True)
+            reads = method.startswith(READING)
+            if not callable(found) or method.startswith("_") or (reads and method not in held):
+                continue
+            wrap(owner, method, libvirt_label(kind, method), effect=not reads)
     wrap(libvirt_qemu, "qemuAgentCommand", agent_label, effect=True)
     if "slow" in SETTINGS:
         libvirt.virDomain.backupBegin = slowed(libvirt.virDomain.backupBegin)

@@ -550,6 +550,22 @@ def test_a_transient_vm_and_a_killed_save(make_vm: Callable[..., VM], killer: Ki
         assert vm.run("cat /run/note") == "remembered\n" and not Path(at(vm)).exists()
 
 
+def test_a_transient_vm_goes_while_another_run_looks_at_it(
+    make_vm: Callable[..., VM], killer: Killer, tmp_path: Path
+) -> None:
+    vm = make_vm("passing", disks=[Disk(size=SIZE)], transient=True)
+    save = Task("vm_memory", (vm,), saving(at(vm)))
+    point = "before libvirt save passing"
+    with killer.start(save, hold={point: 3}) as first:
+        killer.reaches(point)
+        looking = Killer(killer.modules, tmp_path)
+        second = looking.run(save, hold={"before libvirt blockJobInfo passing vda": 5})
+        assert first.result()["changed"]
+    assert "before libvirt blockJobInfo passing vda" in {point.name for point in looking.points()}
+    assert not second["failed"], second["msg"]
+    assert not second["changed"] and not killer.journals()
+
+
 def test_qemu_dies_while_it_writes(db01: VM, killer: Killer) -> None:
     """That memory is lost; what there is of it is removed, and the VM can be booted."""
     save = Task("vm_memory", (db01,), saving(at(db01)))

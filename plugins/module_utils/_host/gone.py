@@ -74,24 +74,18 @@ class SavedDomain:
         return self._conn
 
     def __getattr__(self, attribute: str) -> Any:
-        gone = _Gone(self._conn, self._path)
-        try:
-            found = getattr(self._conn.lookupByUUIDString(self._uuid), attribute)
-        except libvirt.libvirtError as error:
-            if code_of(error) != NO_DOMAIN:
-                raise
-            return getattr(gone, attribute)
-        if not callable(found):
-            return found
+        if attribute.startswith("_"):
+            return getattr(self._conn.lookupByUUIDString(self._uuid), attribute)
 
         def ask(_self: SavedDomain, *args: Any) -> Any:
             # It may go at any time: the daemon may still be at a save that a dead run had begun.
             try:
-                return found(*args)
+                return getattr(self._conn.lookupByUUIDString(self._uuid), attribute)(*args)
             except libvirt.libvirtError as error:
-                if code_of(error) != NO_DOMAIN:
+                found = _Gone(self._conn, self._path)
+                if code_of(error) != NO_DOMAIN or not hasattr(found, attribute):
                     raise
-            return getattr(gone, attribute)(*args)
+            return getattr(found, attribute)(*args)
 
         return MethodType(ask, self)
 
@@ -112,6 +106,8 @@ class _Gone:
             "memoryStats": {},
             "jobStats": {},
         }
+        if attribute not in nothing:
+            raise AttributeError(attribute)
         return lambda *_flags: nothing[attribute]
 
     def XMLDesc(self, _flags: int) -> str:
