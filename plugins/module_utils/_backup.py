@@ -86,7 +86,7 @@ def _result(vm: VmState) -> dict[str, Any]:
 
 def _shown(point: RestorePoint) -> dict[str, Any]:
     """A restore point as a result; what cannot be foreseen is None."""
-    made = point.digest != ""
+    made = point.made
     return {
         "id": point.id,
         "type": point.type,

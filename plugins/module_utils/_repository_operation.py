@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Callable
 
@@ -19,7 +19,7 @@ from ._argspec import check_seconds, run_name
 from ._flow.stock import StockOutcome, Store
 from ._host.repository import identity
 from ._host.stocks import find_stocks
-from ._model.problem import BadInput, Problem
+from ._model.problem import BadInput, NotFound, Problem
 from ._model.stock import Stock
 from ._repository import repository_of, without_identity
 
@@ -28,10 +28,12 @@ from ._repository import repository_of, without_identity
 class RepositoryOperation:
     """What a module does with the restore points of each VM, given its name and what there is.
 
-    What is found there may be out of date once a lock is held.
+    What is found there may be out of date once a lock is held. In check mode the VMs ``foreseen``
+    need not have any restore point yet.
     """
 
     do: Callable[[Store, str, Stock], StockOutcome]
+    foreseen: Collection[str] = ()
 
     def carry_out(self, params: Mapping[str, Any], module: str, *, check: bool) -> Answer:
         """Do it for the VMs of the option ``vm``; with ``check`` only say what would be done.
@@ -45,10 +47,12 @@ class RepositoryOperation:
         for name, stock in _by_name(find_stocks(store.repository, params["vm"])).items():
             _add(answer, name, self._outcome(store, name, stock))
             if isinstance(stock, Stock):
-                answer.vms[name]["uuid"] = stock.directory.rpartition(".")[2]
+                answer.vms[name]["uuid"] = stock.uuid
         return answer
 
     def _outcome(self, store: Store, name: str, stock: Stock | Problem) -> StockOutcome:
+        if isinstance(stock, NotFound) and store.check and name in self.foreseen:
+            stock = Stock(store.repository, os.path.join(store.repository, name))
         if isinstance(stock, Problem):
             return StockOutcome(problem=str(stock))
         try:

@@ -73,6 +73,13 @@ options:
       - If there is no room for that, or with V(false), what it stands on is kept as well.
     type: bool
     default: true
+  foreseen:
+    description:
+      - What M(vmkeep.libvirt.vm_backup) returned as RV(vmkeep.libvirt.vm_backup#module:vms). In check mode
+        the restore points in it that are not there yet count as if they were, so that a play of both shows
+        what goes once they are made. Without check mode it has no meaning.
+      - A C(restore_point) with C(verified) true counts as read in full, with what it stands on.
+    type: dict
   now:
     description:
       - The time that counts as now, in ISO 8601. It is recorded for a restore point that was verified
@@ -108,6 +115,21 @@ EXAMPLES = r"""
     vm: [db01, app01]
     keep_daily: 7
     keep_weekly: 4
+
+- name: Back up and keep a week of days, so that check mode tells of both
+  block:
+    - name: Make restore points
+      vmkeep.libvirt.vm_backup:
+        vm: [db01, app01]
+        repository: /srv/backup
+      register: backups
+
+    - name: Keep a week of them
+      vmkeep.libvirt.vm_backup_prune:
+        repository: /srv/backup
+        vm: [db01, app01]
+        keep_daily: 7
+        foreseen: "{{ backups.vms }}"
 
 - name: Keep the last three, and the one from before the migration
   vmkeep.libvirt.vm_backup_prune:
@@ -216,6 +238,7 @@ def main() -> None:
             "keep_yearly": {"type": "int", "default": 0},
             "protect": {"type": "list", "elements": "str", "default": []},
             "merge": {"type": "bool", "default": True},
+            "foreseen": {"type": "dict"},
             "now": {"type": "str"},
         },
         supports_check_mode=True,

@@ -40,6 +40,14 @@ class Days:
         self.repository.later()
         return self.roles.succeed("backup", *options, **self.variables(**more))
 
+    def foresee(self, **more: Any) -> PlaybookRun:
+        """What the next run would do, by check mode."""
+        now = self.repository.now
+        self.repository.later()
+        run = self.roles.succeed("backup", "--check", **self.variables(**more))
+        self.repository.now = now
+        return run
+
     def refused(self, **more: Any) -> str:
         return self.roles.refused("backup", **self.variables(**more))
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.uses import record_use
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.backup import RestorePoint
 from image_story import MIB, content, needs_root, qemu_img
 from lab.modules import ModuleRun, start_module
 from lab.vm import wait_until
@@ -191,6 +192,42 @@ def test_again_and_again(depot: Depot) -> None:
     assert len(result["vms"]["db01"]["merged"]) == 1 and len(of(result, "removed")) == 1
 
 
+def as_told(point: RestorePoint, **more: Any) -> dict[str, Any]:
+    """A restore point as vm_backup tells of it."""
+    parent = point.parent.id if point.parent else None
+    return {"restore_point": {"id": point.id, "time": point.time, "parent": parent, **more}}
+
+
+def test_check_mode_counts_with_what_is_foreseen(depot: Depot, fast: Path) -> None:
+    """What goes once a restore point is made is told before it is made, and goes then."""
+    ids = depot.ids()
+    made_elsewhere = Depot(fast / "elsewhere")
+    made_elsewhere.chain(5)
+    told = {uuid_of("db01"): as_told(made_elsewhere.add(parent="last")), "web01": {"failed": True}}
+    usual = {"vm": ["db01"], "keep_last": 3}
+    now = depot.run("vm_backup_prune", check=True, **usual)
+    foreseen = depot.run("vm_backup_prune", check=True, foreseen=told, **usual)
+    assert of(now, "removed") == ids[1::-1] and of(foreseen, "removed") == ids[2::-1]
+    point = depot.add(parent="last")
+    told["db01"] = as_told(point)
+    real = depot.run("vm_backup_prune", foreseen=told, **usual)
+    assert real["vms"] == foreseen["vms"] and of(real, "kept") == [*ids[3:], point.id]
+    assert [step["step"] for step in real["plan"]] == [step["step"] for step in foreseen["plan"]]
+    assert not depot.run("vm_backup_prune", foreseen=told, **usual)["changed"]
+
+
+def test_what_is_foreseen_removes_nothing_without_check_mode(depot: Depot) -> None:
+    ids = depot.ids()
+    point = {"id": "20270101T030000Z", "time": "2027-01-01T03:00:00Z", "parent": None}
+    told = {"db01": {"restore_point": point}, "new01": {"restore_point": point}}
+    usual = {"keep_last": 1, "foreseen": told}
+    foreseen = depot.run("vm_backup_prune", check=True, vm=["db01", "new01"], **usual)
+    assert of(foreseen, "removed") == ids[::-1] and of(foreseen, "kept", "new01") == [point["id"]]
+    assert of(depot.run("vm_backup_prune", vm=["db01"], **usual), "kept") == ids[-1:]
+    result = depot.attempt("vm_backup_prune", vm=["new01"], **usual)
+    assert result["failed"] and "has no restore point of VM new01" in result["msg"]
+
+
 def test_refused_options(depot: Depot) -> None:
     before = fingerprint(depot.path)
     for params, said in (
@@ -198,6 +235,8 @@ def test_refused_options(depot: Depot) -> None:
         ({"keep_last": 0}, "no option says which restore points are kept"),
         ({"keep_last": 1, "keep_daily": -1}, "keep_daily is -1"),
         ({"keep_last": 1, "protect": ["../x"]}, "protect names '../x'"),
+        ({"keep_last": 1, "foreseen": {"db01": "x"}}, "says of VM 'db01': 'x'"),
+        ({"keep_last": 1, "foreseen": {"db01": {"restore_point": {"id": "../x"}}}}, "'id': '../x'"),
         ({"keep_last": 1, "vm": []}, "empty list"),
         ({"keep_last": 1, "lock_timeout": -1}, "lock_timeout is -1"),
     ):

@@ -15,6 +15,7 @@ from backup_days import BLANK, MUTE, Days, days
 from backup_story import disks_of, paused, sha256
 from lab import VM, Disk
 from lab.modules import run_module
+from lab.playbooks import PlaybookRun
 from role_stage import Roles, results
 
 __all__ = ["days"]
@@ -36,12 +37,15 @@ def test_a_week_of_days(days: Days, roles: Roles, make_vm: Callable[..., VM]) ->
             more.update(hooks)
         if day == 6:
             more.update(days.files, verify=True)
+        foreseen = days.foresee(**more) if day in (0, 6) else None
         with paused(vm):
             run = days.next(**more)
             point = days.repository.ids(vm)[-1]
             contents[point] = disks_of(vm)
         made = results(run, "vm_backup")[-1]["vms"]
         assert made["db01"]["restore_point"]["id"] == made["app01"]["restore_point"]["id"] == point
+        if foreseen:
+            _check_foreseen(foreseen, run)
         kinds.append(made["db01"]["restore_point"]["type"])
     assert kinds == ["full", *["incremental"] * 6]
     assert roles.said() == ["before", "after"]
@@ -56,6 +60,19 @@ def test_a_week_of_days(days: Days, roles: Roles, make_vm: Callable[..., VM]) ->
     _check_reports(days, kept)
     for point, name in ((kept[0], "first"), (kept[1], "middle")):
         _restored(roles, days, vm, point, name, contents[point])
+
+
+def _check_foreseen(foreseen: PlaybookRun, run: PlaybookRun) -> None:
+    """Check mode told which restore points are made, and which go once they are there."""
+    for module, step in (("vm_backup", "back_up"), ("vm_backup_prune", "remove_point")):
+        plans = [
+            [entry for result in results(each, module) for entry in result.get("plan", [])]
+            for each in (foreseen, run)
+        ]
+        told, done = ([entry for entry in plan if entry["step"] == step] for plan in plans)
+        assert told == done
+    said = {each.output.count("removed: 20") for each in (foreseen, run)}
+    assert len(said) == 1
 
 
 def _check_reports(days: Days, kept: list[str]) -> None:

@@ -28,6 +28,10 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.stock_step i
     RemoveDebris,
     RemovePoint,
 )
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.foreseen import (
+    Foreseen,
+    with_foreseen,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.prune import (
     picture,
     plan_prune,
@@ -347,6 +351,33 @@ def test_no_plan_loses_what_is_to_be_kept(
     left = replace(stock, points=tuple(points.values()), troubles=troubles, verified=verified)
     assert {point.id for point in left.points if left.trouble_of(point)} <= bad
     assert plan_prune(left, rules, 0).steps == (), "a second run would go on"
+
+
+@settings(max_examples=150, deadline=None)
+@given(drafts, st.builds(Draft, below=st.integers(0, 3)), st.booleans(), retentions)
+def test_what_is_foreseen_is_planned_as_what_is_there(
+    given_drafts: list[Draft], last: Draft, verified: bool, rules: Retention
+) -> None:
+    there = stock_of(*given_drafts, last)
+    *older, point = there.points
+    before = replace(there, points=tuple(older))
+    parent = point.parent.id if point.parent else ""
+    foreseen = with_foreseen(before, Foreseen(point.id, point.time, parent, verified))
+    read = there.lineage(point) if verified else ()
+    good = [each for each in read if not there.trouble_of(each)]
+    marks = {each.id: Verified(point.time, each.digest) for each in good}
+    there = replace(there, verified={**there.verified, **marks})
+    assert reasons(foreseen, rules) == reasons(there, rules)
+    assert steps(foreseen, rules) == steps(there, rules)
+    again = with_foreseen(there, Foreseen(point.id, point.time, parent, verified))
+    assert again == there
+
+
+def test_what_is_foreseen_is_in_no_picture_of_what_is_there() -> None:
+    stock = with_foreseen(days(1), Foreseen("20261103T030000Z", "2026-11-03T03:00:00Z"))
+    before, after = picture("db01", stock, plan_prune(stock, Retention(last=2), PLENTY))
+    assert "20261103T030000Z" not in before
+    assert after == f"{before}\n  20261103T030000Z full; stays: last 1, newest"
 
 
 @settings(max_examples=100, deadline=None)

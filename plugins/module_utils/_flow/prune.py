@@ -9,7 +9,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from .._host.files import directory_fact
@@ -21,19 +21,33 @@ from .._host.uses import drop_uses, read_uses
 from .._model.problem import Busy, Problem
 from .._model.stock import Stock
 from .._model.stock_step import MergePoint, PrunePlan, RemovePoint, StockStep, shown
+from .._plan.foreseen import Foreseen, with_foreseen
 from .._plan.prune import picture, plan_prune
 from .._plan.retention import Retention
 from .stock import StockOutcome, Store
 from .stock_look import settled
 
 
-def prune(rules: Retention, at: str, store: Store, name: str, stock: Stock) -> StockOutcome:
-    """Keep of one VM what the rules keep. ``at`` is the time that counts as now."""
+def prune(
+    rules: Retention,
+    at: str,
+    foreseen: Mapping[str, Foreseen],
+    store: Store,
+    name: str,
+    stock: Stock,
+) -> StockOutcome:
+    """Keep of one VM what the rules keep. ``at`` is the time that counts as now.
+
+    ``foreseen`` tells by name or UUID of a VM what check mode has to count with.
+    """
     stock, writer = settled(store, name, stock), writer_of(stock.directory)
     if writer:
         # What looks like debris may be what that run is about to complete.
         stock = replace(stock, debris=())
     stock, notes = _tidy(_used(stock))
+    expected = foreseen.get(stock.uuid) or foreseen.get(name)
+    if store.check and expected:
+        stock = with_foreseen(stock, expected)
     plan = _plan(rules, stock)
     if store.check or not plan.steps:
         outcome = _outcome(name, stock, plan, plan.steps)

@@ -113,6 +113,11 @@ class RestorePoint:
     digest: str = ""
 
     @property
+    def made(self) -> bool:
+        """Whether it is there, and not only foreseen."""
+        return self.digest != ""
+
+    @property
     def bytes(self) -> int:
         """What its files take."""
         return sum(file.size for file in self.files)

@@ -92,6 +92,11 @@ class Stock:
                 found.add(point.id)
         return frozenset(found)
 
+    @property
+    def uuid(self) -> str:
+        """The UUID of the VM, which the name of its directory ends in."""
+        return self.directory.rpartition(".")[2]
+
     def point(self, id: str) -> RestorePoint | None:
         return self._by_id.get(id)
 

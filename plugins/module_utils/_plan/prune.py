@@ -210,7 +210,8 @@ def picture(name: str, stock: Stock, plan: PrunePlan) -> tuple[str, str]:
             before.append(f"  {point.id} {point.type}{on}; goes: {plan.removed[point.id]}")
             continue
         why = ", ".join(plan.kept.get(point.id, ()))
-        before.append(f"  {point.id} {point.type}{on}; stays: {why}")
-        after.append(f"  {point.id} full; stays: {why}" if point.id in merged else before[-1])
+        now = f"  {point.id} {point.type}{on}; stays: {why}"
+        before += [now] if point.made else []
+        after.append(f"  {point.id} full; stays: {why}" if point.id in merged else now)
     before += [f"  {path}; left by a dead run" for path in stock.debris]
     return "\n".join(before), "\n".join(after)

@@ -30,7 +30,7 @@ def check_wish(wish: RestoreWish) -> None:
             wanted=f"some of: {', '.join(known) or '(none)'}",
             todo="correct the option 'disks'",
         )
-    if wish.point.uuid != wish.stock.directory.rpartition(".")[2]:
+    if wish.point.uuid != wish.stock.uuid:
         raise unusable(wish.stock, wish.point, f"its manifest is of VM {wish.point.uuid}")
 
 
