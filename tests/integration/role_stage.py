@@ -5,8 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from concurrent.futures import ThreadPoolExecutor
+import os
+import signal
+import time
+from concurrent.futures import ThreadPoolExecutor, wait
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -55,6 +59,18 @@ class Roles:
             end(self.controller.descendants())
             assert run.result().status != 0, run.result().output
         assert word in self._logged()
+
+    def killed_after(self, seconds: float, playbook: str, **more: Any) -> bool:
+        """SIGKILL for a run and all that it started, after so long; False if it was over before."""
+        with ThreadPoolExecutor(1) as pool:
+            run = pool.submit(self.play, playbook, **more)
+            wait([run], timeout=seconds)
+            while not run.done():
+                for pid in self.controller.descendants():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                time.sleep(0.05)
+        return run.result().status != 0
 
     def _logged(self) -> list[str]:
         return self.log.read_text().split() if self.log.exists() else []
