@@ -77,7 +77,7 @@ options:
     description:
       - What M(vmkeep.libvirt.vm_backup) returned as RV(vmkeep.libvirt.vm_backup#module:vms). In check mode
         the restore points in it that are not there yet count as if they were, so that a play of both shows
-        what goes once they are made. Without check mode it has no meaning.
+        what goes once they are made. Each counts as one of all disks. Without check mode it has no meaning.
       - A C(restore_point) with C(verified) true counts as read in full, with what it stands on.
     type: dict
   now:

@@ -192,7 +192,8 @@ def wrap_libvirt() -> None:
         owner = getattr(libvirt, kind)
         for method, found in list(vars(owner).items()):
             reads = method.startswith(READING)
-            if not callable(found) or method.startswith("_") or (reads and method not in held):
+            wanted = not reads or f"libvirt {method} " in held
+            if not callable(found) or method.startswith("_") or not wanted:
                 continue
             wrap(owner, method, libvirt_label(kind, method), effect=not reads)
     wrap(libvirt_qemu, "qemuAgentCommand", agent_label, effect=True)

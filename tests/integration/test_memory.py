@@ -556,10 +556,10 @@ def test_a_transient_vm_goes_while_another_run_looks_at_it(
     vm = make_vm("passing", disks=[Disk(size=SIZE)], transient=True)
     save = Task("vm_memory", (vm,), saving(at(vm)))
     point = "before libvirt save passing"
-    with killer.start(save, hold={point: 3}) as first:
+    with killer.start(save, hold={point: 6}) as first:
         killer.reaches(point)
         looking = Killer(killer.modules, tmp_path)
-        second = looking.run(save, hold={"before libvirt blockJobInfo passing vda": 5})
+        second = looking.run(save, hold={"before libvirt blockJobInfo passing vda": 9})
         assert first.result()["changed"]
     assert "before libvirt blockJobInfo passing vda" in {point.name for point in looking.points()}
     assert not second["failed"], second["msg"]

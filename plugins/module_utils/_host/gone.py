@@ -74,7 +74,7 @@ class SavedDomain:
         return self._conn
 
     def __getattr__(self, attribute: str) -> Any:
-        if attribute.startswith("_"):
+        if attribute.startswith("_"):  # what the binding itself looks for, such as _o
             return getattr(self._conn.lookupByUUIDString(self._uuid), attribute)
 
         def ask(_self: SavedDomain, *args: Any) -> Any:

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from .._model.backup import Parent, RestorePoint, StoredDisk
+from .._model.backup import RestorePoint, StoredDisk
 from .._model.backup_steps import (
     BackUp,
     CreateRepository,
@@ -22,6 +22,7 @@ from .._model.backups import Backups
 from .._model.state import VmState
 from .._model.step import Step
 from .._model.stock_step import RemoveDebris
+from .foreseen import point_to_be
 
 
 def after_backup(vm: VmState, step: Step) -> VmState:
@@ -56,23 +57,8 @@ def _expected(step: BackUp, vm: VmState, known: Backups) -> RestorePoint:
         StoredDisk(copy.target, copy.file, copy.type, copy.format, copy.size, copy.source)
         for copy in step.copies
     )
-    return RestorePoint(
-        id=step.id,
-        vm=vm.name,
-        uuid=vm.uuid,
-        sequence=known.stock.next_sequence,
-        time=step.time,
-        type=step.type,
-        reason=step.reason,
-        consistency="",
-        files=(),
-        disks=tuple(disks),
-        started="",
-        finished="",
-        seconds=0.0,
-        parent=Parent(parent.id, parent.digest) if parent else None,
-        checkpoint=step.checkpoint,
-    )
+    point = point_to_be(known.stock, step.id, step.time, disks, parent)
+    return replace(point, vm=vm.name, uuid=vm.uuid, reason=step.reason, checkpoint=step.checkpoint)
 
 
 def backup_lines(vm: VmState) -> Iterator[str]:

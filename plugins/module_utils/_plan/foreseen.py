@@ -8,9 +8,10 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from .._model.backup import FULL, INCREMENTAL, Parent, RestorePoint
+from .._model.backup import INCREMENTAL, Parent, RestorePoint, StoredDisk, type_of
 from .._model.stock import Stock, Verified
 
 
@@ -42,15 +43,22 @@ def with_foreseen(stock: Stock, expected: Foreseen) -> Stock:
 
 def _point(stock: Stock, expected: Foreseen) -> RestorePoint:
     parent = stock.point(expected.parent)
-    kind = INCREMENTAL if parent else FULL
-    disks = tuple(replace(disk, type=kind) for disk in parent.disks) if parent else ()
+    disks = [replace(disk, type=INCREMENTAL) for disk in parent.disks] if parent else []
+    return point_to_be(stock, expected.id, expected.time, disks, parent)
+
+
+def point_to_be(
+    stock: Stock, id: str, time: str, disks: Iterable[StoredDisk], parent: RestorePoint | None
+) -> RestorePoint:
+    """The next restore point of a stock as far as it can be foreseen: not ``made``."""
+    disks = tuple(disks)
     return RestorePoint(
-        id=expected.id,
+        id=id,
         vm=stock.points[-1].vm if stock.points else "",
         uuid=stock.uuid,
         sequence=stock.next_sequence,
-        time=expected.time,
-        type=kind,
+        time=time,
+        type=type_of(disks),
         reason="",
         consistency="",
         files=(),
