@@ -15,6 +15,7 @@ import pytest
 from kill_stage import Stage, needs_recovery, overlay
 from kill_trials import Killer, Task, portrait
 from lab import VM
+from lab.vm import wait_until
 
 DATA = 8
 BANDWIDTH = 2
@@ -196,6 +197,26 @@ def test_a_ready_job_of_a_dead_run_is_taken_up(stage: Stage, killer: Killer) -> 
     assert not result["failed"], result["msg"]
     assert "finished what an interrupted run had begun" in result["notes"][0]
     assert not _started(killer, "vda"), "the job was begun once more"
+    _merged(vm, killer)
+
+
+def test_a_job_of_a_dead_run_ends_while_the_next_run_plans(stage: Stage, killer: Killer) -> None:
+    """A commit below the active image ends by itself, at any moment."""
+    vm = stage.running("db01", "s1")
+    fill(vm)
+    assert not killer.plain(take(vm, "s2"))["failed"]
+    task = commit(vm, max_depth=2, bandwidth=1)
+    killer.start(task, kill="after libvirt blockCommit db01 vdb").wait()
+    point = "before libvirt blockJobInfo db01 vda #2"  # the first looks for jobs of others
+    with killer.start(task, hold={point: 3.0}) as run:
+        killer.reaches(point)
+        vm.domain.blockJobSetSpeed("vda", 0)
+        wait_until(lambda: not vm.domain.blockJobInfo("vda", 0), 2, "the job is over")
+        result = run.result()
+    assert not result["failed"], result["msg"]
+    assert result["notes"] == ["db01: finished what an interrupted run had begun"]
+    assert not _started(killer, "vda"), "the job was begun once more"
+    assert not killer.plain(commit(vm))["failed"]
     _merged(vm, killer)
 
 

@@ -105,7 +105,7 @@ def _goes_on(dom: Domain, step: JobStep) -> bool:
     """Whether the job of an earlier run is still there, or has done its work."""
     if not step.resume:
         return False
-    return bool(_job(dom, step.target)) or (isinstance(step, PullDisk) and _arrived(dom, step))
+    return bool(_job(dom, step.target)) or _arrived(dom, step)
 
 
 def _start(dom: Domain, step: JobStep, note: Note) -> None:
