@@ -11,31 +11,33 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, Callable, Union
+from typing import Any, Callable, Protocol
 
 from ansible.module_utils.basic import AnsibleModule
 
 from ._model.problem import Problem
 
-if TYPE_CHECKING:
-    from ._discard import DiscardOperation
-    from ._guest_exec import GuestExecOperation
-    from ._image_operation import ImageOperation
-    from ._operation import Operation
-    from ._repository_operation import RepositoryOperation
-    from ._restore import RestoreOperation
 
-    AnyOperation = Union[
-        Operation,
-        ImageOperation,
-        RepositoryOperation,
-        RestoreOperation,
-        DiscardOperation,
-        GuestExecOperation,
-    ]
+class Answer(Protocol):
+    """What a module will return; ``failure`` says why the task fails, '' if it does not."""
+
+    @property
+    def failure(self) -> str: ...
+
+    def to_dict(self) -> dict[str, Any]: ...
 
 
-def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], AnyOperation]) -> None:
+class Operation(Protocol):
+    """What a module does.
+
+    No operation is named here: Ansible sends all that a file could import, also what it imports
+    for its types only.
+    """
+
+    def carry_out(self, params: Mapping[str, Any], module: str, *, check: bool) -> Answer: ...
+
+
+def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], Operation]) -> None:
     """Carry out the operation of the task on all its VMs or images and leave the module."""
     try:
         operation = build(module.params)
