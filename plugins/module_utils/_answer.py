@@ -23,6 +23,11 @@ class Answer:
     after: list[str] = field(default_factory=list)
     problems: dict[str, str] = field(default_factory=dict)
 
+    def fail(self, name: str, problem: object) -> None:
+        """The task fails for a VM."""
+        self.problems[name] = str(problem)
+        self.vms[name] = {"failed": True, "msg": str(problem)}
+
     @property
     def failure(self) -> str:
         """Why the task fails, '' if it does not."""

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Checkpoints (disks and memory of a VM) as options of a task and as results.
+"""Checkpoints (disks and memory of a VM) as options of a task.
 
 A checkpoint is an external snapshot with memory, which other tasks leave whole.
 
@@ -17,12 +17,11 @@ from ._model.names import check_description, check_snapshot_name
 from ._model.problem import BadInput
 from ._model.snapshot import CHECKPOINT
 from ._model.state import VmState
-from ._model.step import Plan
 from ._operation import Operation
 from ._plan.absent import AbsentWish, plan_absent
 from ._plan.revert import RevertWish, plan_reverted, unreverted
 from ._plan.snapshot import SnapshotWish, plan_present
-from ._snapshot import snapshot_entry, snapshot_result
+from ._snapshot_info import snapshot_result
 
 
 def checkpoint_operation(params: Mapping[str, Any]) -> Operation:
@@ -68,20 +67,3 @@ def checkpoint_operation(params: Mapping[str, Any]) -> Operation:
 
 def _described(text: str | None) -> str | None:
     return None if text is None else check_description(text)
-
-
-def info_operation(params: Mapping[str, Any]) -> Operation:
-    """What the module vm_checkpoint_info is to show."""
-    wanted = params["name"]
-
-    def result(vm: VmState, _after: VmState, _report: Mapping[str, Any]) -> dict[str, Any]:
-        return {
-            "state": vm.status,
-            "checkpoints": [
-                snapshot_entry(each, vm.snapshots)
-                for each in vm.snapshots
-                if each.kind == CHECKPOINT and wanted in (None, each.name)
-            ],
-        }
-
-    return Operation(lambda vm: Plan(vm.name), result, read_only=True)

@@ -18,7 +18,7 @@ from ._flow.look import each
 from ._host.observe import Host, look_up
 from ._model.discard import Discarded
 from ._model.problem import NotFound, Problem
-from ._operation import host_for
+from ._task_vms import host_for
 
 if TYPE_CHECKING:
     from ._host.libvirt_dep import Domain
@@ -65,7 +65,6 @@ def _add(answer: Answer, name: str, done: Discarded) -> None:
         answer.before.append(f"VM {name}\n" + "".join(f"  {path}\n" for path in done.files))
         answer.after.append(f"VM {name}\n  not defined\n")
     if done.problem:
-        answer.problems[name] = done.problem
-        answer.vms[name] = {"failed": True, "msg": done.problem}
+        answer.fail(name, done.problem)
     else:
         answer.vms[name] = {"removed": list(done.files)}

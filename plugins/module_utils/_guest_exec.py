@@ -18,7 +18,7 @@ from ._answer import Answer
 from ._host.guest_exec import execute, wait_for_agent
 from ._host.observe import look_up
 from ._model.problem import BadInput, Problem
-from ._operation import host_for
+from ._task_vms import host_for
 
 if TYPE_CHECKING:
     from ._host.libvirt_dep import Domain

@@ -13,15 +13,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from ._answer import Answer
-from ._argspec import check_seconds, run_name, state_dir_for
-from ._flow.look import each, nothing_to_do, observe_only
+from ._flow.look import each, nothing_to_do
 from ._flow.outcome import ChangeAll, Outcome, PlanFor
-from ._host.connection import connect
 from ._host.observe import Host, call_roll, look_up
-from ._model.problem import BadInput, Problem
 from ._model.state import VmState
 from ._model.step import shown
 from ._plan.picture import picture
+from ._task_vms import host_for, parted
 
 if TYPE_CHECKING:
     from ._host.libvirt_dep import Domain
@@ -32,18 +30,16 @@ class Operation:
     """What a module does: a pure plan for one VM, and what to return of it.
 
     ``result`` gets the VM before and after and the report of the run (empty in check mode).
-    ``group`` makes all VMs change at one point in time, or none of them; ``read_only`` leaves
-    even the journals of dead runs alone. ``proof`` is what is left to do after a run, where that
-    is not the plan itself: going back to a snapshot can be asked for again and again. ``storage``
-    wants to know what is below the images. ``find`` looks up the VMs, ``also`` adds to what is
-    observed of one, and ``change`` brings all of them to what is wanted where that is not done
-    one by one with a journal.
+    ``group`` makes all VMs change at one point in time, or none of them. ``proof`` is what is left
+    to do after a run, where that is not the plan itself: going back to a snapshot can be asked for
+    again and again. ``storage`` wants to know what is below the images. ``find`` looks up the VMs,
+    ``also`` adds to what is observed of one, and ``change`` brings all of them to what is wanted
+    where that is not done one by one with a journal.
     """
 
     plan: PlanFor
     result: Callable[[VmState, VmState, dict[str, Any]], dict[str, Any]]
     group: bool = False
-    read_only: bool = False
     proof: PlanFor | None = None
     storage: bool = False
     find: Callable[[Host, Sequence[str]], dict[str, Any]] = look_up
@@ -59,37 +55,12 @@ class Operation:
         return _answer(self, _outcomes(host, self, params["vm"], check))
 
 
-def host_for(params: Mapping[str, Any], module_name: str) -> Host:
-    """The hypervisor of a task. Raises BadInput, or Unreachable without libvirt."""
-    check_seconds(params)
-    if not params["vm"]:
-        raise BadInput(
-            "the option 'vm' is an empty list", wanted="at least one VM", todo="name one"
-        )
-    return Host(
-        conn=connect(params["uri"]),
-        uri=params["uri"],
-        state_dir=state_dir_for(params["state_dir"], params["uri"]),
-        timeout=float(params["timeout"]),
-        lock_timeout=float(params["lock_timeout"]),
-        run=run_name(module_name),
-    )
-
-
 def _outcomes(
     host: Host, operation: Operation, names: Iterable[str], check_mode: bool
 ) -> dict[str, Outcome]:
     """name -> outcome, in the order of the option, each VM once."""
-    found = operation.find(host, list(dict.fromkeys(names)))
-    outcomes: dict[str, Outcome] = {}
-    doms: dict[str, Domain] = {}
-    for given, dom in found.items():
-        if isinstance(dom, Problem):
-            outcomes[given] = Outcome(problem=dom)
-        else:
-            doms.setdefault(dom.name(), dom)
-    if operation.read_only:
-        return {**outcomes, **each(doms, lambda dom: observe_only(host, dom, operation.plan))}
+    doms, problems = parted(operation.find(host, list(dict.fromkeys(names))))
+    outcomes = {given: Outcome(problem=problem) for given, problem in problems.items()}
     settled = _settled(host, doms, operation)
     if len(settled) == len(outcomes) + len(doms):
         return settled
@@ -130,8 +101,7 @@ def _answer(operation: Operation, outcomes: dict[str, Outcome]) -> Answer:
             answer.before.append(picture(outcome.before))
             answer.after.append(picture(outcome.after))
         if outcome.problem:
-            answer.problems[name] = str(outcome.problem)
-            answer.vms[name] = {"failed": True, "msg": str(outcome.problem)}
+            answer.fail(name, outcome.problem)
         elif outcome.before and outcome.after:
             answer.vms[name] = operation.result(outcome.before, outcome.after, outcome.report)
     return answer

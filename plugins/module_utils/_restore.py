@@ -27,9 +27,9 @@ from ._model.restore import ABSENT, RestoreWish, clone_uuid
 from ._model.state import VmState
 from ._model.step import shown
 from ._model.stock import Stock
-from ._operation import host_for
 from ._plan.picture import picture
 from ._repository import repository_of, without_identity
+from ._task_vms import host_for
 
 _WORKERS = 4
 _LONGEST_NAME = 200
@@ -175,8 +175,7 @@ def _answer(ones: Mapping[str, _One]) -> Answer:
             answer.before.append(_picture(outcome.before))
             answer.after.append(_picture(outcome.after))
         if outcome.problem:
-            answer.problems[key] = str(outcome.problem)
-            answer.vms[key] = {"failed": True, "msg": str(outcome.problem)}
+            answer.fail(key, outcome.problem)
         elif wish and outcome.after:
             answer.vms[key] = _result(wish, outcome.after, outcome.report)
     return answer

@@ -1,7 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Snapshots as options of a task and as results.
+"""Snapshots as options of a task.
 
 This util is PRIVATE to the collection.
 """
@@ -12,22 +12,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ._flow.outcome import PlanFor
-from ._model.image_result import to_result as image_to_result
 from ._model.names import check_description, check_snapshot_name
 from ._model.problem import BadInput
-from ._model.snapshot import (
-    Snapshot,
-)
 from ._model.state import VmState
-from ._model.step import Plan
-from ._model.tree import (
-    tree_text,
-)
 from ._operation import Operation
 from ._plan.absent import AbsentWish, plan_absent
-from ._plan.agree import disagreements
 from ._plan.revert import RevertWish, plan_reverted, unreverted
 from ._plan.snapshot import SnapshotWish, plan_present
+from ._snapshot_info import snapshot_result
 
 
 def snapshot_operation(params: Mapping[str, Any]) -> Operation:
@@ -133,63 +125,3 @@ def _disk_entry(entry: object) -> tuple[str, str]:
 def _result(name: str, vm: VmState, report: Mapping[str, Any]) -> dict[str, Any]:
     found = vm.snapshot(name)
     return {"snapshot": snapshot_result(found) if found else None, **report}
-
-
-def snapshot_result(snapshot: Snapshot) -> dict[str, Any]:
-    """A snapshot as modules return it."""
-    return {
-        "name": snapshot.name,
-        "mode": snapshot.mode,
-        "memory": snapshot.memory != "no",
-        "memory_file": snapshot.memory_file or None,
-        "consistency": snapshot.consistency,
-        "description": snapshot.description,
-        "disks": {
-            disk.target: {
-                "file": disk.file or None,
-                "image": snapshot.image_before(disk.target) or None,
-            }
-            for disk in snapshot.taken
-        },
-    }
-
-
-def snapshot_entry(snapshot: Snapshot, listed: Sequence[Snapshot]) -> dict[str, Any]:
-    """A snapshot among all of a VM, as the info modules return it."""
-    return {
-        **snapshot_result(snapshot),
-        "parent": snapshot.parent or None,
-        "children": [child.name for child in listed if child.parent == snapshot.name],
-        "current": snapshot.current,
-        "created": snapshot.created,
-        "state": snapshot.state,
-    }
-
-
-def info_operation(params: Mapping[str, Any]) -> Operation:
-    """What the module vm_snapshot_info is to show."""
-    wanted = params["name"]
-    return Operation(
-        lambda vm: Plan(vm.name), lambda vm, _after, _report: _info(vm, wanted), read_only=True
-    )
-
-
-def _info(vm: VmState, wanted: str | None) -> dict[str, Any]:
-    return {
-        "state": vm.status,
-        "snapshots": [
-            snapshot_entry(snapshot, vm.snapshots)
-            for snapshot in vm.snapshots
-            if wanted in (None, snapshot.name)
-        ],
-        "tree": tree_text(vm.snapshots),
-        "disks": {
-            disk.target: {
-                "source": str(disk.disk.source) if disk.disk.source else None,
-                "persistent": disk.persistent or None,
-                "chain": [image_to_result(image) for image in disk.chain],
-            }
-            for disk in vm.disks
-        },
-        "disagreements": disagreements(vm),
-    }

@@ -94,15 +94,15 @@ vms:
 from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._argspec import VM_OPTIONS
-from ..module_utils._checkpoint import info_operation
 from ..module_utils._run import run
+from ..module_utils._snapshot_info import checkpoint_info
 
 
 def main() -> None:
     module = AnsibleModule(
         argument_spec={**VM_OPTIONS, "name": {"type": "str"}}, supports_check_mode=True
     )
-    run(module, info_operation)
+    run(module, checkpoint_info)
 
 
 if __name__ == "__main__":

@@ -125,7 +125,7 @@ from ansible.module_utils.basic import AnsibleModule
 
 from ..module_utils._argspec import VM_OPTIONS
 from ..module_utils._run import run
-from ..module_utils._snapshot import info_operation
+from ..module_utils._snapshot_info import snapshot_info
 
 
 def main() -> None:
@@ -133,7 +133,7 @@ def main() -> None:
         argument_spec={**VM_OPTIONS, "name": {"type": "str"}},
         supports_check_mode=True,
     )
-    run(module, info_operation)
+    run(module, snapshot_info)
 
 
 if __name__ == "__main__":

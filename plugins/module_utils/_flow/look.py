@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Callable, TypeVar
 
 from .._host.observe import Host, glance, observe
 from .._model.problem import Problem
+from .._model.state import VmState
 from .outcome import Outcome, PlanFor
 
 if TYPE_CHECKING:
@@ -45,14 +46,14 @@ def nothing_to_do(host: Host, dom: Domain, status: str, plan_for: PlanFor) -> Ou
     return Outcome(vm, vm, (), plan.notes) if plan and not plan.steps else None
 
 
-def observe_only(host: Host, dom: Domain, _plan_for: PlanFor) -> Outcome:
-    """The VM as it is, with a note if a run is under way or died: a journal tells no more."""
+def observe_only(host: Host, dom: Domain) -> tuple[VmState, str] | Problem:
+    """The VM as it is, and a note if a run is under way or died: a journal tells no more."""
     try:
         vm = observe(host, dom)
     except Problem as problem:
-        return Outcome(problem=problem)
+        return problem
     note = (
         f"{vm.name}: there is a journal, so a run is under way or was interrupted; the next change"
         " waits for it, or finishes or undoes it"
     )
-    return Outcome(vm, vm, (), (note,) if vm.journal else ())
+    return vm, note if vm.journal else ""

@@ -1,0 +1,94 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Snapshots and checkpoints as modules return them.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ._look_operation import LookOperation
+from ._model.image_result import to_result as image_to_result
+from ._model.snapshot import CHECKPOINT, Snapshot
+from ._model.state import VmState
+from ._model.tree import tree_text
+from ._plan.agree import disagreements
+
+
+def snapshot_result(snapshot: Snapshot) -> dict[str, Any]:
+    """A snapshot as modules return it."""
+    return {
+        "name": snapshot.name,
+        "mode": snapshot.mode,
+        "memory": snapshot.memory != "no",
+        "memory_file": snapshot.memory_file or None,
+        "consistency": snapshot.consistency,
+        "description": snapshot.description,
+        "disks": {
+            disk.target: {
+                "file": disk.file or None,
+                "image": snapshot.image_before(disk.target) or None,
+            }
+            for disk in snapshot.taken
+        },
+    }
+
+
+def snapshot_entry(snapshot: Snapshot, listed: Sequence[Snapshot]) -> dict[str, Any]:
+    """A snapshot among all of a VM, as the info modules return it."""
+    return {
+        **snapshot_result(snapshot),
+        "parent": snapshot.parent or None,
+        "children": [child.name for child in listed if child.parent == snapshot.name],
+        "current": snapshot.current,
+        "created": snapshot.created,
+        "state": snapshot.state,
+    }
+
+
+def snapshot_info(params: Mapping[str, Any]) -> LookOperation:
+    """What the module vm_snapshot_info is to show."""
+    wanted = params["name"]
+    return LookOperation(lambda vm: _snapshots(vm, wanted))
+
+
+def checkpoint_info(params: Mapping[str, Any]) -> LookOperation:
+    """What the module vm_checkpoint_info is to show."""
+    wanted = params["name"]
+    return LookOperation(lambda vm: _checkpoints(vm, wanted))
+
+
+def _snapshots(vm: VmState, wanted: str | None) -> dict[str, Any]:
+    return {
+        "state": vm.status,
+        "snapshots": [
+            snapshot_entry(snapshot, vm.snapshots)
+            for snapshot in vm.snapshots
+            if wanted in (None, snapshot.name)
+        ],
+        "tree": tree_text(vm.snapshots),
+        "disks": {
+            disk.target: {
+                "source": str(disk.disk.source) if disk.disk.source else None,
+                "persistent": disk.persistent or None,
+                "chain": [image_to_result(image) for image in disk.chain],
+            }
+            for disk in vm.disks
+        },
+        "disagreements": disagreements(vm),
+    }
+
+
+def _checkpoints(vm: VmState, wanted: str | None) -> dict[str, Any]:
+    return {
+        "state": vm.status,
+        "checkpoints": [
+            snapshot_entry(each, vm.snapshots)
+            for each in vm.snapshots
+            if each.kind == CHECKPOINT and wanted in (None, each.name)
+        ],
+    }
