@@ -87,8 +87,8 @@ def _settled(host: Host, doms: Mapping[str, Domain], operation: Operation) -> di
     def look(dom: Domain) -> Outcome | None:
         return nothing_to_do(host, dom, states.get(dom.UUIDString(), ""), operation.plan)
 
-    # One thread thinks while libvirt answers the other; more would wait for each other.
-    looked = each(doms, look, workers=2)
+    # One thread thinks while libvirt answers the others; more would wait for each other.
+    looked = each(doms, look, workers=3)
     return {name: outcome for name, outcome in looked.items() if outcome}
 
 

@@ -84,7 +84,7 @@ class Killer:
         self.modules = modules
         self.log = scratch / "points.log"
 
-    def start(self, task: Task, **settings: Any) -> ModuleRun:
+    def start(self, task: Task, *, check: bool = False, **settings: Any) -> ModuleRun:
         """Start the task under the harness with these settings (see there)."""
         self.log.unlink(missing_ok=True)
         names = {vm.uuid: vm.name for vm in task.vms}
@@ -92,6 +92,7 @@ class Killer:
         return start_module(
             task.module,
             self.modules.params(list(task.vms), **task.params),
+            check=check,
             env={"VMKEEP_HARNESS": json.dumps(told)},
             runner=HARNESS,
         )

@@ -31,6 +31,9 @@ from story import Modules, folder
 COUNT = """echo $$ >/run/count.pid; n=0
 while :; do n=$((n+1)); echo $n >>/run/count; echo $n >>/mnt/vdb/count; sleep 0.05; done"""
 
+# When a run asks for the first time what only a VM that runs can be asked.
+ASKING = "before libvirt blockJobInfo passing vda"
+
 
 @pytest.fixture(scope="module", autouse=True)
 def place(lab_session: Lab) -> Iterator[Path]:
@@ -559,11 +562,26 @@ def test_a_transient_vm_goes_while_another_run_looks_at_it(
     with killer.start(save, hold={point: 6}) as first:
         killer.reaches(point)
         looking = Killer(killer.modules, tmp_path)
-        second = looking.run(save, hold={"before libvirt blockJobInfo passing vda": 9})
+        second = looking.run(save, hold={ASKING: 9})
         assert first.result()["changed"]
-    assert "before libvirt blockJobInfo passing vda" in {point.name for point in looking.points()}
+    assert ASKING in {point.name for point in looking.points()}
     assert not second["failed"], second["msg"]
     assert not second["changed"] and not killer.journals()
+
+
+@pytest.mark.parametrize("check", [False, True], ids=["run", "check"])
+def test_a_transient_vm_goes_to_a_run_that_began_after_the_look(
+    make_vm: Callable[..., VM], killer: Killer, tmp_path: Path, check: bool
+) -> None:
+    """The one that looks has seen no journal, so nothing tells it that there is another."""
+    vm = make_vm("passing", disks=[Disk(size=SIZE)], transient=True)
+    save = Task("vm_memory", (vm,), saving(at(vm)))
+    with killer.start(save, check=check, hold={ASKING: 6}) as looking:
+        killer.reaches(ASKING)
+        assert Killer(killer.modules, tmp_path).run(save)["changed"]
+        found = looking.result()
+    assert not found["failed"], found["msg"]
+    assert not found["changed"] and found["vms"]["passing"]["state"] == "saved"
 
 
 def test_qemu_dies_while_it_writes(db01: VM, killer: Killer) -> None:

@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from .._host.apply import apply
-from .._host.connection import reconnected
+from .._host.connection import NO_DOMAIN, code_of, reconnected
 from .._host.freeze import Guard
 from .._host.journal import Journal, new_content
 from .._host.lock import guard_lock, locked
@@ -36,7 +36,18 @@ if TYPE_CHECKING:
 
 
 def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
-    """What a run would do, without touching anything; check mode returns this."""
+    """What a run would do, without touching anything; check mode returns this.
+
+    Nobody is kept from the VM meanwhile. Where libvirt forgot it between two questions, it is
+    looked at once more: it may have been saved.
+    """
+    outcome = _foreseen(host, dom, plan_for)
+    if outcome.problem and code_of(outcome.problem.__cause__) == NO_DOMAIN:
+        return _foreseen(host, dom, plan_for)
+    return outcome
+
+
+def _foreseen(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
     try:
         vm = observe_left(host, dom)
     except Problem as problem:
