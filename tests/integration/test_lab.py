@@ -57,7 +57,8 @@ def test_a_freeze_by_another_client_is_seen(vm: VM, lab_session: Lab) -> None:
     vm.start_writer()
     virsh(lab_session, "domfsfreeze", vm.name)
     assert vm.frozen()
-    assert vm.stalled(0.3) == ["/mnt/vda", "/mnt/vdb"]
+    # The clock of an emulated guest can lose some of this.
+    assert vm.stalled(1) == ["/mnt/vda", "/mnt/vdb"]
     virsh(lab_session, "domfsthaw", vm.name)
     assert not vm.frozen()
     assert vm.stalled() == []

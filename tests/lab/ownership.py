@@ -33,6 +33,7 @@ PREFIX = "vmk-"
 # The directory is part of socket paths, which may have 107 bytes: keep it short.
 BASE = Path(os.environ.get("VMKEEP_LAB_BASE", "/tmp"))
 PROGRAMS = ("libvirtd", "virtlogd", "virtlockd", "qemu-", "nbdkit")
+KILLED_WITHIN = 10
 NAME = re.compile(re.escape(PREFIX) + "[a-z0-9_]{8}")
 
 
@@ -170,10 +171,15 @@ def take_down(lab: Path) -> None:
 
 
 def end(pids: list[int], patience: float = 3) -> None:
-    """Terminate processes, kill those that stay, and return when all are gone."""
+    """Terminate processes, kill those that stay, and return when all are gone.
+
+    Without patience they are killed at once, and get no chance to end in good order.
+    """
     handles = [handle for pid in pids if (handle := _handle(pid)) is not None]
     try:
-        for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, patience)):
+        for number, wait in ((signal.SIGTERM, patience), (signal.SIGKILL, KILLED_WITHIN)):
+            if not wait:
+                continue
             for handle in handles:
                 with contextlib.suppress(ProcessLookupError):
                     signal.pidfd_send_signal(handle, number)
