@@ -57,12 +57,12 @@ def test_a_freeze_by_another_client_is_seen(vm: VM, lab_session: Lab) -> None:
     vm.start_writer()
     virsh(lab_session, "domfsfreeze", vm.name)
     assert vm.frozen()
-    # The clock of an emulated guest can lose some of this.
-    assert vm.stalled(1) == ["/mnt/vda", "/mnt/vdb"]
+    assert vm.stalled(0.3) == ["/mnt/vda", "/mnt/vdb"]
     virsh(lab_session, "domfsthaw", vm.name)
     assert not vm.frozen()
     assert vm.stalled() == []
-    assert min(vm.longest_gap().values()) > 300
+    # The writer goes on a moment after the thaw.
+    wait_until(lambda: min(vm.longest_gap().values()) > 300, 10, "the gap is in the records")
 
 
 def test_a_guest_outlives_its_daemon(vm: VM, lab_session: Lab) -> None:
