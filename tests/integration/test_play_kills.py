@@ -23,7 +23,7 @@ from story import folder
 
 __all__ = ["days"]
 
-SAMPLE, ALL = 3, 40
+SAMPLE, ALL = 2, 40
 
 
 class Nights:
