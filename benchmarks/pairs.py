@@ -66,9 +66,9 @@ class Comparison:
 
     @property
     def verdict(self) -> str:
-        """met or MISSED; without a goal whether our median is smaller than the peer's."""
+        """met or MISSED; without a goal whether we are slower in most pairs."""
         if self.goal is None:
-            loses = statistics.median(self.ours) > statistics.median(self.peer)
+            loses = self.ratio < 1 if self.counts_up else self.ratio > 1
             return "LOSES" if loses else "wins"
         met = self.ratio >= self.goal.bound if self.goal.faster else self.ratio <= self.goal.bound
         return "met" if met else "MISSED"

@@ -17,8 +17,8 @@ from ._flow.discarding import discard, foresee
 from ._flow.look import each
 from ._host.observe import Host, look_up
 from ._model.discard import Discarded
-from ._model.problem import NotFound, Problem
-from ._task_vms import host_for
+from ._model.problem import NotFound
+from ._task_vms import host_for, parted
 
 if TYPE_CHECKING:
     from ._host.libvirt_dep import Domain
@@ -42,14 +42,12 @@ class DiscardOperation:
         """
         host = host_for(params, module)
         answer = Answer()
-        doms: dict[str, Domain] = {}
-        for given, dom in look_up(host, list(dict.fromkeys(params["vm"]))).items():
-            if isinstance(dom, NotFound):
+        doms, problems = parted(look_up(host, list(dict.fromkeys(params["vm"]))))
+        for given, problem in problems.items():
+            if isinstance(problem, NotFound):
                 answer.vms[given] = {"removed": []}
-            elif isinstance(dom, Problem):
-                _add(answer, given, Discarded(problem=str(dom)))
             else:
-                doms.setdefault(dom.name(), dom)
+                answer.fail(given, problem)
         for name, done in each(doms, lambda dom: self._one(host, dom, check)).items():
             _add(answer, name, done)
         return answer

@@ -38,18 +38,6 @@ def snapshot_result(snapshot: Snapshot) -> dict[str, Any]:
     }
 
 
-def snapshot_entry(snapshot: Snapshot, listed: Sequence[Snapshot]) -> dict[str, Any]:
-    """A snapshot among all of a VM, as the info modules return it."""
-    return {
-        **snapshot_result(snapshot),
-        "parent": snapshot.parent or None,
-        "children": [child.name for child in listed if child.parent == snapshot.name],
-        "current": snapshot.current,
-        "created": snapshot.created,
-        "state": snapshot.state,
-    }
-
-
 def snapshot_info(params: Mapping[str, Any]) -> LookOperation:
     """What the module vm_snapshot_info is to show."""
     wanted = params["name"]
@@ -65,11 +53,7 @@ def checkpoint_info(params: Mapping[str, Any]) -> LookOperation:
 def _snapshots(vm: VmState, wanted: str | None) -> dict[str, Any]:
     return {
         "state": vm.status,
-        "snapshots": [
-            snapshot_entry(snapshot, vm.snapshots)
-            for snapshot in vm.snapshots
-            if wanted in (None, snapshot.name)
-        ],
+        "snapshots": _entries(vm, vm.snapshots, wanted),
         "tree": tree_text(vm.snapshots),
         "disks": {
             disk.target: {
@@ -84,11 +68,21 @@ def _snapshots(vm: VmState, wanted: str | None) -> dict[str, Any]:
 
 
 def _checkpoints(vm: VmState, wanted: str | None) -> dict[str, Any]:
+    checkpoints = [snapshot for snapshot in vm.snapshots if snapshot.kind == CHECKPOINT]
+    return {"state": vm.status, "checkpoints": _entries(vm, checkpoints, wanted)}
+
+
+def _entries(vm: VmState, shown: Sequence[Snapshot], wanted: str | None) -> list[dict[str, Any]]:
+    return [_entry(each, vm.snapshots) for each in shown if wanted in (None, each.name)]
+
+
+def _entry(snapshot: Snapshot, listed: Sequence[Snapshot]) -> dict[str, Any]:
+    """A snapshot among all of a VM, as the info modules return it."""
     return {
-        "state": vm.status,
-        "checkpoints": [
-            snapshot_entry(each, vm.snapshots)
-            for each in vm.snapshots
-            if each.kind == CHECKPOINT and wanted in (None, each.name)
-        ],
+        **snapshot_result(snapshot),
+        "parent": snapshot.parent or None,
+        "children": [child.name for child in listed if child.parent == snapshot.name],
+        "current": snapshot.current,
+        "created": snapshot.created,
+        "state": snapshot.state,
     }
