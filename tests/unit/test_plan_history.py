@@ -337,6 +337,12 @@ def end(world: World) -> dict[str, object]:
     }
 
 
+# QEMU is killed with the pull, and the next run dies while it removes what was pulled.
+@example(
+    history=[("take", SnapshotWish(name)) for name in ("s1", "s2", "s3")],
+    wish=("pull", (), 3, False, True),
+    moments=[30, 13],
+)
 @given(
     history=histories(edits, detaching),
     wish=wishes,
@@ -376,6 +382,13 @@ def test_a_run_that_dies_at_any_moment_is_brought_to_the_same_end(history, wish,
     wish=("revert", 0, False, "unchanged"),
     moment=11,
     then=[("power",), ("branch_off", "s1")],
+)
+@example(
+    # The VM starts from an image that is merged already, and leaves it again.
+    history=[("take", SnapshotWish("s1")), ("power",)],
+    wish=("remove", 0, False),
+    moment=3,
+    then=[("power",), ("power",), ("branch_off", "s1")],
 )
 @given(
     history=histories(),

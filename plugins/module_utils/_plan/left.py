@@ -20,6 +20,7 @@ from .._model.step import (
     RemoveFile,
     RestoreSave,
     SaveMemory,
+    SetSource,
     Step,
     TakeSnapshot,
     from_dict,
@@ -125,16 +126,23 @@ def was_merged(step: CommitDisk, vm: VmState, left: Left, *, done: bool) -> bool
     That a disk does not stand on them any more can have other reasons: it was detached, or
     somebody has gone back to a snapshot. After a merge the base is where the images were.
     """
+    if done and (step.how != "offline" or step.overlay or _moved(step.target, left)):
+        return True
+    # A VM that was off may have started from a merged image, before its definition was moved.
     disk = vm.disk(step.target)
     if disk is None:
-        # A VM that was off may have started from a merged image, before its definition was moved.
-        return done and step.how != "offline"
-    if done:
-        return True
+        return False
     depth = disk.depth_of(step.base)
     above = disk.depth_of(step.overlay) if step.overlay else -1
     switched = step.how != "active" or step.pivot_mark in left.marks
     return switched and depth is not None and above is not None and above + 1 == depth
+
+
+def _moved(target: str, left: Left) -> bool:
+    return any(
+        isinstance(step, SetSource) and step.target == target and done
+        for step, done in zip(left.steps, left.done)
+    )
 
 
 def over(journal: Mapping[str, Any] | None, vm: VmState) -> frozenset[str]:

@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from .._model.problem import Conflict
 from .._model.state import VmState
-from .._model.step import PullDisk
+from .._model.step import PullDisk, RemoveFile
 from .left import Left
 from .pull import pull, still_between
 
@@ -29,13 +29,23 @@ def pull_again(step: PullDisk, vm: VmState, left: Left, *, done: bool) -> PullDi
         return None
     if between:
         return replace(pull(vm, disk, 1 + len(between), step.bandwidth), resume=True)
-    if step.how == "offline":
+    if step.how == "offline" or _was_proved(step, left):
         return None
     if vm.off:
         return replace(step, how="offline", resume=True, doubtful=True)
     if step.mark(vm.live.number, left.boot) not in left.marks:
         raise _ran_since(step, vm)
     return replace(step, resume=True)
+
+
+def _was_proved(step: PullDisk, left: Left) -> bool:
+    """Whether a run has begun to remove what was pulled, the last thing that it does."""
+    return any(
+        isinstance(after, RemoveFile)
+        and after.file in step.pulled
+        and after.file not in left.existing
+        for after in left.steps
+    )
 
 
 def _ran_since(step: PullDisk, vm: VmState) -> Conflict:
