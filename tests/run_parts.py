@@ -16,13 +16,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Callable
 
-from tools import lint, molecule, sanity, trixie
+from tools import histories, lint, molecule, sanity, trixie
 from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 
 USAGE = """\
 usage: bin/test [PART...] [options of pytest]
 
-parts (without any: all but kills, in this order)
+parts (without any: all but kills and histories, in this order)
   lint                ruff, mypy, yamllint, shellcheck, ansible-lint, changelog, docs,
                       galaxy-importer
   unit                tests that need no hypervisor
@@ -32,10 +32,11 @@ parts (without any: all but kills, in this order)
                       (see bin/trixie; as root)
   molecule            role and modules on a hypervisor in a VM, with KVM inside (as root)
   kills               all kills, and nothing else
+  histories           random histories of a VM: --seed N, --count N, --play FILE, --tell
 
 options
   -x, --exitfirst   stop at the first failure, also between parts
-  all others go to pytest: bin/test unit -k name
+  all others go to pytest (or to histories): bin/test unit -k name
 """
 
 # For pytest. Each of its processes has a lab of its own, and keeps most of a processor busy where
@@ -81,6 +82,7 @@ PARTS = (
         ),
         usual=False,
     ),
+    Part("histories", histories.run_histories, usual=False),
 )
 
 

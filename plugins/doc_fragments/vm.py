@@ -57,6 +57,9 @@ options:
       - Whether the guest agent freezes the file systems around the point in time.
       - V(required) fails where that is not possible, V(preferred) goes on and says so, V(never)
         does not try.
+      - Where not all disks of the VM are taken, only the file systems on those that are taken are
+        frozen, if the guest tells of each of its file systems on which disks it lies, beyond doubt. Else
+        all are. Disks on which nothing is mounted cannot be quiesced.
       - A guest that was frozen is thawed in any case, also when the run is killed.
     type: str
     choices: [required, preferred, never]
@@ -65,4 +68,41 @@ options:
     description: Seconds that the guest may stay frozen at most.
     type: int
     default: 10
+  flush:
+    description:
+      - Whether the guest writes out what it holds in memory before it is frozen, while it goes on. A
+        freeze first blocks all writes and then writes everything out, which can take long where the
+        guest has written much, or its disks are slow.
+      - V(auto) lets the agent run C(sync) in the guest, once more as long as that gets clearly shorter.
+        Where the agent cannot or may not run programs (C(guest-exec)), RV(ignore:notes) says so.
+      - V(never) does not try. Nothing is run in a guest that is not to be frozen.
+    type: str
+    choices: [auto, never]
+    default: auto
+  flush_timeout:
+    description:
+      - Seconds that the guest may write out at most. When they are over it is frozen all the same, for
+        no longer than it may be.
+    type: int
+    default: 60
+"""
+
+    FLUSH = r"""
+options:
+  flush:
+    description:
+      - Whether the guest writes out what it holds in memory before it is frozen, while it goes on. A
+        freeze first blocks all writes and then writes everything out, which can take long where the
+        guest has written much, or its disks are slow.
+      - V(auto) lets the agent run C(sync) in the guest, once more as long as that gets clearly shorter.
+        Where the agent cannot or may not run programs (C(guest-exec)), RV(ignore:notes) says so.
+      - V(never) does not try.
+    type: str
+    choices: [auto, never]
+    default: auto
+  flush_timeout:
+    description:
+      - Seconds that the guest may write out at most. When they are over it is frozen all the same.
+    type: int
+    default: 60
 """

@@ -13,6 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from ._model.names import check_path
 from ._model.problem import BadInput
 
 DEFAULT_STATE_DIR = "/var/lib/vmkeep"
@@ -25,6 +26,11 @@ VM_OPTIONS: dict[str, Any] = {
     "state_dir": {"type": "path"},
 }
 
+FLUSH_OPTIONS: dict[str, Any] = {
+    "flush": {"type": "str", "choices": ["auto", "never"], "default": "auto"},
+    "flush_timeout": {"type": "int", "default": 60},
+}
+
 QUIESCE_OPTIONS: dict[str, Any] = {
     "quiesce": {
         "type": "str",
@@ -32,12 +38,15 @@ QUIESCE_OPTIONS: dict[str, Any] = {
         "default": "preferred",
     },
     "freeze_timeout": {"type": "int", "default": 10},
+    **FLUSH_OPTIONS,
 }
+
+_LEAST_SECONDS = {"timeout": 1, "lock_timeout": 0, "freeze_timeout": 1, "flush_timeout": 1}
 
 
 def check_seconds(params: Mapping[str, Any]) -> None:
     """Raise BadInput where one of the options for times is out of range."""
-    for option, least in (("timeout", 1), ("lock_timeout", 0), ("freeze_timeout", 1)):
+    for option, least in _LEAST_SECONDS.items():
         if params.get(option) is not None and params[option] < least:
             raise BadInput(
                 f"{option} is {params[option]}",
@@ -46,15 +55,23 @@ def check_seconds(params: Mapping[str, Any]) -> None:
             )
 
 
+def flush_seconds(params: Mapping[str, Any]) -> int:
+    """How many seconds a guest may write out before it is frozen, 0 where it is not to."""
+    return int(params["flush_timeout"]) if params["flush"] == "auto" else 0
+
+
 def run_name(module: str) -> str:
     """What locks and journals call this run: the module, when it began, its process."""
     return f"{module} {time.strftime('%Y%m%dT%H%M%S')}.{os.getpid()}"
 
 
 def state_dir_for(asked: str | None, uri: str) -> str:
-    """The state directory: as asked, else the system's, or the user's own for a session."""
+    """The state directory: as asked, else the system's, or the user's own for a session.
+
+    Raises BadInput.
+    """
     if asked:
-        return asked
+        return check_path(asked, "the option 'state_dir'")
     if "/session" in uri:
         base = os.environ.get("XDG_STATE_HOME") or os.path.expanduser("~/.local/state")
         return os.path.join(base, "vmkeep")

@@ -13,6 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from ._argspec import flush_seconds
 from ._flow.backing_up import backing_up
 from ._host.backups import look_at_backups
 from ._model.backup import RestorePoint
@@ -43,6 +44,8 @@ def backup_operation(params: Mapping[str, Any]) -> Operation:
         protected=params["protected"],
         quiesce=params["quiesce"],
         freeze_timeout=params["freeze_timeout"],
+        flush_timeout=flush_seconds(params),
+        without=tuple(dict.fromkeys(params["without"])),
     )
     return Operation(
         lambda vm: plan_backup(wish, vm),
@@ -97,6 +100,7 @@ def _shown(point: RestorePoint) -> dict[str, Any]:
         "bytes": point.bytes if made else None,
         "seconds": point.seconds if made else None,
         "frozen_ms": point.frozen_ms if made else None,
+        "flush_ms": point.flush_ms if made else None,
         "disks": {disk.target: {"file": disk.file, "type": disk.type} for disk in point.disks},
         "left_out": dict(point.left_out),
         "protected": point.protected,

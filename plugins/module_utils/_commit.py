@@ -14,10 +14,13 @@ from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from ._host.connection import call
+from ._host.observe import with_stacks
 from ._model.problem import BadInput
 from ._model.state import VmState
 from ._operation import Operation
 from ._plan.commit import CommitWish, chosen, plan_commit
+from ._plan.own import images_left
 
 if TYPE_CHECKING:
     from ._host.libvirt_dep import Domain
@@ -40,14 +43,34 @@ def commit_operation(params: Mapping[str, Any]) -> Operation:
     return Operation(
         lambda vm: plan_commit(wish, vm),
         lambda before, after, _report: chains_result(wish.disks, before, after),
-        also=partial(_look_at_users, wish) if wish.keep else None,
+        also=partial(_look_around, wish),
     )
+
+
+def _look_around(wish: CommitWish, host: Host, dom: Domain, vm: VmState) -> VmState:
+    if any(images_left(vm, disk) < len(disk.chain) for disk in vm.writable):
+        vm = with_stacks(dom, vm)
+    vm = _look_at_users(wish, host, dom, vm) if wish.keep else vm
+    if all(_is_in_a_chain(vm, file) for found in vm.snapshots for file in found.overlays.values()):
+        return vm
+    # An overlay is beside the present state, or somebody has committed it by hand.
+    from ._host.committed import committed_overlays
+
+    xml = call(f"reading VM {vm.name}", dom.XMLDesc, 0)
+    return replace(vm, committed=committed_overlays(vm, xml))
+
+
+def _is_in_a_chain(vm: VmState, file: str) -> bool:
+    return any(disk.depth_of(file) is not None for disk in vm.disks)
 
 
 def _look_at_users(wish: CommitWish, host: Host, _dom: Domain, vm: VmState) -> VmState:
     """The VM with what others need of its chains, where one of these is to become shorter."""
     images = [
-        path for disk in vm.writable if len(disk.chain) > wish.max_depth for path in disk.files
+        path
+        for disk in vm.writable
+        if images_left(vm, disk) > wish.max_depth
+        for path in disk.files
     ]
     if not images:
         return vm
@@ -69,11 +92,11 @@ def _check_needed(params: Mapping[str, Any]) -> None:
 def check_limits(params: Mapping[str, Any], *named: str) -> None:
     """BadInput for numbers out of range, and for a depth where one of ``named`` is given, too."""
     for option, least in (("max_depth", 1), ("bandwidth", 0)):
-        if params[option] < least:
+        if params[option] is not None and params[option] < least:
             raise BadInput(
                 f"{option} is {params[option]}", wanted=f"at least {least}", todo="correct it"
             )
-    if params["max_depth"] > 1 and any(params[option] for option in named):
+    if (params["max_depth"] or 1) > 1 and any(params[option] for option in named):
         raise BadInput(
             f"'max_depth' and {' or '.join(repr(option) for option in named)} were both given",
             wanted="one of them to say which images to merge",
@@ -104,6 +127,7 @@ def chains_result(targets: tuple[str, ...], before: VmState, after: VmState) -> 
             "after": list(files),
             "merged": [image.filename for image in merged],
             "bytes": sum(image.actual_size for image in merged),
+            "depth": images_left(after, now) if now else 0,
         }
     left = {snapshot.name for snapshot in after.snapshots}
     removed = [snapshot.name for snapshot in before.snapshots if snapshot.name not in left]

@@ -17,7 +17,7 @@ from ._flow.discarding import discard, foresee
 from ._flow.look import each
 from ._host.observe import Host, look_up
 from ._model.discard import Discarded
-from ._model.problem import NotFound
+from ._model.problem import NotFound, Problem
 from ._task_vms import host_for, parted
 
 if TYPE_CHECKING:
@@ -48,13 +48,19 @@ class DiscardOperation:
                 answer.vms[given] = {"removed": []}
             else:
                 answer.fail(given, problem)
-        for name, done in each(doms, lambda dom: self._one(host, dom, check)).items():
-            _add(answer, name, done)
+        done = each(doms, lambda dom: self._one(host, dom, check), _not_at_all)
+        for name, found in done.items():
+            with answer.entry(name):
+                _add(answer, name, found)
         return answer
 
     def _one(self, host: Host, dom: Domain, check: bool) -> Discarded:
         done = foresee(host, dom, force=self.force)
         return done if check or done.problem else discard(host, dom, force=self.force)
+
+
+def _not_at_all(problem: Problem) -> Discarded:
+    return Discarded(problem=problem)
 
 
 def _add(answer: Answer, name: str, done: Discarded) -> None:

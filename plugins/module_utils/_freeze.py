@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from ._argspec import flush_seconds
 from ._flow.freezing import freeze_all, thaw_all
 from ._host.hold import look_at_guest
 from ._model.freeze import FROZEN
@@ -25,7 +26,7 @@ def freeze_operation(params: Mapping[str, Any]) -> Operation:
     frozen = params["state"] == "frozen"
     _check(params, frozen=frozen)
     points = tuple(dict.fromkeys(params["mountpoints"] or ()))
-    wish = FreezeWish(frozen, params["deadline"], points)
+    wish = FreezeWish(frozen, params["deadline"], points, flush_seconds(params))
     return Operation(
         lambda vm: plan_freeze(wish, vm),
         lambda _before, after, _report: _result(after),
@@ -56,8 +57,10 @@ def _check(params: Mapping[str, Any], *, frozen: bool) -> None:
 def _result(vm: VmState) -> dict[str, Any]:
     frozen = vm.guest is not None and vm.guest.status == FROZEN
     record = vm.freeze if frozen else None
+    known = record if record and record.until else None
     return {
         "frozen": frozen,
         "mountpoints": list(record.mountpoints) if record else [],
-        "thaws_at": (record.until or None) if record else None,
+        "thaws_at": known.until if known else None,
+        **({"flush_ms": known.flush_ms if known else None} if frozen else {}),
     }

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from ._answer import Answer
+from ._answer import Answer, failed_entry
+from ._flow.look import each
 from ._host.guest_exec import execute, wait_for_agent
 from ._host.observe import look_up
 from ._model.problem import BadInput, Problem
@@ -23,7 +23,6 @@ from ._task_vms import host_for
 if TYPE_CHECKING:
     from ._host.libvirt_dep import Domain
 
-_WORKERS = 8
 _NOTHING_RUN = {"rc": None, "stdout": "", "stderr": "", "truncated": False, "seconds": 0.0}
 
 
@@ -56,24 +55,21 @@ class GuestExecOperation:
         host = host_for(params, module)
         found = look_up(host, list(dict.fromkeys(params["vm"])))
         answer = Answer()
-        with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-            done = pool.map(lambda dom: self._one(dom, params["timeout"], check), found.values())
-        for given, (dom, entry) in zip(found, zip(found.values(), done)):
+        done = each(found, lambda dom: self._one(dom, params["timeout"], check), failed_entry)
+        for given, entry in done.items():
+            dom = found[given]
             self._add(answer, given if isinstance(dom, Problem) else dom.name(), entry)
         return answer
 
     def _one(self, dom: Domain | Problem, timeout: int, check: bool) -> dict[str, Any]:
         """The entry of one VM; with ``msg`` if it failed."""
         if isinstance(dom, Problem):
-            return {"msg": str(dom)}
+            raise dom
         if check:
             return {**_NOTHING_RUN, "waited": None}
-        try:
-            entry = {**_NOTHING_RUN, "waited": wait_for_agent(dom, self.wait)}
-            if self.command:
-                entry.update(execute(dom, self.command, timeout))
-        except Problem as problem:
-            return {"msg": str(problem)}
+        entry = {**_NOTHING_RUN, "waited": wait_for_agent(dom, self.wait)}
+        if self.command:
+            entry.update(execute(dom, self.command, timeout))
         failed = {"msg": str(_failed(dom.name(), entry, self.command))} if entry["rc"] else {}
         return {**entry, **failed}
 

@@ -48,6 +48,7 @@ def _vm(vm: Resident) -> dict[str, Any]:
         "title": vm.title,
         "persistent": vm.persistent,
         "copy_of": vm.copy_of or None,
+        "trouble": vm.trouble,
     }
 
 

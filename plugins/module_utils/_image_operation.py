@@ -13,13 +13,16 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Callable
 
+from ._answer import error_entry
 from ._argspec import check_seconds, run_name, state_dir_for
 from ._flow.images import ImageOutcome, ImageTask, PlanImage
 from ._host.image_observe import ImageHost, real_path
+from ._model.fault import as_problem
 from ._model.image import Identity
 from ._model.image_state import ImageState
 from ._model.image_step import shown
-from ._model.problem import BadInput, Problem
+from ._model.problem import BadInput
+from ._model.reference import shown as named
 from ._plan.image_predict import picture
 
 IMAGE_OPTIONS: dict[str, Any] = {
@@ -66,7 +69,8 @@ class ImageAnswer:
     @property
     def failure(self) -> str:
         """Why the task fails, '' if it does not."""
-        problems = [image["error"] for image in self.images if image["error"]]
+        failed = [(image["path"], image["error"]) for image in self.images if image["error"]]
+        problems = [text if path in text else f"{named(path)}: {text}" for path, text in failed]
         several = problems and len(self.images) > 1
         count = f"{len(problems)} of {len(self.images)} images failed: " if several else ""
         return count + "; ".join(dict.fromkeys(problems))
@@ -107,8 +111,8 @@ def _outcomes(task: ImageTask, paths: list[str], check: bool) -> dict[str, Image
     for path in dict.fromkeys(paths):
         try:
             place = real_path(path)
-        except Problem as problem:
-            outcomes[path] = ImageOutcome(path, problem=problem)
+        except Exception as error:
+            outcomes[path] = ImageOutcome(path, problem=as_problem(error, f"image {named(path)}"))
             continue
         if place not in by_place:
             foreseen = task.foresee(path, gone)
@@ -123,16 +127,30 @@ def _answer(
     operation: ImageOperation, paths: list[str], outcomes: dict[str, ImageOutcome]
 ) -> ImageAnswer:
     answer = ImageAnswer()
-    for path in paths:
-        outcome = outcomes[path]
-        state = outcome.after if outcome.problem is None else outcome.before
-        found = operation.result(state) if state else {}
-        error = str(outcome.problem) if outcome.problem else None
-        answer.images.append({"path": path, "error": error, **found})
     for outcome in {id(outcome): outcome for outcome in outcomes.values()}.values():
-        answer.plan.extend(shown(outcome.path, step) for step in outcome.steps)
-        answer.notes.extend(outcome.notes)
-        if outcome.steps and outcome.before and outcome.after:
-            answer.before.append(picture(outcome.before))
-            answer.after.append(picture(outcome.after))
+        try:
+            _add(answer, outcome)
+        except Exception as error:
+            outcome.problem = as_problem(error, f"image {named(outcome.path)}")
+    for path in paths:
+        answer.images.append(_entry(operation, path, outcomes[path]))
     return answer
+
+
+def _add(answer: ImageAnswer, outcome: ImageOutcome) -> None:
+    answer.plan.extend(shown(outcome.path, step) for step in outcome.steps)
+    answer.notes.extend(outcome.notes)
+    if outcome.steps and outcome.before and outcome.after:
+        answer.before.append(picture(outcome.before))
+        answer.after.append(picture(outcome.after))
+
+
+def _entry(operation: ImageOperation, path: str, outcome: ImageOutcome) -> dict[str, Any]:
+    problem = outcome.problem
+    state = outcome.after if problem is None else outcome.before
+    found: dict[str, Any] = {}
+    try:
+        found = operation.result(state) if state else {}
+    except Exception as error:
+        problem = as_problem(error, f"image {named(path)}")
+    return {"path": path, **error_entry(problem), **found}

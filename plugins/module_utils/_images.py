@@ -12,13 +12,14 @@ from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
 from typing import Any
 
+from ._answer import error_entry
 from ._host import qemu_img
 from ._host.image_file import Wish, read, walk
 from ._host.image_opener import ImageOpener, own_directories
+from ._model.fault import as_problem
 from ._model.image import Image
 from ._model.image_result import to_result
-from ._model.problem import Problem
-from ._model.reference import full_name
+from ._model.reference import full_name, shown
 
 # Formats whose check follows no reference that our own reader has not seen.
 _CHECKED = "qcow2"
@@ -50,7 +51,7 @@ class _Openers:
 def _entry(openers: _Openers, path: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """One image with its chain; ``error`` says why the chain ends too early, if it does."""
     chain: list[dict[str, Any]] = []
-    error = None
+    problem = None
     try:
         wish = Wish(path, params["format"])
         opener = openers.opener(path)
@@ -59,9 +60,9 @@ def _entry(openers: _Openers, path: str, params: Mapping[str, Any]) -> dict[str,
             chain.append(to_result(image))
             if params["check"]:
                 chain[-1]["check"] = _check(image, params["check_timeout"])
-    except Problem as problem:
-        error = str(problem)
-    return {"path": path, "depth": len(chain), "chain": chain, "error": error}
+    except Exception as error:
+        problem = as_problem(error, f"image {shown(path)}")
+    return {"path": path, "depth": len(chain), "chain": chain, **error_entry(problem)}
 
 
 def _check(image: Image, timeout: int) -> dict[str, Any]:

@@ -10,14 +10,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Callable
+from typing import TYPE_CHECKING, Any, Callable, Union
 
 from ._answer import Answer
 from ._flow.look import each, observe_only
-from ._host.observe import look_up
+from ._host.observe import Host, look_up
 from ._model.problem import Problem
 from ._model.state import VmState
 from ._task_vms import host_for, parted
+
+if TYPE_CHECKING:
+    from ._host.libvirt_dep import Domain
+
+Seen = Union["tuple[dict[str, Any], str]", Problem]
+"""What is shown of a VM, with a note or ''."""
 
 
 @dataclass(frozen=True)
@@ -42,11 +48,18 @@ class LookOperation:
         answer = Answer()
         for given, lost in problems.items():
             answer.fail(given, lost)
-        for name, seen in each(doms, lambda dom: observe_only(host, dom)).items():
+        for name, seen in each(doms, lambda dom: self._seen(host, dom), _as_it_is).items():
             if isinstance(seen, Problem):
                 answer.fail(name, seen)
                 continue
-            vm, note = seen
-            answer.vms[name] = self.show(vm)
+            answer.vms[name], note = seen
             answer.notes.extend(filter(None, [note]))
         return answer
+
+    def _seen(self, host: Host, dom: Domain) -> Seen:
+        vm, note = observe_only(host, dom)
+        return self.show(vm), note
+
+
+def _as_it_is(problem: Problem) -> Seen:
+    return problem

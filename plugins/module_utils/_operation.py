@@ -16,6 +16,7 @@ from ._answer import Answer
 from ._flow.look import each, nothing_to_do
 from ._flow.outcome import ChangeAll, Outcome, PlanFor
 from ._host.observe import Host, call_roll, look_up
+from ._model.problem import Problem
 from ._model.state import VmState
 from ._model.step import shown
 from ._plan.picture import picture
@@ -82,26 +83,43 @@ def _outcomes(
 
 def _settled(host: Host, doms: Mapping[str, Domain], operation: Operation) -> dict[str, Outcome]:
     """The VMs that are as wanted."""
-    states = call_roll(host)
+    states = _roll(host)
 
     def look(dom: Domain) -> Outcome | None:
         return nothing_to_do(host, dom, states.get(dom.UUIDString(), ""), operation.plan)
 
     # One thread thinks while libvirt answers the others; more would wait for each other.
-    looked = each(doms, look, workers=3)
+    looked = each(doms, look, _in_full, workers=3)
     return {name: outcome for name, outcome in looked.items() if outcome}
+
+
+def _roll(host: Host) -> dict[str, str]:
+    """The states of all VMs; none where they cannot be told at once: each is then asked."""
+    try:
+        return call_roll(host)
+    except Exception:
+        return {}
+
+
+def _in_full(_problem: Problem) -> None:
+    """A VM at which a glance fails is looked at in full, which tells what is wrong with it."""
 
 
 def _answer(operation: Operation, outcomes: dict[str, Outcome]) -> Answer:
     answer = Answer()
     for name, outcome in outcomes.items():
-        answer.plan.extend(shown(name, step) for step in outcome.steps)
-        answer.notes.extend(outcome.notes)
-        if outcome.steps and outcome.before and outcome.after:
-            answer.before.append(picture(outcome.before))
-            answer.after.append(picture(outcome.after))
-        if outcome.problem:
-            answer.fail(name, outcome.problem)
-        elif outcome.before and outcome.after:
-            answer.vms[name] = operation.result(outcome.before, outcome.after, outcome.report)
+        with answer.entry(name):
+            _add(operation, answer, name, outcome)
     return answer
+
+
+def _add(operation: Operation, answer: Answer, name: str, outcome: Outcome) -> None:
+    answer.plan.extend(shown(name, step) for step in outcome.steps)
+    answer.notes.extend(outcome.notes)
+    if outcome.steps and outcome.before and outcome.after:
+        answer.before.append(picture(outcome.before))
+        answer.after.append(picture(outcome.after))
+    if outcome.problem:
+        answer.fail(name, outcome.problem)
+    elif outcome.before and outcome.after:
+        answer.vms[name] = operation.result(outcome.before, outcome.after, outcome.report)

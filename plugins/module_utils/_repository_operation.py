@@ -19,6 +19,7 @@ from ._argspec import check_seconds, run_name
 from ._flow.stock import StockOutcome, Store
 from ._host.repository import identity
 from ._host.stocks import find_stocks
+from ._model.fault import as_problem
 from ._model.problem import BadInput, NotFound, Problem
 from ._model.stock import Stock
 from ._repository import repository_of, without_identity
@@ -45,7 +46,8 @@ class RepositoryOperation:
         if not identity(store.repository):
             answer.notes.append(without_identity(store.repository))
         for name, stock in _by_name(find_stocks(store.repository, params["vm"])).items():
-            _add(answer, name, self._outcome(store, name, stock))
+            with answer.entry(name):
+                _add(answer, name, self._outcome(store, name, stock))
             if isinstance(stock, Stock):
                 answer.vms[name]["uuid"] = stock.uuid
         return answer
@@ -53,14 +55,15 @@ class RepositoryOperation:
     def _outcome(self, store: Store, name: str, stock: Stock | Problem) -> StockOutcome:
         if isinstance(stock, NotFound) and store.check and name in self.foreseen:
             stock = Stock(store.repository, os.path.join(store.repository, name))
+        outcome = StockOutcome()
         if isinstance(stock, Problem):
-            return StockOutcome(problem=str(stock))
+            outcome.fail(stock)
+            return outcome
         try:
             return self.do(store, name, stock)
-        except Problem as problem:
-            return StockOutcome(problem=str(problem))
-        except OSError as error:
-            return StockOutcome(problem=f"{stock.directory}: {error}")
+        except Exception as error:
+            outcome.fail(as_problem(error, f"VM {name} in {store.repository}"))
+            return outcome
 
 
 def _by_name(found: Mapping[str, Stock | Problem]) -> dict[str, Stock | Problem]:
@@ -109,3 +112,5 @@ def _add(answer: Answer, name: str, outcome: StockOutcome) -> None:
     if outcome.problem:
         answer.problems[name] = outcome.problem
         answer.vms[name].update(failed=True, msg=outcome.problem)
+        if outcome.exception:
+            answer.vms[name]["exception"] = outcome.exception

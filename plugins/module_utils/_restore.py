@@ -11,22 +11,28 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
 
 from ._answer import Answer
+from ._flow.look import each
 from ._flow.outcome import Outcome
 from ._host.observe import Host, name_of
 from ._host.repository import IDENTITY, folders, identity
 from ._host.stocks import find_stocks
-from ._model.names import check_path, check_vm_name, file_part
+from ._model.fault import as_problem
+from ._model.names import (
+    check_directory,
+    check_known_name,
+    check_vm_name,
+    file_part,
+)
 from ._model.problem import BadInput, NotFound, Problem
 from ._model.restore import ABSENT, RestoreWish, clone_uuid
 from ._model.state import VmState
 from ._model.step import shown
-from ._model.stock import Stock
+from ._model.stock import LATEST, Stock
 from ._plan.picture import picture
 from ._repository import repository_of, without_identity
 from ._task_vms import host_for
@@ -38,8 +44,7 @@ _OPTIONS = ("start", "instant", "force", "networks", "delete_replaced")
 
 def restore_operation(params: Mapping[str, Any]) -> RestoreOperation:
     """What the module vm_restore is to do. Raises BadInput."""
-    if params["directory"]:
-        check_path(params["directory"], "the option 'directory'")
+    check_directory(params["directory"])
     if params["as"] is not None:
         check_vm_name(params["as"])
         _check_new_name(params["as"])
@@ -69,7 +74,7 @@ def _check_new_name(name: str) -> None:
         )
 
 
-@dataclass
+@dataclass(frozen=True)
 class _One:
     """One VM of the task: what is wanted, and what becomes of it."""
 
@@ -104,9 +109,10 @@ class RestoreOperation:
             if key in ones and not _same(ones[key], stock):
                 key = given  # two VMs that have had one name
             ones.setdefault(key, _prepared(host, known, params, stock))
-        with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-            list(pool.map(lambda one: _carry_out(host, one, check=check), ones.values()))
-        answer = _answer(ones)
+        done = each(
+            ones, lambda one: _carried_out(host, one, check=check), Outcome.failed, _WORKERS
+        )
+        answer = _answer({key: replace(one, outcome=done[key]) for key, one in ones.items()})
         if not known:
             answer.notes.append(without_identity(repository))
         return answer
@@ -129,16 +135,19 @@ def _prepared(
         return _One(outcome=Outcome(problem=stock))
     try:
         return _One(wish=_wish(host, repository, params, stock))
-    except Problem as problem:
-        return _One(outcome=Outcome(problem=problem))
+    except Exception as error:
+        what = f"the restore points in {stock.directory}"
+        return _One(outcome=Outcome.failed(as_problem(error, what)))
 
 
 def _wish(host: Host, repository: str, params: Mapping[str, Any], stock: Stock) -> RestoreWish:
     disks = tuple(dict.fromkeys(params["disks"] or ()))
     point = stock.chosen(params["point"], disks)
+    if params["point"] == LATEST:
+        stock.check_clear(but_older_than=point.id)
     clone = params["as"] is not None
     uuid = clone_uuid(repository, params["as"]) if clone else point.uuid
-    name = params["as"] if clone else name_of(host, uuid) or check_vm_name(point.vm)
+    name = params["as"] if clone else name_of(host, uuid) or check_known_name(point.vm)
     return RestoreWish(
         stock=stock,
         repository=repository,
@@ -148,37 +157,41 @@ def _wish(host: Host, repository: str, params: Mapping[str, Any], stock: Stock) 
         uuid=uuid,
         clone=clone,
         disks=disks,
-        directory=os.path.normpath(params["directory"]) if params["directory"] else "",
+        directory=check_directory(params["directory"]),
         **{option: params[option] for option in _OPTIONS},
     )
 
 
-def _carry_out(host: Host, one: _One, *, check: bool) -> None:
+def _carried_out(host: Host, one: _One, *, check: bool) -> Outcome:
     if one.wish is None:
-        return
+        return one.outcome
     # What changes VMs is loaded by the first that is not as wanted.
     from ._flow.restoring import foresee, restore
 
-    one.outcome = foresee(host, one.wish)
-    if one.outcome.to_do and not check:
-        one.outcome = restore(host, one.wish)
+    foreseen = foresee(host, one.wish)
+    return restore(host, one.wish) if foreseen.to_do and not check else foreseen
 
 
 def _answer(ones: Mapping[str, _One]) -> Answer:
     answer = Answer()
     for key, one in ones.items():
-        outcome, wish = one.outcome, one.wish
-        name = wish.name if wish else key
-        answer.plan.extend(shown(name, step) for step in outcome.steps)
-        answer.notes.extend(outcome.notes)
-        if outcome.steps and outcome.before and outcome.after:
-            answer.before.append(_picture(outcome.before))
-            answer.after.append(_picture(outcome.after))
-        if outcome.problem:
-            answer.fail(key, outcome.problem)
-        elif wish and outcome.after:
-            answer.vms[key] = _result(wish, outcome.after, outcome.report)
+        with answer.entry(key):
+            _add(answer, key, one)
     return answer
+
+
+def _add(answer: Answer, key: str, one: _One) -> None:
+    outcome, wish = one.outcome, one.wish
+    name = wish.name if wish else key
+    answer.plan.extend(shown(name, step) for step in outcome.steps)
+    answer.notes.extend(outcome.notes)
+    if outcome.steps and outcome.before and outcome.after:
+        answer.before.append(_picture(outcome.before))
+        answer.after.append(_picture(outcome.after))
+    if outcome.problem:
+        answer.fail(key, outcome.problem)
+    elif wish and outcome.after:
+        answer.vms[key] = _result(wish, outcome.after, outcome.report)
 
 
 def _picture(vm: VmState) -> str:

@@ -11,11 +11,12 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Callable, Protocol
+from typing import Any, Callable, NoReturn, Protocol
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ._model.problem import Problem
+from ._lists import with_plain_lists
+from ._model.fault import as_problem, trace_of
 
 
 class Answer(Protocol):
@@ -40,10 +41,11 @@ class Operation(Protocol):
 def run(module: AnsibleModule, build: Callable[[Mapping[str, Any]], Operation]) -> None:
     """Carry out the operation of the task on all its VMs or images and leave the module."""
     try:
-        operation = build(module.params)
-        answer = operation.carry_out(module.params, module._name, check=module.check_mode)
-    except Problem as problem:
-        module.fail_json(msg=str(problem))
+        params = with_plain_lists(module.params, module.argument_spec)
+        operation = build(params)
+        answer = operation.carry_out(params, module._name, check=module.check_mode)
+    except Exception as error:
+        _fail(module, error)
     if answer.failure:
         module.fail_json(msg=answer.failure, **answer.to_dict())
     module.exit_json(**answer.to_dict())
@@ -57,9 +59,17 @@ def look(
     ``read`` gets the options and gives the result and the problems, with which the task fails.
     """
     try:
-        found, problems = read(module.params)
-    except Problem as problem:
-        module.fail_json(msg=str(problem))
+        found, problems = read(with_plain_lists(module.params, module.argument_spec))
+    except Exception as error:
+        _fail(module, error)
     if problems:
         module.fail_json(msg="; ".join(problems), changed=False, **found)
     module.exit_json(changed=False, **found)
+
+
+def _fail(module: AnsibleModule, error: Exception) -> NoReturn:
+    """Leave a module with what concerns all its entries."""
+    problem = as_problem(error, "this task")
+    trace = trace_of(problem)
+    module.fail_json(msg=str(problem), **({"exception": trace} if trace else {}))
+    raise problem  # for those who read: fail_json does not return

@@ -17,6 +17,7 @@ from ._model.snapshot import CHECKPOINT, Snapshot
 from ._model.state import VmState
 from ._model.tree import tree_text
 from ._plan.agree import disagreements
+from ._plan.damage import damages
 
 
 def snapshot_result(snapshot: Snapshot) -> dict[str, Any]:
@@ -73,16 +74,17 @@ def _checkpoints(vm: VmState, wanted: str | None) -> dict[str, Any]:
 
 
 def _entries(vm: VmState, shown: Sequence[Snapshot], wanted: str | None) -> list[dict[str, Any]]:
-    return [_entry(each, vm.snapshots) for each in shown if wanted in (None, each.name)]
+    return [_entry(each, vm) for each in shown if wanted in (None, each.name)]
 
 
-def _entry(snapshot: Snapshot, listed: Sequence[Snapshot]) -> dict[str, Any]:
+def _entry(snapshot: Snapshot, vm: VmState) -> dict[str, Any]:
     """A snapshot among all of a VM, as the info modules return it."""
     return {
         **snapshot_result(snapshot),
         "parent": snapshot.parent or None,
-        "children": [child.name for child in listed if child.parent == snapshot.name],
+        "children": [child.name for child in vm.snapshots if child.parent == snapshot.name],
         "current": snapshot.current,
         "created": snapshot.created,
         "state": snapshot.state,
+        "problems": list(damages(vm, snapshot)),
     }

@@ -12,7 +12,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ._model.names import check_path, check_snapshot_name
+from ._argspec import flush_seconds
+from ._model.names import check_directory, check_snapshot_name
 from ._model.problem import BadInput
 from ._model.state import VmState
 from ._model.storage import BTRFS, LVM, Copy
@@ -32,7 +33,7 @@ _MEANINGLESS = {
 
 def storage_operation(params: Mapping[str, Any]) -> Operation:
     """What the module vm_storage_snapshot is to do. Raises BadInput."""
-    name = check_snapshot_name(params["name"])
+    name = params["name"] or check_snapshot_name("")
     state = params["state"]
     _refuse(params, state, _MEANINGLESS[state])
     disks = tuple(dict.fromkeys(params["disks"] or ()))
@@ -62,16 +63,16 @@ def _refuse(params: Mapping[str, Any], state: str, options: Sequence[str]) -> No
 
 def _wish(name: str, disks: tuple[str, ...], params: Mapping[str, Any]) -> StorageWish:
     size, percent = _cow_size(params["cow_size"])
-    directory = (params["directory"] or "").rstrip("/") or ("/" if params["directory"] else "")
     return StorageWish(
         name=name,
         backend=params["backend"],
         disks=disks,
-        directory=check_path(directory, "the option 'directory'") if directory else "",
+        directory=check_directory(params["directory"]),
         cow_bytes=size,
         cow_percent=percent,
         quiesce=params["quiesce"],
         freeze_timeout=params["freeze_timeout"],
+        flush_timeout=flush_seconds(params),
     )
 
 

@@ -92,6 +92,11 @@ vms:
         The UUID of the VM that it is a copy of, if M(vmkeep.libvirt.vm_restore) has made it under
         another name, else V(null).
       type: str
+    trouble:
+      description: >-
+        Why its definition could not be read, V('') if it could. Then only its name, RV(vms.active)
+        and RV(vms.uuid) are known, and the other VMs are returned all the same.
+      type: str
 directories:
   description: Where the image files of the VMs lie, and those of O(directory), by path.
   returned: success

@@ -123,6 +123,10 @@ images:
     error:
       description: Why the image or its chain could not be read to the end, V(null) if it could.
       type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
+      type: str
     chain:
       description: The image and what it stands on, the active image first.
       type: list

@@ -162,6 +162,10 @@ images:
     error:
       description: Why this image failed, V(null) if it did not.
       type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
+      type: str
     chain:
       description:
         - The overlay and what it stands on after the run, or in check mode as it would be then, the

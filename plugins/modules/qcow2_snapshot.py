@@ -78,7 +78,8 @@ seealso:
     link: https://www.qemu.org/docs/master/tools/qemu-img.html
 notes:
   - Encrypted images, images with an external data file, and images with the flags C(dirty) or
-    C(corrupt) are refused. So is going back in an image with persistent bitmaps, which QEMU cannot.
+    C(corrupt) are refused. So is going back in an image with persistent bitmaps, which QEMU cannot, unless
+    they are of M(vmkeep.libvirt.vm_backup). Those are given up, and the next restore point is a full one.
   - The saved memory of a snapshot that a running VM took is not used. The disk is then as after a
     power cut.
 """
@@ -126,6 +127,10 @@ images:
       type: str
     error:
       description: Why this image failed, V(null) if it did not.
+      type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
       type: str
     snapshots:
       description:

@@ -72,6 +72,17 @@ options:
       - CD-ROM, floppy and read-only disks are left out, which the manifest says.
     type: list
     elements: str
+  without:
+    description:
+      - States of a VM that need not be kept with it, where they cannot be, V(nvram) (the variables of its
+        firmware) and V(tpm). Notes tell what was left out.
+      - NVRAM on a block device or on the network, a firmware that is written to itself, a TPM that is no
+        emulated one, and the state of a TPM in a file of its own cannot be kept, and such a VM is refused
+        without this.
+    type: list
+    elements: str
+    choices: [nvram, tpm]
+    default: []
   protected:
     description: Let the restore point never be pruned by M(vmkeep.libvirt.vm_backup_prune).
     type: bool
@@ -88,10 +99,22 @@ options:
     type: str
 notes:
   - Disks of format qcow2 (version 3) can be incremental. Raw images, block devices and qcow2 of version
-    2 are copied in full each time a running VM is backed up. So is a disk that is new or was resized.
+    2 are copied in full each time a running VM is backed up. So is a disk that is new or was resized, or has
+    another target than before.
+  - A disk that was made smaller by hand while its VM was off, and then as large as before again, is not
+    noticed, since QEMU keeps no record of what it cut off. Take a full restore point after that (O(type=full)).
   - The definition, the variables of the firmware and the state of an emulated TPM are kept as well.
     Where a session of libvirt keeps the latter depends on E(XDG_CONFIG_HOME), which is then to be that
-    of its daemon. A running VM whose TPM has no state there is refused.
+    of its daemon. A running VM whose TPM has no state there is refused, and so is one with such a state
+    in another form (see O(without)). The secret that such a state is encrypted with is not kept; a note
+    names it.
+  - The room for the images of a running VM is held before the backup begins (C(fallocate)), so that a
+    repository that fills up meanwhile does not stop the guest. What is not needed is given back at the end.
+    File systems without C(fallocate), such as NFS before 4.2, cannot hold room; there the backup is ended when
+    less than 32 MiB are left, and a guest that QEMU has paused nevertheless goes on, which a note tells.
+    Where the repository is on the file system of the VM's own images, up to 256 MiB have to be left to
+    the guest, and the backup is given up for it when less than half of that is left.
+  - A disk of another format is refused by name. An image of qcow2 may stand on one.
   - An encrypted disk is refused, since libvirt would write its content in the clear.
   - There is no limit of bandwidth, since libvirt has none for backups.
   - A backup of many bytes tells the system's log every 30 seconds how far it is, and
@@ -154,6 +177,9 @@ vms:
         frozen_ms:
           description: How long the guest was frozen, in milliseconds.
           type: int
+        flush_ms:
+          description: How long the guest wrote out before it was frozen, in milliseconds, 0 if it did not.
+          type: int
         disks:
           description: By target, the image (C(file)) and its C(type).
           type: dict
@@ -172,6 +198,10 @@ vms:
     msg:
       description: What went wrong with this VM.
       returned: when it failed
+      type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
       type: str
 plan:
   description: The steps that were done, or would be done in check mode, each with C(vm) and C(step).
@@ -206,6 +236,12 @@ def main() -> None:
             "max_age": {"type": "str"},
             "max_increments": {"type": "int", "default": 30},
             "disks": {"type": "list", "elements": "str"},
+            "without": {
+                "type": "list",
+                "elements": "str",
+                "choices": ["nvram", "tpm"],
+                "default": [],
+            },
             "protected": {"type": "bool", "default": False},
             "parallel": {"type": "int", "default": 2},
             "now": {"type": "str"},

@@ -201,7 +201,9 @@ vms:
           type: list
           elements: str
     broken:
-      description: Restore points whose manifest cannot be read, by id, and why.
+      description:
+        - Restore points whose manifest cannot be read, by id, and why.
+        - Where that does not mean damage, as with one of another version of the collection, the VM fails, too.
       returned: if they can be read
       type: dict
     debris:
@@ -256,6 +258,10 @@ vms:
     msg:
       description: What went wrong with this VM, or the restore points that would not restore.
       returned: when it failed
+      type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
       type: str
 plan:
   description: Always empty.

@@ -190,6 +190,10 @@ vms:
       description: What went wrong with this VM.
       returned: when it failed
       type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
+      type: str
 plan:
   description: >-
     The steps that were done, or in check mode would be. C(vm) and C(step) are always there. Steps are

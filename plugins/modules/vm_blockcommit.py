@@ -8,7 +8,7 @@ from __future__ import annotations
 
 DOCUMENTATION = r"""
 module: vm_blockcommit
-short_description: Merge the overlays of VMs down into their base images
+short_description: Merge the overlays of VMs down into their own disks
 version_added: 0.1.0
 author: vmkeep contributors (@vmkeep)
 description:
@@ -16,6 +16,14 @@ description:
     they stand on, on running and shut off VMs, several disks side by side.
   - Afterwards the live and the persistent definition, the image files and libvirt's record of
     snapshots agree. Snapshots whose overlays were merged are removed from the record and listed.
+  - A VM's own disk is what it was defined on before its first snapshot. What is below that is a
+    template, such as the cloud image of a thin clone, and is written only if O(base) names it. Where
+    nothing tells which image is the own disk, since the record of a snapshot is gone, the task fails
+    and names both that it may be.
+  - Where somebody has committed the overlays of a snapshot by hand, its record and these files go, too,
+    if nothing else is left of it. That the content was moved has to be certain, which it is as long as
+    the same QEMU runs. Else they stay, and RV(notes) says so; M(vmkeep.libvirt.vm_snapshot) removes a
+    snapshot by name.
   - A commit job of the same kind that an interrupted run left is taken up; any other job is left
     alone and the task fails.
   - A snapshot that another tool took is left alone as well. The task fails where it would be lost,
@@ -38,17 +46,18 @@ options:
     elements: str
   base:
     description:
-      - The image that receives the data, by absolute path; by default the lowest of the chain.
+      - The image that receives the data, by absolute path; by default the VM's own disk.
       - An image that another VM or image stands on is refused.
     type: path
   top:
     description:
       - The uppermost image to merge, by absolute path; by default the active image.
+      - The VM's own disk, or what is below it, is merged only if O(base) says into which image.
     type: path
   max_depth:
     description:
-      - How many images may be left in the chain. The newest are kept, and the oldest overlays are
-        merged into the lowest image.
+      - How many images may be left in the chain, counted down to the VM's own disk. The newest are
+        kept, and the oldest overlays are merged into the own disk.
       - Not used together with O(base) or O(top).
     type: int
     default: 1
@@ -74,7 +83,7 @@ options:
 """
 
 EXAMPLES = r"""
-- name: Merge everything into the base images
+- name: Merge everything into the VMs' own disks
   vmkeep.libvirt.vm_blockcommit:
     vm: [db01, app01]
 
@@ -123,6 +132,9 @@ vms:
         bytes:
           description: What the merged images had allocated, in bytes.
           type: int
+        depth:
+          description: How many images are left down to the VM's own disk.
+          type: int
     snapshots_removed:
       description: The snapshots whose record was removed since their overlays were merged, oldest first.
       returned: success
@@ -131,6 +143,10 @@ vms:
     msg:
       description: What went wrong with this VM.
       returned: when it failed
+      type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
       type: str
 plan:
   description: The steps that were done, or would be done in check mode, each with C(vm) and C(step).

@@ -53,11 +53,14 @@ options:
     type: path
   max_depth:
     description:
-      - How many images may be left in the chain, the active one and the lowest. With V(2) it stands
-        on the lowest, such as the template that a VM was cloned from.
-      - Not used together with O(base).
+      - How many images may be left in the chain, the active one and the lowest, counted down to the
+        VM's own disk, which is what it was defined on before its first snapshot. With V(1) only
+        the active image is left of them, with V(2) it stands on the VM's own disk.
+      - What is below the VM's own disk, such as the template that it was cloned from, does not count
+        and stays in the chain. So does an image of which nobody can tell whether it is that or the
+        VM's own disk; RV(notes) then names it.
+      - By default nothing at all is left below the active image. Not used together with O(base).
     type: int
-    default: 1
   delete_merged:
     description:
       - Delete the images that left the chain, once the new one has been verified, where snapshots of
@@ -85,7 +88,7 @@ EXAMPLES = r"""
 - name: Keep the templates and nothing between
   vmkeep.libvirt.vm_blockpull:
     vm: [db01, app01]
-    max_depth: 2
+    max_depth: 1
     bandwidth: 100
 
 - name: Name the image that a disk is to stand on
@@ -130,6 +133,10 @@ vms:
       description: What went wrong with this VM.
       returned: when it failed
       type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
+      type: str
 plan:
   description: The steps that were done, or would be done in check mode, each with C(vm) and C(step).
   returned: always
@@ -155,7 +162,7 @@ def main() -> None:
             **VM_OPTIONS,
             "disks": {"type": "list", "elements": "str"},
             "base": {"type": "path"},
-            "max_depth": {"type": "int", "default": 1},
+            "max_depth": {"type": "int"},
             "delete_merged": {"type": "bool", "default": True},
             "bandwidth": {"type": "int", "default": 0},
         },

@@ -71,6 +71,15 @@ options:
       - Without it, each VM of O(vm) has a point in time of its own.
     type: bool
     default: true
+  prove_way_back:
+    description:
+      - Take no checkpoint that the VM could not go back to as it is now. The plan of the way back, which
+        O(state=restored) shows in check mode later, is made and held against what is there before
+        anything is done, and a VM is refused where that would be.
+      - What stands in the way only later cannot be seen before. Ask for O(state=restored) in check mode
+        once more when the checkpoint is there, as the playbook C(patch_with_rollback) does.
+    type: bool
+    default: false
   run_after:
     description:
       - What the VM does after it was restored. V(unchanged), the default, is what it did at that point.
@@ -139,8 +148,15 @@ vms:
       description: What went wrong with this VM.
       returned: when it failed
       type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
+      type: str
 plan:
-  description: The steps that were done, or would be done in check mode, each with C(vm) and C(step).
+  description:
+    - The steps that were done, or would be done in check mode, each with C(vm) and C(step).
+    - The step that goes back names the disks and media that come and go, as pairs of target and image. They are C(attached),
+      C(media) and C(detached).
   returned: always
   type: list
   elements: dict
@@ -172,6 +188,7 @@ def main() -> None:
             "description": {"type": "str"},
             "live": {"type": "bool", "default": True},
             "consistent_group": {"type": "bool", "default": True},
+            "prove_way_back": {"type": "bool", "default": False},
             "run_after": {"type": "str", "choices": ["unchanged", "running", "paused", "shutoff"]},
         },
         supports_check_mode=True,

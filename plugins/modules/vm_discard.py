@@ -76,6 +76,10 @@ vms:
       description: What went wrong with this VM.
       returned: when it failed
       type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
+      type: str
 plan:
   description: >-
     The steps that were done, or would be done in check mode, each with C(vm) and C(step), which is C(stop_vm),

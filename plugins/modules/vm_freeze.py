@@ -23,6 +23,7 @@ extends_documentation_fragment:
   - vmkeep.libvirt.attributes
   - vmkeep.libvirt.attributes.libvirt_group
   - vmkeep.libvirt.vm
+  - vmkeep.libvirt.vm.flush
 attributes:
   check_mode:
     support: full
@@ -105,9 +106,17 @@ vms:
       description: When the guest will thaw by itself (ISO 8601, in UTC); V(null) if it is not frozen, and in check mode.
       returned: success
       type: str
+    flush_ms:
+      description: Milliseconds in which the guest wrote out before it was frozen, 0 if it did not; V(null) in check mode.
+      returned: when it is frozen
+      type: int
     msg:
       description: What went wrong with this VM.
       returned: when it failed
+      type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
       type: str
 plan:
   description: The steps that were done, or would be done in check mode, each with C(vm) and C(step).
@@ -123,7 +132,7 @@ notes:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ..module_utils._argspec import VM_OPTIONS
+from ..module_utils._argspec import FLUSH_OPTIONS, VM_OPTIONS
 from ..module_utils._freeze import freeze_operation
 from ..module_utils._run import run
 
@@ -132,6 +141,7 @@ def main() -> None:
     module = AnsibleModule(
         argument_spec={
             **VM_OPTIONS,
+            **FLUSH_OPTIONS,
             "state": {"type": "str", "choices": ["frozen", "thawed"], "required": True},
             "deadline": {"type": "int", "default": 60},
             "mountpoints": {"type": "list", "elements": "str"},

@@ -33,12 +33,19 @@ attributes:
       - O(state=present) and O(state=absent) are.
       - O(state=reverted) gives up what was written since, and nobody can see whether anything was. So
         it acts whenever it is asked to. It changes nothing only where the VM is off, and is to be
-        off, and nothing was written since it was brought there.
+        off, nothing was written since it was brought there, and its definition is that of then.
+      - O(state=reverted) brings the disks of then. One that was attached since is detached, and its
+        image stays. One that has gone, or whose target has another image by now, is attached again; an
+        image that does not exist any more, or that another VM uses, is refused by name before anything
+        is touched. Drives get the media of then. A disk that is not part of the snapshot keeps what it
+        holds. Notes, and C(define_as_of) in RV(plan), tell which image is where.
 options:
   name:
     description:
-      - Name of the snapshot, 1 to 127 letters, digits or any of C(_.:@+-), starting with a letter,
-        a digit or an underscore.
+      - Name of the snapshot. One that is taken gets 1 to 127 letters, digits or any of C(_.:@+-),
+        starting with a letter, a digit or an underscore.
+      - One of another tool can be compared, removed and gone back to whatever its name is, as libvirt
+        has it, byte for byte. In YAML a name such as C(yes), C(1.10) or C(0x1) has to be quoted.
     type: str
     required: true
   state:
@@ -50,6 +57,11 @@ options:
         written since is given up, unless O(keep_current) keeps it. The definition of the VM becomes
         that of the snapshot, too. For an external snapshot the VM gets new overlays on the images
         that the snapshot froze; an internal one is brought back by libvirt.
+      - A snapshot is refused, by disk and image, where an image that holds it, or any image below
+        that, is gone, is the active image again, or was written to by something else. Who knows that
+        such an image has its content all the same gives it the time of its last write back, as the
+        message says. One that is not whole does not count as V(present) either, and
+        M(vmkeep.libvirt.vm_snapshot_info) tells before.
     type: str
     choices: [present, absent, reverted]
     default: present
@@ -98,6 +110,15 @@ options:
         O(memory), O(directory) and O(description) say. One can go back to it later.
       - Without it the overlays that only the present state needs are removed.
     type: str
+  prove_way_back:
+    description:
+      - Take no snapshot that the VM could not go back to as it is now. The plan of the way back, which
+        O(state=reverted) shows in check mode later, is made and held against what is there before
+        anything is done, and a VM is refused where that would be.
+      - What stands in the way only later cannot be seen before. Ask for O(state=reverted) in check mode
+        once more when the snapshot is there, as the playbook C(patch_with_rollback) does.
+    type: bool
+    default: false
   run_after:
     description:
       - What the VM does after it was brought back.
@@ -184,6 +205,10 @@ vms:
       description: Milliseconds from asking the guest to freeze until it confirmed the thaw, 0 if it was not frozen.
       returned: when a snapshot was taken
       type: int
+    flush_ms:
+      description: Milliseconds in which the guest wrote out before it was frozen, 0 if it did not.
+      returned: when a snapshot was taken
+      type: int
     state:
       description: What the VM does now, such as V(running) or V(shutoff).
       returned: with O(state=reverted)
@@ -192,8 +217,15 @@ vms:
       description: What went wrong with this VM.
       returned: when it failed
       type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
+      type: str
 plan:
-  description: The steps that were done, or would be done in check mode, each with C(vm) and C(step).
+  description:
+    - The steps that were done, or would be done in check mode, each with C(vm) and C(step).
+    - The step that goes back names the disks and media that come and go, as pairs of target and image. They are C(attached),
+      C(media) and C(detached).
   returned: always
   type: list
   elements: dict
@@ -232,6 +264,7 @@ def main() -> None:
             "keep_current": {"type": "str"},
             "run_after": {"type": "str", "choices": ["unchanged", "running", "paused", "shutoff"]},
             "consistent_group": {"type": "bool", "default": False},
+            "prove_way_back": {"type": "bool", "default": False},
         },
         supports_check_mode=True,
     )

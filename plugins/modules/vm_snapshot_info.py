@@ -88,6 +88,15 @@ vms:
         disks:
           description: By target, the overlay that was created (C(file)) and the image that holds the point (C(image)).
           type: dict
+        problems:
+          description:
+            - Why the VM cannot be brought back to it, by disk and image, empty for one that is whole.
+            - An image that holds it, or one below that, may be gone, be in use again, have been put
+              on another base, or have been written to by something else than this collection. Of
+              the last ones time, tables and names in the images tell, which are recorded with each
+              snapshot of this collection.
+          type: list
+          elements: str
     tree:
       description: The tree as C(virsh snapshot-list --tree) draws it, the current snapshot marked by an asterisk.
       returned: success
@@ -108,6 +117,10 @@ vms:
     msg:
       description: What went wrong with this VM.
       returned: when it failed
+      type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
       type: str
 plan:
   description: Always empty.

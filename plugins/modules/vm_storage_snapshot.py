@@ -97,7 +97,8 @@ notes:
   - Going back to a snapshot of a volume that is not thin merges it into the volume, and takes it
     anew. While that goes on, and while several disks are brought back, the VM cannot start,
     because its images are not in their place.
-  - If libvirt keeps backup checkpoints of the VM, take a full backup after V(reverted).
+  - With V(reverted) the VM's backup checkpoints of this collection are given up, and its next restore
+    point is a full one. Those of others stay; whether their bitmaps are still good, libvirt finds out.
 """
 
 EXAMPLES = r"""
@@ -184,9 +185,17 @@ vms:
       description: Milliseconds from asking the guest to freeze until it confirmed the thaw, 0 if it was not frozen.
       returned: when a snapshot of a running VM was taken
       type: int
+    flush_ms:
+      description: Milliseconds in which the guest wrote out before it was frozen, 0 if it did not.
+      returned: when a snapshot of a running VM was taken
+      type: int
     msg:
       description: What went wrong with this VM.
       returned: when it failed
+      type: str
+    exception:
+      description: The traceback, where that was a fault of the collection itself.
+      returned: when it failed for such a fault
       type: str
 plan:
   description: The steps that were done, or would be done in check mode, each with C(vm) and C(step).

@@ -15,6 +15,7 @@ What to do comes in the environment variable VMKEEP_HARNESS as JSON:
   process (an effect);
 * ``kill``: name of the point to die at; ``during`` in place of ``before`` dies ``delay`` seconds
   after the call has begun;
+* ``kill_effect``: die before the n-th effect, whichever it is;
 * ``guard_too``: kill the freeze guard first;
 * ``hold``: {point: seconds} to sleep at a point; calls that only read are points if named here;
 * ``raise_after``: label of a call that raises a libvirt error after it has done its work, once;
@@ -86,7 +87,8 @@ def reached(moment: str, label: str, effect: bool) -> str:
         seconds = time.monotonic() - STARTED
         entry = {"point": point, "seconds": seconds, "effect": effect}
         _log.write(json.dumps(entry) + "\n")
-        if SETTINGS.get("kill") == point:
+        _counts["effects"] += effect and moment == "before"
+        if SETTINGS.get("kill") == point or _counts["effects"] == SETTINGS.get("kill_effect"):
             die()
     if moment == "before" and SETTINGS.get("kill") == f"during {numbered}":
         timer = threading.Timer(SETTINGS.get("delay", 0.01), die)

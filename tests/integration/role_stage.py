@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any
 
 from lab import Lab
-from lab.ownership import end
 from lab.playbooks import Controller, PlaybookRun
 from lab.vm import wait_until
 
@@ -56,7 +55,7 @@ class Roles:
         with ThreadPoolExecutor(1) as pool:
             run = pool.submit(self.play, playbook, **more)
             wait_until(lambda: run.done() or word in self._logged(), 250, f"the log says {word}")
-            end(self.controller.descendants())
+            self.controller.end_descendants()
             assert run.result().status != 0, run.result().output
         assert word in self._logged()
 

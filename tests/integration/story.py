@@ -79,11 +79,12 @@ class Modules:
     def change(self, module: str, vms: VM | list[VM], **params: Any) -> dict:
         """A change, with the promises of every mutation.
 
-        Check mode touches nothing and foresees the very plan and picture of the real run, and
-        a second run changes nothing.
+        Check mode touches nothing and foresees the very plan and picture of the real run, a second
+        run changes nothing, and no snapshot is damaged.
         """
         machines = vms if isinstance(vms, list) else [vms]
         before = [world(vm) for vm in machines]
+        suffered = set().union(*(self.damaged(vm) for vm in machines))
         foreseen = self.run(module, vms, check=True, **params)
         assert [world(vm) for vm in machines] == before, "check mode changed something"
         real = self.run(module, vms, **params)
@@ -93,6 +94,8 @@ class Modules:
         again = self.run(module, vms, **params)
         assert not again["changed"] and again["plan"] == []
         assert not list(self.state_dir.glob("journal/*")), "a journal was left"
+        assert not [note for note in real["notes"] if "could not be recorded" in note]
+        assert set().union(*(self.damaged(vm) for vm in machines)) <= suffered
         return real
 
     def refused(self, module: str, vms: VM | list[VM], **params: Any) -> str:
@@ -109,6 +112,16 @@ class Modules:
     def info(self, vm: VM) -> dict:
         """What vm_snapshot_info says of one VM."""
         return self.run("vm_snapshot_info", vm)["vms"][vm.name]
+
+    def whole(self, vm: VM) -> set[str]:
+        """The snapshots that could be gone back to."""
+        return {found["name"] for found in self.info(vm)["snapshots"] if not found["problems"]}
+
+    def damaged(self, vm: VM) -> set[tuple[str, str]]:
+        """(VM, snapshot) of those that could not; a VM may be gone."""
+        vms = self.attempt("vm_snapshot_info", vm)["vms"]
+        found = vms.get(vm.name, {}).get("snapshots", ())
+        return {(vm.name, snapshot["name"]) for snapshot in found if snapshot["problems"]}
 
 
 def plain(plan: list[dict]) -> list[dict]:
@@ -137,7 +150,7 @@ def _is_image(path: Path) -> bool:
 
 def folder(vm: VM) -> Path:
     """Where the images of a VM stand."""
-    return Path(next(iter(vm.disks.values())).path).parent
+    return Path(next(iter(vm.disks.values())).path).parent if vm.disks else Path(vm.folder)
 
 
 def sources(vm: VM, *, inactive: bool = False) -> dict[str, str]:

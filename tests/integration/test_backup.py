@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +221,40 @@ def test_bad_input_is_refused_before_anything_is_touched(make_vm, repository, tm
     assert not list(repository.path.iterdir()), "nothing was made"
 
 
+def test_other_formats_are_refused_by_name(make_vm, repository) -> None:
+    """Before anything is touched, running and off; what is advised leads on."""
+    others = [Disk(content="blank", size=4, format=name) for name in ("vmdk", "vdi", "qed", "vpc")]
+    vm = make_vm(
+        "db01", disks=[Disk(), *others, Disk(content="blank", size=4, format="qcow")], running=False
+    )
+    for on in (False, True):
+        if on:
+            vm.start()
+        for target, disk in list(vm.disks.items())[1:]:
+            said = repository.refused(vm, disks=["vda", target])
+            assert (
+                f"disk {target} of VM db01 has the format {disk.spec.format} ({disk.path})" in said
+            )
+            assert f"qemu-img convert -f {disk.spec.format} -O qcow2" in said
+    assert not list(repository.path.iterdir()), "nothing was made"
+    said = repository.modules.refused("vm_memory", vm, state="saved")
+    assert "disk vdb in the format vmdk" in said and "vdd" not in said, "QEMU can with qed"
+    vm.destroy()
+    vdb = vm.disks["vdb"].path
+    line = ["qemu-img", "convert", "-f", "vmdk", "-O", "qcow2", vdb, f"{vdb}.qcow2"]
+    subprocess.run(line, check=True)
+    root = vm.xml(inactive=True)
+    disk = root.find("devices/disk/target[@dev='vdb']/..")
+    disk.find("driver").set("type", "qcow2")
+    disk.find("source").set("file", f"{vdb}.qcow2")
+    vm.lab.connection.defineXML(ET.tostring(root, encoding="unicode"))
+    for on in (False, True):
+        if on:
+            vm.start()
+        left_out = repository.back_up(vm, disks=["vda", "vdb"], quiesce="never")["left_out"]
+        assert list(left_out) == ["vdc", "vdd", "vde", "vdf"]
+
+
 @contextlib.contextmanager
 def foreign_backup(vm: VM) -> Iterator[None]:
     """A backup job of another tool, in pull mode, which lasts until it is ended."""
@@ -238,21 +273,79 @@ def foreign_backup(vm: VM) -> Iterator[None]:
         wait_until(lambda: not vm.domain.jobStats().get("type"), 20, "the job ends")
 
 
-def test_nvram_and_definition_are_kept(make_vm, repository, tmp_path) -> None:
-    vm = make_vm("db01", disks=1, running=False)
-    nvram = tmp_path / "vars.fd"
-    nvram.write_bytes(b"NVRAM" * 1000)
+PFLASH = "<loader readonly='yes' type='pflash'>/usr/share/OVMF/OVMF_CODE.fd</loader>"
+
+
+def define_with(vm: VM, system: str) -> None:
+    """Define a VM anew with this in its <os>, in place of any firmware that it had there."""
     root = vm.xml(inactive=True)
-    loader = ET.SubElement(root.find("os"), "loader", readonly="yes", type="pflash")
-    loader.text = "/usr/share/OVMF/OVMF_CODE.fd"
-    ET.SubElement(root.find("os"), "nvram").text = str(nvram)
+    node = root.find("os")
+    for tag in ("loader", "nvram"):
+        for found in node.findall(tag):
+            node.remove(found)
+    node.extend(ET.fromstring(f"<os>{system}</os>"))
     vm.lab.connection.defineXML(ET.tostring(root, encoding="unicode"))
+
+
+def nvram_named_by(connection: libvirt.virConnect, name: str) -> Path:
+    """The file that the definition of a VM names, in whatever form."""
+    xml = connection.lookupByName(name).XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
+    node = ET.fromstring(xml).find("os/nvram")
+    source = node.find("source")
+    return Path(node.text.strip() if source is None else source.get("file"))
+
+
+@pytest.mark.parametrize(
+    "form", ["<nvram>{}</nvram>", "<nvram type='file'><source file='{}'/></nvram>"]
+)
+def test_nvram_and_definition_are_kept(make_vm, repository, tmp_path, form: str) -> None:
+    """In each form that names a file; and they come back, for another VM as a file of its own."""
+    vm = make_vm("db01", disks=1, running=False)
+    nvram, content = tmp_path / "vars.fd", b"NVRAM" * 1000
+    nvram.write_bytes(content)
+    define_with(vm, PFLASH + form.format(nvram))
     id = repository.back_up(vm)["id"]
     repository.check(vm, id)
     roles = {file["role"]: file["name"] for file in repository.manifest(vm, id)["files"]}
     stored = repository.folder(vm) / id
-    assert (stored / roles["nvram"]).read_bytes() == nvram.read_bytes()
+    assert (stored / roles["nvram"]).read_bytes() == content
     assert ET.parse(stored / roles["domain"]).findtext("uuid") == vm.uuid
     files = [path for path in repository.path.rglob("*") if path.is_file()]
     modes = {oct(path.stat().st_mode & 0o777) for path in files}
     assert modes == {"0o600"}
+
+    modules, usual = repository.modules, {"repository": str(repository.path), "point": id}
+    connection = vm.lab.connection
+    modules.run("vm_restore", vm, **{"as": "copy"}, **usual)
+    vm.domain.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_KEEP_NVRAM)
+    nvram.unlink()
+    modules.run("vm_restore", vm, **usual)
+    places = {nvram_named_by(connection, name) for name in ("db01", "copy")}
+    assert len(places) == 2 and nvram not in places
+    assert {place.read_bytes() for place in places} == {content}
+    connection.lookupByName("copy").undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+
+
+UNKEPT = {
+    f"{PFLASH}<nvram type='block'><source dev='/dev/vg/vars'/></nvram>": (
+        "NVRAM of type block (dev=/dev/vg/vars)"
+    ),
+    f"{PFLASH}<nvram type='network'><source protocol='nbd' name='vars'><host name='h' port='1'/>"
+    "</source></nvram>": "NVRAM of type network (protocol=nbd name=vars)",
+    "<loader type='pflash'>/srv/OVMF.fd</loader>": (
+        "a firmware that is written to itself (/srv/OVMF.fd)"
+    ),
+}
+
+
+def test_nvram_that_cannot_be_kept_is_not_left_out_silently(make_vm, repository, tmp_path) -> None:
+    vm = make_vm("db01", disks=[BLANK], running=False)
+    gone = f"{PFLASH}<nvram>{tmp_path}/gone.fd</nvram>"
+    for system, words in {**UNKEPT, gone: ""}.items():
+        define_with(vm, system)
+        if words:
+            assert words in repository.refused(vm)
+        params = repository.params(without=["nvram"] if words else [])
+        [note] = repository.modules.run("vm_backup", vm, **params)["notes"]
+        assert ("as asked" if words else "gone.fd, so nothing of it is kept") in note
+        repository.later()

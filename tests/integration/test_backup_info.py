@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import fcntl
 import json
 import os
@@ -20,8 +21,13 @@ from typing import Any
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.backup import (
-    _seal,
     digest_of,
+    seal_of,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.manifest import parse_manifest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import (
+    Conflict,
+    Damaged,
 )
 from image_story import needs_root, qemu_img
 from lab.modules import COLLECTIONS, RUNNER, link_collection, start_module, task
@@ -233,7 +239,8 @@ def test_who_replaces_images_is_waited_for(depot: Depot) -> None:
 def test_a_repository_that_cannot_be_written_to(depot: Depot) -> None:
     with read_only(depot.path):
         result = depot.run("vm_backup_info", vm=["db01"], verify=True)
-    assert "could not be recorded: Read-only file system" in result["notes"][0]
+    assert "what was verified could not be recorded" in result["notes"][0]
+    assert "Read-only file system" in result["notes"][0]
     assert result["vms"]["db01"]["newest_verified"] == depot.ids()[-1]
 
 
@@ -275,20 +282,18 @@ def test_every_flipped_bit_is_found(depot: Depot) -> None:
 
 def test_any_byte_of_a_manifest(depot: Depot) -> None:
     """By the reader itself, since this is quick: each byte of one manifest."""
-    from ansible_collections.vmkeep.libvirt.plugins.module_utils._model import backup
-
     text = depot.file(depot.ids()[1], "manifest.json").read_text()
-    wanted = backup.parse_manifest(text, "here")
+    wanted = parse_manifest(text, "here")
     dice = random.Random(3)
     for place in range(len(text)):
         other = chr(ord(text[place]) ^ (1 << dice.randrange(7)))
         torn = text[:place] + other + text[place + 1 :]
         try:
-            found = backup.parse_manifest(torn, "here")
-        except backup.Damaged:
+            found = parse_manifest(torn, "here")
+        except (Conflict, Damaged):
             continue
         # Only what means the same in JSON, such as another kind of blank.
-        assert found == backup.dataclasses.replace(wanted, digest=found.digest), (place, other)
+        assert found == dataclasses.replace(wanted, digest=found.digest), (place, other)
 
 
 def drop_middle(depot: Depot, ids: list[str]) -> None:
@@ -395,7 +400,7 @@ def rewrite(depot: Depot, id: str, change: Callable[[dict], None] = lambda _cont
     image.update(size=len(data), sha256=hashlib.sha256(data).hexdigest())
     change(content)
     del content["seal"]
-    path.write_text(json.dumps({**content, "seal": _seal(content)}))
+    path.write_text(json.dumps({**content, "seal": seal_of(content)}))
 
 
 def test_headers_that_contradict_the_manifest(depot: Depot, store: Depot) -> None:

@@ -27,7 +27,7 @@ from lab.modules import start_module
 from lab.vm import wait_until
 from repository_stage import Depot, fingerprint
 
-ALL, SAMPLE = 60, 8
+ALL, SAMPLE = 60, 5
 
 
 @dataclass

@@ -17,6 +17,7 @@ import pytest
 from backup_days import BLANK, MUTE, Days, days
 from lab import VM, Disk
 from lab.modules import run_module
+from repository_stage import Depot
 from role_stage import FAILS, Roles
 from ssh_host import needs_ssh, ssh_host
 from story import folder
@@ -138,11 +139,37 @@ def test_drills(days: Days, roles: Roles, make_vm: Callable[..., VM]) -> None:
     assert not list((state / "drills").iterdir())
 
 
-def test_a_vm_that_fails_stops_no_other(
-    days: Days, roles: Roles, make_vm: Callable[..., VM]
+def test_a_restore_point_that_nobody_can_read_spoils_no_other_drill(
+    roles: Roles, fast: Path
 ) -> None:
-    """The report and the metrics are written, whatever fails, and the play fails at its end."""
-    make_vm("one", disks=[BLANK], **MUTE)
+    depot = Depot(fast / "repository")
+    for name in ("one", "two"):
+        depot.chain(1, name)
+    manifest = depot.file(depot.ids("one")[0], "manifest.json", "one")
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 2}))
+    wanted = {"vm": "all", "repository": str(depot.path), "point": "20200101T000000Z"}
+    said = roles.refused("restore_drill", **wanted)
+    assert "one, two did not come back as wanted" in said
+
+
+def _looking_changes_no_metric(days: Days, roles: Roles) -> None:
+    """What the last run came to stays until something runs again; only a backup makes it good."""
+    path = Path(days.files["metrics"])
+    before = path.read_bytes()
+    usual = {"vm": "one", **days.files, "repository": str(days.repository.path)}
+    usual["now"] = days.variables()["now"]
+    report = roles.succeed("report", **usual)
+    assert report.changed == 0 and "all: " in report.output
+    for tag in ("preflight", "report"):
+        roles.succeed("backup", "--tags", f"backup_rotation_{tag}", **usual)
+    assert path.read_bytes() == before
+    roles.succeed("backup", "--tags", "backup_rotation_prune", **usual)
+    former, now = before.decode().splitlines(), path.read_text().splitlines()
+    run = [line for line in former if "run_" in line or "success" in line]
+    assert run and [line for line in now if "run_" in line or "success" in line] == run
+
+
+def _a_vm_that_is_not_there_fails_alone(days: Days) -> None:
     days.repository.later()
     said = days.refused(vm="nosuch,one", **days.files)
     assert "Failed: nosuch. there is no VM nosuch" in said
@@ -153,8 +180,14 @@ def test_a_vm_that_fails_stops_no_other(
     assert "nosuch: FAILED" in text and "NO GOOD RESTORE POINT" in text
     assert "one: restore point made" in text
 
-    # a damaged restore point is found by the next run, which says so and goes on
-    image = next(days.repository.path.glob("one.*/*/vda.qcow2"))
+    # a run about others, with which all is well, does not make it forgotten
+    days.next(vm="one", **days.files)
+    metrics = days.metrics()
+    assert metrics["success"] == {"nosuch": 0, "one": 1} and metrics["run_success"] == {"": 0}
+
+
+def _a_damaged_restore_point_is_found(days: Days) -> None:
+    image = sorted(days.repository.path.glob("one.*/*/vda.qcow2"))[0]
     with image.open("r+b") as file:
         file.seek(-1, 2)
         last = file.read(1)
@@ -162,22 +195,80 @@ def test_a_vm_that_fails_stops_no_other(
         file.write(bytes([last[0] ^ 1]))
     said = days.refused(vm="one", **days.files)
     assert "Failed: one." in said and image.parent.name in said
-    assert days.metrics()["bad_restore_points"] == {"one": 1}
+    assert days.metrics()["bad_restore_points"]["one"] > 0
+    assert days.metrics()["success"] == {"nosuch": 0, "one": 0}
     assert 'class="wrong"' in Path(days.files["report_html"]).read_text()
 
-    # a hook that fails ends it before anything is backed up
+
+def _a_hook_that_fails_ends_it(days: Days, roles: Roles) -> None:
+    """Nothing is backed up then, so that no VM is well by what it had before."""
+    made = len(list(days.repository.path.glob("one.*/*/manifest.json")))
+    good_until = days.metrics()["last_success_timestamp_seconds"]["one"]
     days.repository.later()
     hook = roles.tasks("broken", roles.says("broken"), FAILS)
     good = roles.tasks("good", roles.says("good"))
     said = days.refused(vm="one", before=hook, after=good, **days.files)
     assert "Failed: the run. Break: it is broken" in said, said[-900:]
     assert roles.said() == ["broken", "good"]
+    metrics = days.metrics()
+    assert metrics["run_success"] == {"": 0} and metrics["success"]["one"] == 0
+    assert metrics["last_success_timestamp_seconds"]["one"] == good_until
+    assert len(list(days.repository.path.glob("one.*/*/manifest.json"))) == made
+
+
+def _a_drill_leaves_what_backups_told(days: Days, roles: Roles) -> None:
+    """And they leave what it told, in one file of both."""
+    path = Path(days.files["metrics"])
+    before = path.read_text().splitlines()
+    point = {"vm": "one", "repository": str(days.repository.path), "point": "20200101T000000Z"}
+    roles.refused("restore_drill", metrics=str(path), **point)
+    drilled = [line for line in path.read_text().splitlines() if line not in before]
+    assert set(before) <= set(path.read_text().splitlines())
+    [success] = [line for line in drilled if line.startswith("vmkeep_drill_success")]
+    assert success.endswith(" 0") and 'vm="one"' in success
+    days.next(vm="all", **days.files)
+    after = path.read_text().splitlines()
+    assert set(drilled) <= set(after)
+    names = [line.split()[2] for line in after if line.startswith("# TYPE ")]
+    assert len(set(names)) == len(names) and {"vmkeep_backup_success", *names} == set(names)
+    success = [line for line in after if line.startswith("vmkeep_backup_success")]
+    assert sorted(line[-1] for line in success) == ["0", "1"], "one is well again, nosuch is not"
+
+
+def _a_run_that_cannot_begin_is_no_success(days: Days, roles: Roles) -> None:
+    """As where the disk of the repository is not mounted."""
+    path, place = Path(days.files["metrics"]), days.repository.path
+    path.unlink()
+    days.next(vm="one", **days.files)
+    before = path.read_text().splitlines()
+    assert days.metrics()["run_success"] == {"": 1}
+    aside = place.rename(place.with_name("unmounted"))
+    usual = {"vm": "one", **days.files, "repository": str(place)}
+    for playbook, *options in (("report",), ("backup", "--check")):
+        assert "does not exist" in roles.refused(playbook, *options, **usual)
+        assert path.read_text().splitlines() == before
+    assert f"{place} does not exist" in roles.refused("backup", **usual)
     assert days.metrics()["run_success"] == {"": 0}
-    assert len(list(days.repository.path.glob("one.*/*/manifest.json"))) == 1
-    report = days.roles.succeed(
-        "report", vm="one", repository=str(days.repository.path), now=days.variables()["now"]
-    )
-    assert report.changed == 0 and "all: 1 restore point" in report.output
+    now = path.read_text().splitlines()
+    assert [line for line in now if "_run_" not in line] == [
+        line for line in before if "_run_" not in line
+    ]
+    aside.rename(place)
+    days.next(vm="one", **days.files)
+    assert days.metrics()["run_success"] == {"": 1}
+
+
+def test_a_vm_that_fails_stops_no_other(
+    days: Days, roles: Roles, make_vm: Callable[..., VM]
+) -> None:
+    """The report and the metrics are written, whatever fails, and the play fails at its end."""
+    make_vm("one", disks=[BLANK], **MUTE)
+    _a_vm_that_is_not_there_fails_alone(days)
+    _a_hook_that_fails_ends_it(days, roles)
+    _a_damaged_restore_point_is_found(days)
+    _looking_changes_no_metric(days, roles)
+    _a_drill_leaves_what_backups_told(days, roles)
+    _a_run_that_cannot_begin_is_no_success(days, roles)
 
 
 @pytest.mark.parametrize("program", ["restic", "borg"])

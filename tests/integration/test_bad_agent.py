@@ -238,3 +238,74 @@ def test_a_forgotten_answer_is_no_foreign_overlay(db01: VM, killer: Killer) -> N
     assert worth(result) == "crash"
     assert any("undid snapshot new" in note for note in result["notes"])
     clean(db01, killer, "new")
+
+
+# --- agents that may not, or whose hook takes long ---
+
+HOOK = """#!/bin/sh
+[ "$1" != freeze ] || sleep {seconds}
+"""
+
+
+def refuses(vm: VM, killer: Killer, module: str = "vm_snapshot", **params: object) -> str:
+    """The message of a task that fails and leaves nothing, for which it does not claim a change."""
+    result = killer.plain(Task(module, (vm,), params))
+    assert result["failed"] and not result["changed"] and result["plan"] == []
+    assert "To do: " in result["msg"]
+    clean(vm, killer)
+    return str(result["msg"])
+
+
+def test_a_hook_that_takes_longer_than_the_freeze(db01: VM, killer: Killer) -> None:
+    """What takes so long is said to be looked at, and to allow more time helps."""
+    db01.write("/run/hook", HOOK.format(seconds=7).encode())
+    db01.run("chmod +x /run/hook")
+    db01.restart_agent("-F/run/hook")
+    try:
+        wish = {"name": "new", "quiesce": "required", "freeze_timeout": 2}
+        message = refuses(db01, killer, **wish)
+        assert "not frozen within 2 s" in message and "hook" in message
+        assert "freeze_timeout" in message
+        wait_until(db01.agent_answers, 20, "the hook has ended")
+        thawed(db01, time.monotonic() + THAWED_WITHIN)
+        assert worth(killer.plain(take(db01, "required", freeze_timeout=20))) == "filesystem"
+        clean(db01, killer, "new")
+    finally:
+        db01.restart_agent()
+
+
+@pytest.mark.parametrize("command", ["freeze", "thaw", "status"])
+def test_an_agent_that_may_not_freeze(db01: VM, killer: Killer, command: str) -> None:
+    """It is refused before anything is touched: who may not thaw would stay frozen."""
+    name = f"guest-fsfreeze-{command}"
+    db01.restart_agent("-b", name)
+    try:
+        for check in (True, False):
+            params = {"name": "new", "quiesce": "required"}
+            result = killer.modules.attempt("vm_snapshot", db01, check=check, **params)
+            assert result["failed"] and not result["changed"]
+            assert f"agent of VM db01 does not allow {name}" in result["msg"]
+            assert "block-rpcs" in result["msg"] and "'quiesce: preferred'" in result["msg"]
+        message = refuses(db01, killer, "vm_freeze", state="frozen")
+        assert name in message and "block-rpcs" in message
+        result = killer.plain(take(db01, "preferred"))
+        assert worth(result) == "crash"
+        assert result["notes"] == [f"db01: not quiesced, the guest agent does not allow {name}"]
+        clean(db01, killer, "new")
+    finally:
+        db01.restart_agent()
+
+
+def test_an_agent_that_may_not_thaw_and_does_not_tell(db01: VM, killer: Killer) -> None:
+    """Its guest would have stayed frozen for good."""
+    db01.restart_agent("-b", "guest-info,guest-fsfreeze-thaw")
+    try:
+        message = refuses(db01, killer, name="new", quiesce="required")
+        assert "agent of VM db01 does not allow guest-fsfreeze-thaw" in message
+        assert "does not allow guest-fsfreeze-thaw" in refuses(
+            db01, killer, "vm_freeze", state="frozen"
+        )
+        assert worth(killer.plain(take(db01, "preferred"))) == "crash"
+        clean(db01, killer, "new")
+    finally:
+        db01.restart_agent()

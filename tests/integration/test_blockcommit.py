@@ -148,12 +148,12 @@ def test_a_base_that_another_vm_or_image_uses_is_not_written(make_vm, modules, t
     )
     clone = make_vm("clone", disks=[Disk(backing=template)])
     twin = make_vm("twin", disks=[Disk(backing=template)], running=False)
-    message = modules.refused("vm_blockcommit", clone)
+    message = modules.refused("vm_blockcommit", clone, base=template)
     assert template in message and "twin" in message
 
     take(modules, clone, "s1")
     own = chain(sources(clone)["vda"])[1]
-    modules.change("vm_blockcommit", clone, base=own)
+    modules.change("vm_blockcommit", clone)
     assert chain(sources(clone)["vda"]) == [own, template]
     assert_kept(clone, "s1")
     assert twin.domain.name() == "twin"
@@ -166,7 +166,7 @@ def test_two_disks_of_one_vm_on_the_same_base(make_vm, modules, tmp_path):
         ["qemu-img", "convert", "-O", "qcow2", donor.disks["vda"].path, template], check=True
     )
     vm = make_vm("both", disks=[Disk(backing=template), Disk(backing=template)], running=False)
-    message = modules.refused("vm_blockcommit", vm, disks=["vda"])
+    message = modules.refused("vm_blockcommit", vm, disks=["vda"], base=template)
     assert template in message and "its disk vdb" in message
 
 

@@ -94,7 +94,7 @@ def test_what_would_destroy_it_is_refused(counting: VM, modules) -> None:
 
 
 def test_bad_input(vm: VM, modules) -> None:
-    assert "no snapshot never" in modules.refused(
+    assert "no snapshot 'never'" in modules.refused(
         "vm_checkpoint", vm, name="never", state="restored"
     )
     assert "run_after means nothing" in modules.refused(
@@ -111,6 +111,11 @@ def test_the_memory_of_a_paused_vm_is_written_once(vm: VM, modules) -> None:
     failed = modules.attempt("vm_checkpoint", vm, name="c2")
     assert failed["failed"] and "virsh resume db01; virsh suspend db01" in failed["msg"]
     assert not list(folder(vm).glob("*c2*"))
+    failed = modules.attempt("vm_memory", vm, state="saved")
+    assert "virsh resume db01" in failed["msg"] and not failed["changed"]
+    # Nor does QEMU write to its images before that, which libvirt does not show either.
+    failed = modules.attempt("vm_checkpoint", vm, name="c1", state="absent")
+    assert "let it go on" in failed["msg"] and "QEMU 10" not in failed["msg"]
     vm.domain.resume()
     vm.domain.suspend()
     modules.change("vm_checkpoint", vm, name="c2")

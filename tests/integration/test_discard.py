@@ -110,6 +110,23 @@ def test_what_is_refused(copy: Copy) -> None:
     assert copy.discard()["changed"]
 
 
+def test_snapshots_of_its_storage_go_first(
+    stored_vm: Callable[..., VM], modules: Modules, tmp_path: Path
+) -> None:
+    """No task could find them any more without the VM."""
+    vm = stored_vm("xfs", "db01", disks=[Disk(size=4, content="blank")], running=False)
+    copy = Copy(modules, Repository(tmp_path / "backup"), vm)
+    before = copy.world()
+    copy.make()
+    usual = {"uri": vm.lab.uri, "state_dir": str(modules.state_dir), "name": "z1"}
+    for state in ("present", "absent"):
+        done = run_module("vm_storage_snapshot", {"vm": ["copy"], "state": state, **usual})
+        assert done["changed"]
+        if state == "present":
+            assert "has storage snapshots: z1" in copy.refused()
+    assert copy.discard()["changed"] and copy.world() == before
+
+
 @pytest.mark.parametrize("gone", [1, 2])
 def test_a_run_that_died_is_finished(copy: Copy, gone: int) -> None:
     """Images go before the definition, so what is left always names them."""

@@ -84,6 +84,7 @@ def test_frozen_and_thawed(db01: VM, lab_session: Lab, tmp_path: Path) -> None:
     result = modules.change("vm_freeze", db01, state="frozen", deadline=LONG)
     answer = result["vms"]["db01"]
     assert answer["frozen"] and answer["mountpoints"] == MOUNTS
+    assert answer["flush_ms"] > 0
     left = datetime.fromisoformat(answer["thaws_at"]).timestamp() - time.time()
     assert LONG - 30 < left <= LONG
     assert db01.stalled() == MOUNTS and db01.frozen()
@@ -171,6 +172,18 @@ def test_snapshots_of_a_frozen_guest(db01: VM, modules: Modules) -> None:
     for quiesce in ("required", "preferred"):
         message = modules.refused("vm_snapshot", db01, name="s1", quiesce=quiesce)
         assert f"frozen by vm_freeze until {until}" in message
+    # Whoever went back to its memory would find a guest that nobody thaws.
+    for module, params in (
+        ("vm_checkpoint", {}),
+        ("vm_snapshot", {"memory": True}),
+        ("vm_snapshot", {"mode": "internal"}),
+    ):
+        for paused in (False, True):
+            if paused:
+                db01.domain.suspend()
+            message = modules.refused(module, db01, name="s1", **params)
+            assert f"frozen by vm_freeze until {until}" in message
+        db01.domain.resume()
     result = modules.run("vm_snapshot", db01, name="s1", quiesce="never")
     assert result["vms"]["db01"]["snapshot"]["consistency"] == "crash"
     assert db01.stalled() == MOUNTS

@@ -43,7 +43,7 @@ def test_it_tells_what_is_there(lab_session: Lab, vms: list[VM]) -> None:
     before = [world(vm) for vm in vms]
     found = info(lab_session)
     assert not found["failed"] and not found["changed"]
-    usual = {"title": "", "persistent": True, "copy_of": None}
+    usual = {"title": "", "persistent": True, "copy_of": None, "trouble": ""}
     assert found["vms"] == {
         vm.name: {"active": vm.active(), "agent": agent, "uuid": vm.uuid, **usual}
         for vm, agent in zip(vms, ("connected", "absent", "disconnected"))

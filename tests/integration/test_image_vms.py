@@ -180,7 +180,8 @@ def test_a_guest_on_a_clone(images: Images, make_vm: MakeVm, tmp_path: Path) -> 
     assert vm.read("/mnt/vda/own") == b"own" * 5000 and vm.read("/mnt/vda/template") == b"template"
     vm.shutdown()
     message = images.refused("qcow2_overlay", clone, state="committed")
-    assert f"'{clone}' is disk vda of VM clone" in message and "vm_blockcommit" in message
+    assert f"'{clone}' is disk vda of VM clone" in message
+    assert f"vm_blockcommit (with 'disks' and 'base: {second}')" in message
     assert "disk vda of VM clone" in images.refused("qcow2_overlay", clone, state="absent")
     wanted = content(clone)
     vm.domain.undefine()
@@ -268,6 +269,10 @@ def test_an_ordinary_user(lab_session: Lab) -> None:
         answer = as_user(nobody, "qcow2_overlay", options, config)
         assert answer["changed"] and os.stat(f"{place}/overlay").st_uid == nobody
         assert f"VMs defined in '{hidden}' are not looked at" in " ".join(answer["notes"])
+        os.mkdir(f"{place}/closed", 0o700)
+        options = {"path": [f"{place}/closed/disk.qcow2"], "state": "committed"}
+        answer = as_user(nobody, "qcow2_overlay", options, config)
+        assert "Permission denied" in answer["msg"] and "become" in answer["msg"]
 
 
 def as_user(number: int, module: str, params: dict, env: dict[str, str]) -> dict:

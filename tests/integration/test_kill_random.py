@@ -27,7 +27,7 @@ from lab import VM
 from lab.modules import ModuleRun
 
 ALL = 120
-SAMPLE = 10
+SAMPLE = 6
 MOST_SNAPSHOTS = 4
 # Of the kills, how many come while the module still starts, and how many hit the recovery, too.
 EARLY, TWICE = 0.1, 0.2

@@ -31,6 +31,7 @@ from story import Modules, folder
 COUNT = """echo $$ >/run/count.pid; n=0
 while :; do n=$((n+1)); echo $n >>/run/count; echo $n >>/mnt/vdb/count; sleep 0.05; done"""
 
+BY_HAND = "<domainsnapshot><name>byhand</name></domainsnapshot>"
 # When a run asks for the first time what only a VM that runs can be asked.
 ASKING = "before libvirt blockJobInfo passing vda"
 
@@ -232,10 +233,24 @@ def test_an_image_that_was_put_in_its_place(db01: VM, modules: Modules) -> None:
 def test_a_snapshot_was_taken_since(db01: VM, modules: Modules) -> None:
     """The VM would write into the image that the snapshot has frozen."""
     modules.run("vm_memory", db01, **saving(at(db01)))
-    modules.run("vm_snapshot", db01, name="s1")
+    message = modules.refused("vm_snapshot", db01, name="s1")
+    assert f"was saved to {at(db01)}, and continues on the disks as they are" in message
+    assert f"vm_memory with state running and path {at(db01)}" in message
+    db01.domain.snapshotCreateXML(BY_HAND, libvirt.VIR_DOMAIN_SNAPSHOT_CREATE_DISK_ONLY)
     message = modules.refused("vm_memory", db01, **running(at(db01)))
     assert f"disk vda: it stood on {db01.disks['vda'].path}, and is" in message
-    modules.run("vm_snapshot", db01, name="s1", state="absent")
+    modules.run("vm_snapshot", db01, name="byhand", state="absent")
+
+
+def test_a_backup_of_a_saved_vm(db01: VM, modules: Modules, tmp_path: Path) -> None:
+    """Its disks are not at rest, and the memory goes on though they were read."""
+    params = {"repository": str(tmp_path / "backup")}
+    (tmp_path / "backup").mkdir()
+    modules.run("vm_memory", db01, **saving(at(db01)))
+    done = modules.run("vm_backup", db01, **params)
+    assert done["vms"]["db01"]["restore_point"]["consistency"] == "crash"
+    modules.run("vm_memory", db01, **running(at(db01)))
+    goes_on(db01)
 
 
 def test_a_save_that_is_forgotten_is_remembered(db01: VM, modules: Modules) -> None:

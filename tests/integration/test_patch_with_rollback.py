@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
+from backup_story import Repository, disks_of, paused
 from lab import VM, Disk
 from role_stage import FAILS, HANGS, Roles, in_the_guest
 from story import Modules, count, count_beyond, sources, start_counting, world
@@ -96,6 +99,67 @@ def test_a_guest_out_of_reach_is_rolled_back_too(roles: Roles, make_vm: Callable
     old = roles.refused("patch_with_rollback", max_age=0, **files)
     assert "The checkpoint patch was made" in old and "To do: remove it" in old
     assert vm.domain.snapshotListNames() == ["patch"]
+
+
+@pytest.mark.parametrize("memory", [True, False], ids=["memory", "disks"])
+def test_a_vm_that_is_backed_up_every_night(
+    roles: Roles, modules: Modules, vm: VM, tmp_path: Path, memory: bool
+) -> None:
+    repository = Repository(tmp_path / "backup", modules)
+    bases = sources(vm)
+    files = {
+        "tasks": roles.tasks("tasks", roles.says("patching"), PATCH),
+        "verify": roles.tasks("verify", roles.says("verifying")),
+        "memory": memory,
+    }
+    assert repository.back_up(vm)["type"] == "full"
+    assert "WOULD BE PATCHED" in roles.succeed("patch_with_rollback", "--check", **files).output
+    output = roles.refused("patch_with_rollback", **{**files, "verify": roles.tasks("w", FAILS)})
+    assert "ROLLED BACK: db01" in output and roles.said() == ["patching"]
+    assert state(vm) == [] and vm.domain.snapshotListNames() == [] and sources(vm) == bases
+    with paused(vm):
+        point = repository.back_up(vm, quiesce="never")
+        assert point["type"] == "full" and "no checkpoint" in point["reason"]
+        assert repository.content(vm, point["id"]) == disks_of(vm)
+
+    assert "PATCHED: db01" in roles.succeed("patch_with_rollback", **files).output
+    assert roles.said() == ["patching", "verifying"]
+    assert state(vm) == ["mnt/vdb/state", "run/patched"] and sources(vm) == bases
+    assert repository.back_up(vm)["type"] == "incremental"
+
+    _nothing_begins_without_a_way_back(roles, modules, vm, files)
+    assert roles.said() == [] and sources(vm) == bases
+
+
+def _nothing_begins_without_a_way_back(
+    roles: Roles, modules: Modules, vm: VM, files: dict[str, object]
+) -> None:
+    """Whether what is in the way was there before, or comes when there is something to go back to.
+
+    What the run has made goes again; what an interrupted one has made stays its way back.
+    """
+    foreign = "<domaincheckpoint><name>monday</name></domaincheckpoint>"
+    theirs = vm.domain.checkpointCreateXML(foreign)
+    output = roles.refused("patch_with_rollback", **files)
+    assert "could not go back afterwards" in output and "(monday)" in output
+    assert "virsh checkpoint-delete db01 monday" in output
+    assert vm.domain.snapshotListNames() == []
+    theirs.delete()
+    late = "The VMs could not go back, so nothing was changed"
+    if files["memory"]:
+        argv = ["virsh", "--connect={{ vmkeep_uri }}", "checkpoint-create-as", "db01", "monday"]
+        task = {"name": "Come late", "ansible.builtin.command": {"argv": argv}}
+        hook = roles.tasks("late", f"- {json.dumps({**task, 'changed_when': True})}\n")
+        more = ("--extra-vars", json.dumps({"consistent_checkpoint_after": hook}))
+        output = roles.refused("patch_with_rollback", *more, **files)
+        assert late in output and "(monday)" in output and vm.domain.snapshotListNames() == []
+    else:
+        modules.run("vm_snapshot", vm, name="patch", mode="external")
+        vm.domain.checkpointCreateXML(foreign)
+        output = roles.refused("patch_with_rollback", **files)
+        assert late in output and "(monday)" in output
+        assert vm.domain.snapshotListNames() == ["patch"]
+        modules.run("vm_snapshot", vm, name="patch", state="absent")
 
 
 @pytest.mark.usefixtures("make_vm")

@@ -175,13 +175,14 @@ def test_one_of_several_goes_only_where_qemu_img_finds_it(images: Images, twins:
 
 
 def test_names_of_other_tools(images: Images, image: Path) -> None:
-    odd = ["sp ace", "-d", "ünï\ncode", "a,b=c:d", "/slash", "x" * 200]
+    odd = ["sp ace", "-d", "ünï\ncode", "a,b=c:d", "/slash", "x" * 200, "2", "%s $(id)", "'\"<&>"]
     for name in odd:
         corpus.with_snapshot(name)(image)
         write(image, "-P 7 0 64k")
     for number, name in enumerate(odd):
         images.change("qcow2_snapshot", image, name=name, state="applied")
-        images.change("qcow2_snapshot", image, id=str(number + 1), state="absent")
+        found = {"id": str(number + 1)} if number % 2 else {"name": name}
+        images.change("qcow2_snapshot", image, **found, state="absent")
     assert tags(image) == {}
 
 
@@ -285,6 +286,12 @@ def test_bitmaps(images: Images, image: Path) -> None:
     assert "daily" in qemu_img("info", image) and "in-use" not in qemu_img("info", image)
     qemu_img("bitmap", "--remove", image, "daily")
     images.change("qcow2_snapshot", image, name=NAME, state="applied")
+    # those of our own backups are given up
+    write(image, "-P 4 0 64k")
+    qemu_img("bitmap", "--add", image, "vmkeep-00c0ffee-20261102T030000Z")
+    result = images.change("qcow2_snapshot", image, name=NAME, state="applied")
+    assert "the next restore point is a full one" in result["notes"][0]
+    assert "vmkeep-00c0ffee" not in qemu_img("info", image)
 
 
 @pytest.mark.parametrize(
@@ -453,6 +460,11 @@ def test_a_program_that_is_missing(images: Images, image: Path) -> None:
 
 def test_a_state_directory_that_cannot_be_used(images: Images, image: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    images.state_dir = tmp_path / "file" / "state"
-    result = images.attempt("qcow2_snapshot", image, name=NAME)
-    assert "state_dir" in result["msg"] and tags(image) == {}
+    (tmp_path / "open").mkdir()
+    (tmp_path / "open").chmod(0o777)  # others could write to it
+    for place in (tmp_path / "file" / "state", tmp_path / "open"):
+        images.state_dir = place
+        for check in (True, False):
+            result = images.attempt("qcow2_snapshot", image, name=NAME, check=check)
+            assert "state_dir" in result["msg"] and tags(image) == {}
+            assert not result["changed"] and result["plan"] == []

@@ -137,7 +137,7 @@ def test_internal(vm: VM, modules, running: bool) -> None:
     vm.run("echo then >/run/memory")
     if not running:
         vm.shutdown()
-    modules.run("vm_snapshot", vm, name="inside", mode="internal")
+    modules.run("vm_snapshot", vm, name="inside", mode="internal", prove_way_back=True)
     if not running:
         vm.start()
     put(vm, "now")
@@ -167,6 +167,11 @@ def test_off_and_untouched_needs_nothing(make_vm, modules) -> None:
     revert(modules, vm, "s1")
     again = modules.run("vm_snapshot", vm, name="s1", state="reverted")
     assert not again["changed"] and again["plan"] == []
+    # Nothing is written yet, but the guest that was saved goes on from another point.
+    vm.start(paused=True)
+    vm.domain.managedSave(0)
+    message = modules.refused("vm_snapshot", vm, name="s1", state="reverted")
+    assert "has a managed save" in message
 
 
 def test_a_disk_that_was_left_out_stays_as_it_is(vm: VM, modules) -> None:
@@ -198,7 +203,7 @@ def test_what_would_fail_is_refused_before_anything_is_touched(vm: VM, make_vm, 
     def refused(**params) -> str:
         return modules.refused("vm_snapshot", vm, **{"name": "s1", "state": "reverted", **params})
 
-    assert "no snapshot never" in refused(name="never")
+    assert "no snapshot 'never'" in refused(name="never")
     assert "which is to be gone back to" in refused(keep_current="s1")
     assert "mean nothing" in refused(subtree=True)
     assert "mean nothing" in refused(memory=True)

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from lab import VM, Disk
 from role_stage import FAILS, HANGS, Roles, in_the_guest, results
-from story import Modules, chain, count, count_beyond, sources, start_counting, world
+from story import Modules, chain, count, count_beyond, folder, sources, start_counting, world
 
 BLANK = Disk(size=1, content="blank")
 MUTE = {"disks": [BLANK], "agent": False}
@@ -149,6 +149,41 @@ def test_hooks_that_fail(roles: Roles, standing: VM) -> None:
     assert roles.said() == []
 
 
+def test_nothing_begins_where_there_is_no_way_back(roles: Roles, standing: VM) -> None:
+    """No hook runs, and nothing is given up, whoever is in the way or whatever is gone."""
+    good = roles.tasks("good", roles.says("good"))
+    roles.succeed("checkpoint", name="c1")
+    foreign = "<domaincheckpoint><name>monday</name></domaincheckpoint>"
+    theirs = standing.domain.checkpointCreateXML(foreign)
+    before = world(standing)
+    said = roles.refused("checkpoint", name="c2", before=good, after=good)
+    assert "could not go back afterwards" in said and "(monday)" in said
+    assert "virsh checkpoint-delete db01 monday" in roles.refused("rollback", name="c1")
+    assert world(standing) == before and roles.said() == []
+    theirs.delete()
+    [memory] = folder(standing).glob("*.save")
+    kept = memory.rename(memory.with_suffix(".kept"))
+    assert "cannot go back to snapshot c1" in roles.refused("rollback", name="c1")
+    kept.rename(memory)
+    assert world(standing) == before and standing.active()
+
+
+def test_one_that_fails_where_they_are_no_group(roles: Roles, standing: VM) -> None:
+    """The others have their checkpoints, between the hooks; of a group none has."""
+    before, after = (roles.tasks(word, roles.says(word)) for word in ("before", "after"))
+    wanted = {"vm": "nosuch,db01", "name": "c1", "before": before, "after": after}
+    for check in ((), ("--check",)):
+        assert "there is no VM nosuch" in roles.refused("checkpoint", *check, **wanted)
+        assert names(standing) == [] and roles.said() == []
+    said = roles.refused("checkpoint", "--check", **wanted, consistent_group=False)
+    assert "there is no VM nosuch" in said and names(standing) == [] and roles.said() == []
+    said = roles.refused("checkpoint", **wanted, consistent_group=False)
+    assert "there is no VM nosuch" in said and names(standing) == ["c1"]
+    assert roles.said() == ["before", "after"]
+    roles.refused("checkpoint", **wanted, consistent_group=False)
+    assert names(standing) == ["c1"] and roles.said() == []
+
+
 @pytest.mark.usefixtures("standing")
 def test_a_list_of_tasks_is_as_good_as_a_file(roles: Roles) -> None:
     say = {"name": "Say {{ inventory_hostname }}", "changed_when": False}
@@ -198,7 +233,7 @@ def test_what_is_refused(roles: Roles, make_vm: Callable[..., VM]) -> None:
         ("maintain_chains", {"bandwidth": -1}, "chain_maintenance_bandwidth is -1"),
         ("maintain_chains", {"vm": "nosuch"}, "nosuch: FAILED: there is no VM nosuch"),
         ("rollback", {}, "Say which VMs and which checkpoint or snapshot"),
-        ("rollback", {"name": "never"}, "has no snapshot never"),
+        ("rollback", {"name": "never"}, "has no snapshot 'never'"),
     ):
         assert message in roles.refused(playbook, **variables), (playbook, variables)
     assert world(vm) == before and roles.said() == []
@@ -261,10 +296,30 @@ def test_all_vms_but_some_and_what_others_stand_on(
     told = roles.succeed("maintain_chains", *only_report, vm="all", exclude="out", max_depth=2)
     assert told.changed == 0 and "this would be merged" in told.output
     assert [len(chain(sources(vm)["vda"])) for vm in everyone] == long
+    told = roles.play("maintain_chains", *only_report, vm="nosuch,one", max_depth=2)
+    assert told.status == 2 and "one: this would be merged" in told.output
+    assert "nosuch: FAILED: there is no VM nosuch" in told.output
     run = roles.succeed("maintain_chains", vm="all", exclude="out", max_depth=2)
-    assert [len(chain(sources(vm)["vda"])) for vm in everyone] == [long[0], 2, 2]
-    assert chain(sources(clones[0])["vda"])[-1] == template
+    # counted down to the VM's own disk
+    assert [len(chain(sources(vm)["vda"])) for vm in everyone] == [long[0], 3, 3]
     assert "out" not in results(run, "vm_blockcommit")[0]["vms"]
-    run = roles.succeed("maintain_chains", vm="all", exclude=["out"], max_depth=1)
-    assert run.changed == 0
-    assert f"something else stands on {template}" in " ".join(run.output.split())
+    roles.succeed("maintain_chains", vm="all", exclude=["out"], max_depth=1, strict=True)
+    owned = {vm.name: chain(sources(vm)["vda"]) for vm in clones}
+    assert owned == {vm.name: [vm.disks["vda"].path, template] for vm in clones}
+    # something stands on the own disk of one
+    modules.run("vm_snapshot", clones, name="s4")
+    overlay = str(tmp_path / "other.qcow2")
+    other = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b"]
+    subprocess.run([*other, owned["one"][0], overlay], check=True)
+    twin = make_vm("twin", disks=[Disk(path=overlay)], agent=False, running=False)
+    run = roles.succeed("maintain_chains", vm="one,two", max_depth=1)
+    assert f"something else stands on {owned['one'][0]}" in " ".join(run.output.split())
+    assert [len(chain(sources(vm)["vda"])) for vm in (*clones, twin)] == [3, 2, 3]
+
+
+def test_names_that_yaml_takes_for_numbers(make_vm, modules, roles: Roles, tmp_path: Path) -> None:
+    """A VM is called 101 and a snapshot by its date; nobody thinks of the quotes."""
+    vm = make_vm("101", agent=False, running=False)
+    roles.succeed("snapshot", vm=101, name=20261129)
+    assert modules.whole(vm) == {"20261129"}
+    roles.succeed("backup", "--check", vm=101, exclude=102, repository=str(tmp_path))

@@ -13,7 +13,9 @@ from pathlib import Path
 import pytest
 from kill_stage import needs_recovery
 from lab import Disk
+from lab.modules import run_module
 from lab.vm import wait_until
+from stock_story import Repository
 from storage_stage import Content, digest, info, run, shared_with
 from story import chain, folder, sources, world
 
@@ -49,7 +51,7 @@ def test_a_running_vm_at_one_moment(stored_vm, modules, tmp_path, kind, backend)
     snapshot = result["vms"]["stored"]["snapshot"]
     assert snapshot["consistency"] == "filesystem" and snapshot["problems"] == []
     assert {disk["backend"] for disk in snapshot["disks"].values()} == {backend}
-    assert result["vms"]["stored"]["frozen_ms"] > 0
+    assert min(result["vms"]["stored"][key] for key in ("flush_ms", "frozen_ms")) > 0
     found = {}
     for target, copy in copies(result, vm).items():
         content = Content(copy, tmp_path)
@@ -275,12 +277,14 @@ def test_an_overlay_is_copied_and_what_it_stands_on_is_kept(stored_vm, modules, 
     for module, params in (("vm_snapshot", {"name": "first", "state": "absent"}),
                            ("vm_blockcommit", {})):  # fmt: skip
         message = modules.refused(module, vm, **params)
-        assert base in message and f"image {copy}" in message
+        assert base in message and "storage snapshot s1 of VM stored" in message
+        assert "vm_storage_snapshot with name s1, state absent" in message
     vm.write("/mnt/vda/after", b"after")
     modules.run("vm_snapshot", vm, name="second")
     vm.shutdown()
     message = modules.refused(MODULE, vm, name="s1", state="reverted")
     assert "is on the overlay" in message and "vda.second" in message
+    assert "remove snapshot second first (vm_snapshot with name second" in message
     modules.run("vm_snapshot", vm, name="second", state="absent")
     modules.change(MODULE, vm, name="s1", state="reverted")
     vm.start()
@@ -298,6 +302,61 @@ def test_a_base_that_was_written_to_is_noticed(stored_vm, modules):
     run("qemu-io", "-f", "qcow2", "-c", "write 1M 64k", base)
     message = modules.refused(MODULE, vm, name="s1", state="reverted")
     assert f"{base} was written to since" in message
+
+
+def test_a_copy_that_was_written_to_is_noticed(stored_vm, modules):
+    vm = stored_vm("xfs", "stored", disks=1, running=False)
+    first, second = (copies(take(modules, vm, name), vm)["vda"] for name in ("s1", "s2"))
+    run("qemu-io", "-f", "qcow2", "-c", "write 1M 64k", sources(vm)["vda"])
+    modules.run(MODULE, vm, name="s2", state="reverted")
+    run("cp", "-a", first, f"{first}.kept")
+    run("qemu-io", "-f", "qcow2", "-c", "write 1M 64k", first)
+    for state in ("reverted", "present"):
+        message = modules.refused(MODULE, vm, name="s1", state=state)
+        assert f"{first}, which held vda, was written to since" in message
+    os.replace(second, first)
+    assert "was written to since" in modules.refused(MODULE, vm, name="s1", state="reverted")
+    os.replace(f"{first}.kept", first)
+    modules.change(MODULE, vm, name="s1", state="reverted")
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "off"])
+def test_back_to_an_overlay_that_stands_for_itself_now(stored_vm, modules, running):
+    vm = stored_vm("xfs", "stored", disks=[Disk(layers=2)])
+    vm.write("/mnt/vda/before", b"before")
+    take(modules, vm)
+    vm.write("/mnt/vda/after", b"after")
+    if not running:
+        vm.shutdown()
+    modules.change("vm_blockpull", vm, delete_merged=False)
+    if running:
+        vm.shutdown()
+    modules.change(MODULE, vm, name="s1", state="reverted")
+    vm.start()
+    assert set(vm.run("ls /mnt/vda").split()) == {"lost+found", "before"}
+    assert vm.run("cat /mnt/vda/before") == "before"
+
+
+def test_a_restore_point_that_a_copy_stands_on_is_not_pruned(stored_vm, modules, tmp_path):
+    """Neither is one that the VM stands on again since it went back to such a copy."""
+    vm = stored_vm("xfs", "stored", disks=[Disk(size=4, content="blank")], running=False)
+    repository = Repository(tmp_path / "backup")
+    point = repository.keep(vm)
+    modules.change("vm_restore", vm, repository=str(repository.path), instant=True)
+    take(modules, vm)
+    repository.keep(vm, full=True)
+    rules = {"vm": [vm.name], "repository": str(repository.path), "keep_last": 1}
+
+    def pulled_and_pruned() -> list[str]:
+        modules.change("vm_blockpull", vm)
+        found = run_module("vm_backup_prune", rules)["vms"][vm.name]["removed"]
+        return [entry["id"] for entry in found]
+
+    assert pulled_and_pruned() == []
+    modules.change(MODULE, vm, name="s1", state="reverted")
+    modules.change(MODULE, vm, name="s1", state="absent")
+    assert run_module("vm_backup_prune", rules)["vms"][vm.name]["removed"] == []
+    assert pulled_and_pruned() == [point.id]
 
 
 def test_backends_that_want_a_disk_of_one_image(stored_vm, modules):
@@ -452,6 +511,20 @@ def test_an_image_that_something_stands_on_is_not_replaced(stored_vm, modules):
 
 
 # --- others at the same time ---
+
+
+def test_what_a_copy_elsewhere_stands_on_is_not_merged_into(stored_vm, modules):
+    """Nobody finds it beside the base: the overlay that it is of stands in another directory."""
+    vm = stored_vm("xfs", "stored", disks=1, running=False)
+    elsewhere = folder(vm) / "elsewhere"
+    elsewhere.mkdir()
+    modules.run("vm_snapshot", vm, name="s1", directory=str(elsewhere))
+    take(modules, vm, name="z1")
+    message = modules.refused("vm_snapshot", vm, name="s1", state="absent")
+    assert "is also used by storage snapshot z1 of VM stored. " in message
+    assert "(vm_storage_snapshot with name z1, state absent)" in message
+    modules.change(MODULE, vm, name="z1", state="absent")
+    modules.change("vm_snapshot", vm, name="s1", state="absent")
 
 
 def test_an_image_that_something_writes_to(stored_vm, modules):

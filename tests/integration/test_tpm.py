@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -12,12 +13,14 @@ from pathlib import Path
 import libvirt
 import pytest
 from backup_story import Repository, paused
-from lab import VM, Disk
+from lab import VM, Disk, Lab
 from lab.vm import wait_until
 from story import Modules
 
 STATE = "tpm2-00.permall"
-DEVICE = "<tpm model='tpm-tis'><backend type='emulator' version='2.0'/></tpm>"
+DEVICE = "<tpm model='tpm-tis'><backend type='emulator' version='{}'>{}</backend></tpm>"
+KEY = "0d5a3d9c-9f0e-4a51-8f6c-1c2d3e4f5a6b"
+KEY_XML = f"<secret><uuid>{KEY}</uuid><usage type='vtpm'><name>lab</name></usage></secret>"
 
 
 @pytest.fixture(autouse=True)
@@ -36,9 +39,17 @@ def vm(make_vm: Callable[..., VM]) -> VM:
     libvirt makes the state before it starts QEMU.
     """
     vm = make_vm("db01", disks=[Disk(size=16)], running=False)
-    xml = vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)
-    vm.lab.connection.defineXML(xml.replace("</devices>", f"{DEVICE}</devices>"))
+    define_with_tpm(vm, "2.0")
     return vm
+
+
+def define_with_tpm(vm: VM, version: str, encryption: str = "") -> None:
+    """In place of the one that it has."""
+    xml = re.sub(
+        "<tpm .*</tpm>", "", vm.domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE), flags=re.S
+    )
+    device = DEVICE.format(version, encryption)
+    vm.lab.connection.defineXML(xml.replace("</devices>", f"{device}</devices>"))
 
 
 @pytest.fixture
@@ -46,8 +57,9 @@ def repository(modules: Modules, tmp_path: Path) -> Repository:
     return Repository(tmp_path / "backup", modules)
 
 
-def state(config: Path, uuid: str) -> Path:
-    return config / "libvirt" / "qemu" / "swtpm" / uuid / "tpm2" / STATE
+def state(config: Path, uuid: str, version: str = "2.0") -> Path:
+    folder, name = ("tpm2", STATE) if version == "2.0" else ("tpm1.2", "tpm-00.permall")
+    return config / "libvirt" / "qemu" / "swtpm" / uuid / folder / name
 
 
 def wait_at_rest(path: Path) -> None:
@@ -83,11 +95,19 @@ def test_kept_while_running_and_put_back(vm, repository, modules, config) -> Non
     vm.domain.create()
 
 
-def test_another_vm_gets_a_copy(vm, repository, modules, config, lab_session, tmp_path) -> None:
+@pytest.mark.parametrize("form", ["2.0", "1.2", "encrypted"])
+def test_another_vm_gets_a_copy(
+    vm, repository, modules, config, lab_session, tmp_path, form: str
+) -> None:
+    version = "2.0" if form == "encrypted" else form
+    if form != "2.0":
+        define_with_tpm(vm, version, secret(lab_session) if form == "encrypted" else "")
     vm.domain.create()
     vm.destroy()
-    before = state(config, vm.uuid).read_bytes()
-    id = repository.back_up(vm)["id"]
+    before = state(config, vm.uuid, version).read_bytes()
+    made = modules.run("vm_backup", vm, **repository.params())
+    assert [KEY in note for note in made["notes"]] == [True] * (form == "encrypted")
+    [id] = repository.ids(vm)
     place = tmp_path / "place"
     place.mkdir()
     how = {"as": "copy", "directory": str(place)}
@@ -95,12 +115,24 @@ def test_another_vm_gets_a_copy(vm, repository, modules, config, lab_session, tm
     copy = lab_session.connection.lookupByName("copy")
     try:
         assert copy.UUIDString() != vm.uuid
-        assert state(config, copy.UUIDString()).read_bytes() == before
-        assert state(config, vm.uuid).read_bytes() == before
+        assert state(config, copy.UUIDString(), version).read_bytes() == before
+        assert state(config, vm.uuid, version).read_bytes() == before
         copy.create()
         copy.destroy()
     finally:
         copy.undefineFlags(libvirt.VIR_DOMAIN_UNDEFINE_NVRAM)
+
+
+def secret(lab: Lab) -> str:
+    """What lets a TPM encrypt its state."""
+    try:
+        made = lab.connection.secretDefineXML(KEY_XML)
+    except libvirt.libvirtError as error:
+        if error.get_error_code() != libvirt.VIR_ERR_NO_SUPPORT:
+            raise
+        pytest.skip("SKIPPED LOUDLY: libvirt's driver of secrets is not installed")
+    made.setValue(b"open sesame", 0)
+    return f"<encryption secret='{KEY}'/>"
 
 
 def test_it_is_not_left_out_silently(vm, repository, modules, monkeypatch, tmp_path) -> None:

@@ -202,7 +202,8 @@ def remove_domain(domain: libvirt.virDomain) -> None:
     """Destroy and undefine with everything that libvirt remembers about it."""
     if domain.isActive():
         persistent = domain.isPersistent()
-        domain.destroy()
+        with contextlib.suppress(libvirt.libvirtError):  # it may just have ended by itself
+            domain.destroy()
         if not persistent:
             return
     flags = (

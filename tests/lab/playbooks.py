@@ -25,6 +25,7 @@ CALLBACKS = Path(__file__).with_name("callbacks")
 PROGRAM = Path(sys.executable).with_name("ansible-playbook")
 # Marks every process that descends from a run, however it was started.
 MARK = "VMKEEP_LAB"
+ENDED_WITHIN = 60  # s
 CONFIGURATION = """\
 [defaults]
 home = {folder}/home
@@ -130,21 +131,28 @@ class Controller:
         }
 
     def _run(self, words: list[str], env: dict[str, str], output: int, timeout: float) -> int:
-        process = subprocess.Popen(
-            words,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,  # an interrupt is for us; we then end what we started
-        )
+        process = None
         try:
+            process = subprocess.Popen(
+                words,
+                env=env,
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,  # an interrupt is for us; we then end what we started
+            )
             return process.wait(timeout)
-        except BaseException:
-            process.terminate()
-            end(self.descendants())
-            process.wait()
+        except BaseException:  # also one that comes while it is being started
+            self.end_descendants()
+            if process:
+                process.wait()
             raise
+
+    def end_descendants(self) -> None:
+        """End all that runs of this controller have started, also what they start meanwhile."""
+        limit = time.monotonic() + ENDED_WITHIN
+        while (pids := self.descendants()) and time.monotonic() < limit:
+            end(pids)
 
     def descendants(self) -> list[int]:
         """Processes that were started by a run of this controller and are still there."""

@@ -273,6 +273,18 @@ class VM:
         """Let a stopped agent go on."""
         self._signal_agent("CONT")
 
+    def restart_agent(self, *options: str) -> None:
+        """End the agent that libvirt uses, and start it with more options of qemu-ga."""
+        place = "/run/org.qemu.guest_agent.0"
+        self._signal_agent("KILL")
+        name = self.run("grep -l org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name")
+        port = f"/dev/{name.split('/')[-2]}"
+        words = ["--method", "virtio-serial", "--path", port, "--retry-path", "--statedir", place]
+        start = f'qemu-ga "$@" </dev/null >/dev/null 2>&1 & echo $! >{place}/pid'
+        pidfile = ("--pidfile", f"{place}/unused")
+        self.run(["sh", "-c", start, "agent", *words, *pidfile, *options])
+        self.wait_agent()
+
     def _signal_agent(self, name: str) -> None:
         if self.spec.agent is not True:
             raise LabError(f"{self.name} has no agent that works")

@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The part ``integration-trixie``: integration tests on Debian 13, by ``bin/trixie``.
 
-All that the README names as proof, and whole files where the generations of libvirt differ most.
+All that the README names as proof, whole files where the generations of libvirt differ most, and
+stories of others.
 Those who change something there run ``bin/trixie bin/test integration``, which leaves out none.
 """
 
@@ -19,6 +20,23 @@ REPORT = CACHE / "roots" / "trixie" / "cache" / "results" / "integration.xml"
 WHOLE = (
     *("snapshot_present", "snapshot_absent", "blockcommit", "transient", "discard", "guest_exec"),
     *("backup", "backup_checkpoints", "restore", "tpm"),
+    *("damage", "by_hand", "own_disk", "revert_disks", "check_truths"),
+    *("records", "backup_bitmaps", "flush", "guard_alone", "foreign_names", "encrypted"),
+    "isolation_others",
+)
+# The stories of files that take too long as a whole.
+CHOSEN = (
+    ("isolation_images", "test_whatever_one_entry_meets[verification]"),
+    ("isolation_vms", "test_whatever_one_of_a_group_meets"),
+    ("isolation_vms", "test_whatever_one_vm_meets[backup]"),
+    ("isolation_vms", "test_whatever_one_vm_meets[take]"),
+    ("full_state_dir", "test_at_every_fill_a_snapshot_is_taken_or_nothing_is_touched"),
+    ("full_state_dir", "test_full_in_the_middle_of_a_run"),
+    ("patch_with_rollback", "test_a_vm_that_is_backed_up_every_night"),
+    ("backup_room", "test_the_room_is_held_from_the_beginning[ext4]"),
+    ("bad_agent", "test_an_agent_that_falls_silent_while_frozen"),
+    ("bad_agent", "test_a_hook_that_takes_longer_than_the_freeze"),
+    ("bad_agent", "test_an_agent_that_may_not_freeze"),
 )
 
 
@@ -34,8 +52,9 @@ def run_integration(options: list[str]) -> Tally:
 
 def selection() -> str:
     """What pytest's option -k selects them by. One by the caller takes its place."""
-    named = [f"({file} and {test})" for file, test in named_in_the_readme()]
-    return " or ".join([*(f"test_{name}.py" for name in WHOLE), *named])
+    chosen = [*named_in_the_readme(), *((f"test_{name}.py", test) for name, test in CHOSEN)]
+    words = [f"({file} and {test.replace('[', ' and ').rstrip(']')})" for file, test in chosen]
+    return " or ".join([*(f"test_{name}.py" for name in WHOLE), *words])
 
 
 def named_in_the_readme() -> list[tuple[str, str]]:

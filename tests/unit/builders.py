@@ -87,13 +87,15 @@ def disk(
     persistent: str | None = None,
     recorded: str = "",
     trouble: str = "",
+    stacked: str | None = None,
     images: Mapping[str, Mapping[str, Any]] | None = None,
     **values: Any,
 ) -> DiskState:
     """A disk and its chain; ``persistent`` (by default the active image) and ``recorded``: words.
 
-    ``images``: word -> values of :func:`image`. With ``trouble`` the chain is unreadable.
-    ``values`` are those of Disk.
+    ``stacked`` are the images that libvirt has put upon each other, by default those that are not
+    called by a path. ``images``: word -> values of :func:`image`. With ``trouble`` the chain is
+    unreadable. ``values`` are those of Disk.
     """
     words = chain.split()
     found = tuple(image(at(target, w), **(images or {}).get(w, {})) for w in words)
@@ -108,6 +110,9 @@ def disk(
         at(target, persistent) if persistent is not None else files[0] if files else "",
         paths(target, recorded),
         trouble,
+        stacked=paths(target, " ".join(w for w in words if "/" not in w))
+        if stacked is None
+        else paths(target, stacked),
     )
 
 

@@ -31,6 +31,7 @@ OWN = {
     "vmkeep_found",
     # of patch_with_rollback
     *("vmkeep_places", "vmkeep_made", "vmkeep_age", "vmkeep_taken_up", "vmkeep_patching"),
+    *("vmkeep_snapshots", "vmkeep_taken"),
     *("vmkeep_outcome", "vmkeep_why", "vmkeep_left", "vmkeep_lost"),
 }
 
@@ -102,8 +103,9 @@ def options(module: str) -> set[str]:
 def unused(playbook: str) -> set[str]:
     """What the shared fragment has and this module has not, or what it has no use for."""
     if playbook == "snapshot":
-        return {"keep_current", "run_after"}  # of state: reverted
-    quiesce = {"quiesce", "freeze_timeout"}
+        # The first two are of state: reverted, the last is for plays that change something next.
+        return {"keep_current", "run_after", "prove_way_back"}
+    quiesce = {"quiesce", "freeze_timeout", "flush", "flush_timeout"}
     return (
         quiesce
         if playbook in ("commit", "restore")

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import posixpath
 import re
+import subprocess
 import xml.etree.ElementTree as ET
 from urllib.parse import unquote
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.names import (
     check_description,
+    check_known_name,
     check_path,
     check_snapshot_name,
     check_vm_name,
     file_part,
+    in_shell,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import BadInput
 from hypothesis import example, given
@@ -118,6 +121,35 @@ def test_what_a_vm_cannot_be_called(name):
     with pytest.raises(BadInput) as error:
         check_vm_name(name)
     assert "virsh list --all" in error.value.todo
+
+
+@given(st.text(alphabet=st.characters(exclude_categories=["Cs"]), min_size=1))
+@example("-x")
+@example("..")
+def test_whatever_others_call_a_vm_is_safe_as_a_part_of_a_file_name(name):
+    assert safe_in_a_file_name(file_part(name)) and unquote(file_part(name)) == name
+
+
+@pytest.mark.parametrize(
+    "name", ["db01", "my vm", "it's", "a\nb'c", "$(id)", "ä\u202e\t", "--help", 'a"b']
+)
+def test_a_name_in_an_advice_is_one_word_on_one_line(name):
+    assert "\n" not in in_shell(name)
+    echoed = subprocess.run(
+        ["bash", "-c", f"printf %s {in_shell(name)}"], check=True, capture_output=True
+    )
+    assert name.startswith("--") or echoed.stdout.decode() == name
+
+
+@pytest.mark.parametrize("name", ["-x", ".hid", "a\tb", "a\u202eb", "it's <&>"])
+def test_what_libvirt_has_called_a_vm_can_be_restored(name):
+    assert check_known_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a\nb", "a\x00"])
+def test_what_no_vm_was_ever_called(name):
+    with pytest.raises(BadInput):
+        check_known_name(name)
 
 
 def test_plain_characters_stay_readable_in_file_names():

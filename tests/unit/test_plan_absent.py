@@ -23,8 +23,12 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.absent import
     AbsentWish,
     plan_absent,
 )
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import (
+    CommitWish,
+    plan_commit,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
-from builders import at, disk, kinds, memory_of, of, paths, snapshot, stacked, vm
+from builders import at, disk, image, kinds, memory_of, of, paths, snapshot, stacked, vm
 
 
 def with_snapshots(before, *more):
@@ -162,11 +166,18 @@ def test_a_foreign_image_between_the_overlays_of_a_subtree():
     assert plan_absent(AbsentWish("s2"), before).steps, "one by one they can be removed"
 
 
-def test_an_overlay_that_was_flattened():
-    before = vm(disk("vda", "s1"), snapshots=[snapshot("s1")])
-    with pytest.raises(Conflict, match="stands on nothing") as found:
-        plan_absent(AbsentWish("s1"), before)
-    assert "metadata_only" in found.value.todo
+@pytest.mark.parametrize("below", ["", " /cloud", " base2"])
+def test_an_overlay_that_became_the_own_disk_is_not_merged_into_a_template(below):
+    """What it stood on was pulled into it by hand, or merged away."""
+    before = vm(disk("vda", f"s1{below}"), snapshots=[snapshot("s1")])
+    plan = plan_absent(AbsentWish("s1"), before)
+    assert kinds(plan) == ["forget_snapshot"]
+    assert f"{at('vda', 's1')} stays in use by vda" in plan.notes[0]
+    # nor with what was taken above it since
+    later = snapshot("s2", {"vda": "s1"}, parent="s1")
+    before = vm(disk("vda", f"s2 s1{below}"), snapshots=[snapshot("s1"), later])
+    plan = plan_absent(AbsentWish("s1", subtree=True), before)
+    assert [step.base for step in of(CommitDisk, plan)] == [at("vda", "s1")]
 
 
 def test_a_branch_that_goes_back_to_the_base_keeps_it():
@@ -209,13 +220,43 @@ def test_internal_in_a_lower_image():
     before = vm(disk("vda", "s1 base"), snapshots=[internal(), snapshot("s1", parent="inside")])
     with pytest.raises(Conflict, match="not the active image of disk vda") as found:
         plan_absent(AbsentWish("inside"), before)
-    assert "vm_blockcommit" in found.value.todo
+    assert f"'disks: [vda]' and 'base: {at('vda', 'base')}'" in found.value.todo
     # the overlay above it goes, and it stays what it is
     assert kinds(plan_absent(AbsentWish("s1"), before)) == [
         "commit",
         "forget_snapshot",
         "remove_file",
     ]
+
+
+def test_the_advice_about_an_internal_snapshot_between_overlays_leads_on():
+    """Merging all would lose it, so the image that holds it has to be named."""
+    between = disk("vda", "s2 s1 base", images={"s1": {"internal": ("inside",)}})
+    found = [snapshot("s1"), internal(on="s1", parent="s1"), snapshot("s2", {"vda": "s1"})]
+    before = vm(between, snapshots=found)
+    with pytest.raises(Conflict, match="not the active image of disk vda") as refused:
+        plan_absent(AbsentWish("inside"), before)
+    assert f"'base: {at('vda', 's1')}'" in refused.value.todo
+    with pytest.raises(Conflict, match="holds internal snapshots"):
+        plan_commit(CommitWish(), before)
+    merging = plan_commit(CommitWish(("vda",), base=at("vda", "s1")), before)
+    after = predict(before, merging)
+    assert kinds(plan_absent(AbsentWish("inside"), after)) == ["delete_internal"]
+
+
+def test_an_internal_snapshot_beside_the_present_state_goes_with_its_image():
+    """After going back to the external one below it."""
+    outer = replace(snapshot("s1"), former=(at("vda", "old"),))
+    beside = (image(at("vda", "old"), internal=("inside",)), image(at("vda", "base")))
+    before = vm(disk("vda", "s1 base"), snapshots=[outer, internal(on="old", parent="s1")])
+    before = replace(before, branches=(beside,))
+    with pytest.raises(Conflict, match="is what snapshot inside goes back to") as refused:
+        plan_absent(AbsentWish("s1"), before)
+    assert "remove snapshot inside first" in refused.value.todo
+    plan = plan_absent(AbsentWish("inside"), before)
+    assert kinds(plan) == ["forget_snapshot", "remove_file"]
+    assert [step.file for step in of(RemoveFile, plan)] == [at("vda", "old")]
+    assert plan_absent(AbsentWish("s1"), predict(before, plan)).steps
 
 
 def test_internal_in_the_overlay_that_would_be_merged():
@@ -234,11 +275,16 @@ def test_internal_snapshots_of_a_subtree_go_children_first():
     assert kinds(plan) == ["delete_internal"] * 3
 
 
-def test_a_detached_disk_does_not_keep_an_internal_snapshot():
+@pytest.mark.parametrize("now", [[], [disk("vdb", "other")]], ids=["went", "exchanged"])
+def test_a_detached_disk_keeps_an_internal_snapshot_only_while_the_vm_runs(now):
+    """libvirt 9.0 dies of a target that is gone, and refuses other images and media."""
     both = snapshot("inside", {"vda": "base", "vdb": "base"}, mode="internal")
-    plan = plan_absent(AbsentWish("inside"), vm(disk("vda"), snapshots=[both]))
+    off = vm(disk("vda"), *now, snapshots=[both], status="shutoff")
+    plan = plan_absent(AbsentWish("inside"), off)
     assert plan.steps == (DeleteInternal("inside", (at("vda", "base"),)),)
-    assert at("vdb", "base") in plan.notes[0]
+    with pytest.raises(Conflict, match=f"vdb of VM db was {at('vdb', 'base')}") as refused:
+        plan_absent(AbsentWish("inside"), replace(off, status="running"))
+    assert "switch the VM off" in refused.value.todo
 
 
 def test_an_unreadable_chain_does_not_keep_an_internal_snapshot():

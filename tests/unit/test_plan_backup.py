@@ -19,6 +19,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.backup impor
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.backups import Backups
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.image import (
+    Bitmap,
     Encryption,
     Header,
 )
@@ -31,7 +32,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import
     DirectoryFact,
     VmState,
 )
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import BackUp
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import BackUp, RemoveBitmap
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.stock import Stock, Verified
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.backup import (
     BackupWish,
@@ -40,7 +41,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.backup import
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.vet import needs, settle
-from builders import GIB, NAME, UUID, disk, facts, kinds, of, vm
+from builders import GIB, NAME, UUID, at, disk, facts, kinds, of, vm
 
 NOW = datetime(2026, 11, 25, 3, tzinfo=timezone.utc)
 REPOSITORY = "/srv/backup"
@@ -52,6 +53,11 @@ def tracked(target: str = "vda", version: int = 3, **values: Any):
     """A qcow2 disk that can have bitmaps, or cannot."""
     header = Header(b"QFI\xfb", version, 0, 0, 16, GIB, 0, 0, 0, 0, 0, 0, 0)
     return disk(target, images={"base": {"header": header, **values}})
+
+
+def of_format(name: str):
+    """A disk whose format we know by name only."""
+    return disk(format=name, images={"base": {"format": name, "virtual_size": None}})
 
 
 def point(number: int, parent: RestorePoint | None = None, **values: Any) -> RestorePoint:
@@ -149,6 +155,30 @@ def test_a_disk_that_is_new_is_full_beside_an_increment() -> None:
     assert step.type == "incremental"
 
 
+@pytest.mark.parametrize(
+    ("sources", "types"),
+    [
+        ({"vda": "base", "vdb": "base"}, ("incremental", "incremental")),
+        ({"vda": "base", "vdb": "/gone/by/a/merge"}, ("incremental", "incremental")),
+        ({"vda": at("vdb", "base"), "vdb": at("vda", "base")}, ("full", "full")),
+        ({"vda": "base", "vdb": "/away", "vdc": at("vdb", "base")}, ("incremental", "full")),
+        ({"vda": "base", "vdb": at("vda", "base")}, ("full", "full")),
+    ],
+    ids=["same", "merged", "swapped", "renamed", "was another's"],
+)
+def test_the_bitmap_of_another_disk_makes_no_increment(sources: dict, types: tuple) -> None:
+    """All bitmaps of a checkpoint have one name, and disks can change theirs."""
+    stored = (
+        StoredDisk(target, f"{target}.qcow2", "full", "qcow2", GIB, at(target, path), tracked=True)
+        for target, path in sources.items()
+    )
+    before = point(23, disks=tuple(stored))
+    step = decided(observed(before, state=vm(tracked(), tracked("vdb"))))
+    assert tuple(copy.type for copy in step.copies) == types
+    off = observed(before, state=vm(tracked(), tracked("vdb"), status="shutoff"))
+    assert {copy.type for copy in decided(off).copies} == {"incremental"}, "contents are compared"
+
+
 def test_off_it_is_compared_with_the_newest_whatever_libvirt_has() -> None:
     state = observed(FULL, NEXT, checkpoints=(), state=vm(tracked(), status="shutoff"))
     step = decided(state)
@@ -188,6 +218,59 @@ def test_what_a_dead_run_left_goes_first() -> None:
     assert set(after.checkpoints) == {f"{PREFIX}20261125T030000Z", "vmkeep-other000-x", "foreign"}
 
 
+def test_a_guest_that_a_dead_run_stopped_goes_on() -> None:
+    debris = f"{FOLDER}/20261124T040000Z"
+    paused = vm(tracked(), status="paused")
+    known = {"stock": {"debris": (debris,)}, "stopped": True, "state": paused}
+    begun = (FULL.checkpoint, f"{PREFIX}20261124T040000Z")
+    for ours in ({"job": (f"{debris}/vda.qcow2",)}, {"checkpoints": begun}):
+        plan = plan_backup(BackupWish(), observed(FULL, **known, **ours))
+        assert kinds(plan)[kinds(plan).index("remove_debris") + 1] == "resume_vm"
+    assert "resume_vm" not in kinds(plan_backup(BackupWish(), observed(FULL, **known)))
+    known["stopped"] = False
+    plan = plan_backup(BackupWish(), observed(FULL, **known, checkpoints=begun))
+    assert "resume_vm" not in kinds(plan)
+
+
+def test_bitmaps_whose_records_are_lost_go_and_no_others() -> None:
+    lost, other = f"{PREFIX}20261124T040000Z", "vmkeep-other000-20261124T040000Z"
+    names = (lost, FULL.checkpoint, other, f"{PREFIX}mine", "foreign")
+    on_disk = tuple(Bitmap(name, 65536, ()) for name in names)
+    for status in ("running", "shutoff"):
+        state = vm(tracked(bitmaps=on_disk), tracked("vdb"), status=status)
+        seen = () if status == "shutoff" else (("vdb", lost), ("vdb", "foreign"))
+        whole = observed(FULL, state=state, bitmaps=seen)
+        for wish in (BackupWish(), BackupWish(max_age=10**9)):
+            plan = plan_backup(wish, whole)
+            [step] = of(RemoveBitmap, plan)
+            assert step.name == lost
+            assert [target for target, _image in step.disks] == ["vda", "vdb"][: 1 + bool(seen)]
+            assert not of(RemoveBitmap, plan_backup(wish, predict(whole, plan)))
+    template = {"base": {"bitmaps": on_disk}, "over": {"bitmaps": on_disk[:1]}}
+    clone = vm(disk("vda", "over base", images=template))
+    assert not of(RemoveBitmap, plan_backup(BackupWish(), observed(FULL, state=clone)))
+
+
+def test_what_goes_first_makes_room() -> None:
+    state = observed(stock={"debris": (f"{FOLDER}/20261124T040000Z",)})
+    plan = plan_backup(BackupWish(), state)
+    wanted = needs(plan, state)
+    assert wanted.debris == (f"{FOLDER}/20261124T040000Z",) and wanted.backup
+    little = {REPOSITORY: DirectoryFact(REPOSITORY, free=20 << 20)}
+    for size, left, debris, fits in (
+        (1 << 20, 0, 0, True),
+        (64 << 20, 0, 0, False),
+        (64 << 20, 0, 64 << 20, True),
+        (1 << 20, 64 << 20, 0, False),
+    ):
+        found = facts(wanted, directories=little, rooms={"vda": size}, left=left, debris=debris)
+        if fits:
+            assert of(BackUp, settle(plan, state, found))[0].bytes == size
+        else:
+            with pytest.raises(Unsupported, match="bytes free"):
+                settle(plan, state, found)
+
+
 def test_the_job_of_somebody_else_is_left_alone() -> None:
     for files in ((), ("/elsewhere/vda",), (f"{FOLDER}/{FULL.id}/vda.qcow2",)):
         with pytest.raises(Conflict, match="somebody else"):
@@ -201,6 +284,8 @@ def test_the_job_of_somebody_else_is_left_alone() -> None:
         (vm(tracked(encrypt=Encryption("luks"))), {}, Unsupported, "encrypted"),
         (vm(disk(trouble="it is on the network")), {}, Unsupported, "on the network"),
         (vm(disk(shareable=True)), {}, Unsupported, "shareable"),
+        (vm(disk("vdb"), of_format("vmdk")), {}, Unsupported, "disk vda .* has the format vmdk"),
+        (vm(of_format("vdi"), status="shutoff"), {}, Unsupported, "-f vdi -O qcow2"),
         (vm(disk(device="cdrom")), {}, NotFound, "no disk that a guest writes to"),
     ],
 )

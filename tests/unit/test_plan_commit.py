@@ -172,7 +172,7 @@ def test_a_raw_base_cannot_hold_bitmaps():
         (CommitWish(base="/a", top="/a"), BadInput, "same image /a"),
         (CommitWish(base="/nowhere"), NotFound, "/nowhere is not in the chain of disk vda"),
         (CommitWish(base=at("vda", "s2"), top=at("vda", "s1")), BadInput, "is not above base"),
-        (CommitWish(top=at("vda", "base")), BadInput, "is not above base"),
+        (CommitWish(top=at("vda", "base")), BadInput, "is not above the own disk"),
         (CommitWish(disks=("vdz",)), NotFound, "has no disk vdz"),
         (CommitWish(disks=("sda",)), BadInput, "is a cdrom"),
         (CommitWish(disks=("vdb",)), BadInput, "is a read-only disk"),
@@ -225,8 +225,9 @@ def test_internal_snapshots_in_a_merged_image_would_be_lost():
 
 def test_an_image_that_another_disk_stands_on_is_left_alone():
     before = vm(disk("vda", "s1 /vms/template"), disk("vdb", "s1 /vms/template"))
+    named = CommitWish(disks=("vda",), base="/vms/template")
     with pytest.raises(Conflict, match=r"/vms/template.*chain of its disk vdb"):
-        plan_commit(CommitWish(disks=("vda",)), before)
+        plan_commit(named, before)
     own = vm(disk("vda", "s2 s1 /vms/template"), disk("vdb", "s1 /vms/template"))
     assert plan_commit(CommitWish(("vda",), base=at("vda", "s1")), own).steps
 

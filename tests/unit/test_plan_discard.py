@@ -80,6 +80,7 @@ def test_one_that_runs_is_stopped_only_by_force() -> None:
             ),
             "has an image that was not made for it: /vm/vda.qcow2",
         ),
+        (replace(found(), stored=("z1",)), r"has storage snapshots: z1 \(vm_storage_snapshot"),
         (replace(found(), uses=("x (y)",)), "has an image that something else needs: x"),
     ],
 )

@@ -175,3 +175,23 @@ def test_a_snapshot_says_who_has_frozen_the_guest() -> None:
         plan = plan_present(SnapshotWish("s1"), machine)
         with pytest.raises(Conflict, match=f"VM db are frozen {by}"):
             settle(plan, machine, facts(needs(plan, machine), agent="frozen"))
+
+
+def test_what_the_agent_may_not_do():
+    wish = replace(FROZEN, flush_timeout=20)
+    [step] = plan_freeze(wish, guest()).steps
+    assert step.flush_timeout == 20
+    state = guest()
+    limited = replace(state, guest=replace(state.guest, blocked=("guest-exec",)))
+    plan = plan_freeze(wish, limited)
+    assert plan.steps == (replace(step, flush_timeout=0),)
+    assert plan.notes == (
+        "db: not all was written out before the freeze: its agent does not allow guest-exec",
+    )
+    assert plan_freeze(FROZEN, limited).notes == ()
+    for status in ("thawed", ""):
+        refused = Guest(status, blocked=("guest-fsfreeze-thaw",))
+        with pytest.raises(Unsupported, match="does not allow guest-fsfreeze-thaw"):
+            plan_freeze(wish, replace(state, guest=refused))
+    may_thaw = replace(guest("frozen").guest, blocked=("guest-fsfreeze-freeze",))
+    assert plan_freeze(THAWED, replace(state, guest=may_thaw)).steps == (ThawGuest(),)

@@ -183,6 +183,15 @@ def test_bitmaps_bar_the_way_back_and_nothing_else() -> None:
     with pytest.raises(Unsupported, match="'daily'"):
         tags_plan(state, "applied", "a")
     assert tags_plan(state, "absent", "a") and tags_plan(state, "present", "b")
+    ours = "vmkeep-00c0ffee-20261102T030000Z"
+    state = tagged("a", bitmaps=(bitmap(ours, "auto"), bitmap("daily", "auto")))
+    with pytest.raises(Unsupported, match="bitmaps: 'daily'"):
+        tags_plan(state, "applied", "a")
+    state = tagged("a", bitmaps=(bitmap(ours, "auto"),))
+    plan = plan_tags(TagWish("applied", "a"), state)
+    assert plan.steps == (ApplyTag("a", "1", (ours,)),) and "full one" in plan.notes[0]
+    after = predict(state, plan.steps).image
+    assert after is not None and after.bitmaps == ()
 
 
 def test_memory_is_told_of() -> None:
@@ -394,6 +403,20 @@ def test_vms_that_are_off() -> None:
     plan = plan_tags(TagWish("absent", "a"), state)
     with pytest.raises(Conflict, match="recorded for"):
         vet(plan, state, facts(state, plan, standing=(recorded,)))
+
+
+def test_the_disk_of_a_vm_is_merged_by_the_module_for_vms() -> None:
+    """Which writes to what is below a VM's own disk only where that is named."""
+    state = standing_on(image(BASE))
+    vm = Standing("disk vda of VM db", (), state.chain[0].identity, vm=True)
+    for wished, said in (
+        ("committed", f"(with 'disks' and 'base: {BASE}')"),
+        ("absent", "commit,"),
+    ):
+        plan = plan_overlay(OverlayWish(wished), state)
+        with pytest.raises(Conflict) as refused:
+            vet(plan, state, facts(state, plan, standing=(vm,)))
+        assert said in refused.value.todo
 
 
 def test_a_base_may_be_read_but_not_written_to() -> None:

@@ -55,7 +55,8 @@ def test_a_picture_of_little():
     remote = disk("vdb", "", trouble="remote", source=Source("network", "", "name=pool/image"))
     iso = disk("sda", device="cdrom", readonly=True)
     assert picture(vm(disk("vda"), remote, iso)) == (
-        "VM db\n  vda: /vms/db.vda.base.qcow2\n  vdb: network name=pool/image\n  snapshots: none\n"
+        "VM db\n  vda: /vms/db.vda.base.qcow2\n  vdb: network name=pool/image\n"
+        "  sda: /vms/db.sda.base.qcow2 (cdrom)\n  snapshots: none\n"
     )
 
 

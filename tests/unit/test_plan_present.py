@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -244,6 +245,15 @@ def test_what_is_refused(wish, status, error, said):
     assert found.value.wanted and found.value.todo
 
 
+def test_no_memory_beside_what_bars_it():
+    barred = replace(
+        vm(disk()), live=replace(vm(disk()).live, bars=("disk vdb in the format vmdk",))
+    )
+    with pytest.raises(Unsupported, match="disk vdb in the format vmdk, with which"):
+        plan_present(SnapshotWish("s1", memory=True), barred)
+    assert plan_present(SnapshotWish("s1"), barred).steps
+
+
 def test_a_name_that_is_too_long_only_for_the_memory_file():
     long = replace(vm(), name="x" * 240)
     assert plan_present(SnapshotWish("s1"), long).steps
@@ -296,6 +306,20 @@ def test_internal_snapshots_cannot_leave_a_disk_out():
     with pytest.raises(Unsupported, match="cannot leave out vda"):
         plan_present(SnapshotWish("s1", mode="internal", disks=("vdb",)), state)
     assert plan_present(SnapshotWish("s1", mode="internal", disks=("vdb", "vda")), state).steps
+
+
+@pytest.mark.parametrize(
+    ("unfit", "words"),
+    [
+        (disk("vdb", images={"base": {"data_file": "data"}}), "has a data file of its own"),
+        (disk("vdb", trouble="torn"), "cannot be read: torn"),
+        (replace(disk("vdb", trouble="no"), denied="become"), "cannot be read: no.*become"),
+    ],
+)
+def test_internal_snapshots_need_images_that_can_be_read_and_hold_them(unfit, words):
+    with pytest.raises(Unsupported) as refused:
+        plan_present(SnapshotWish("s1", mode="internal"), vm(disk("vda"), unfit))
+    assert re.search(words, str(refused.value))
 
 
 def test_an_internal_snapshot_that_libvirt_does_not_know_is_not_written_over():

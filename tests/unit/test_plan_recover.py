@@ -17,11 +17,14 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem impo
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
     CommitDisk,
     ForgetSnapshot,
+    GiveUpCheckpoints,
     Plan,
     RemoveFile,
     ResumeVm,
+    RevertInternal,
     RewriteSnapshot,
     SetSource,
+    StopVm,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.absent import (
     AbsentWish,
@@ -449,8 +452,44 @@ def test_what_was_merged_is_brought_in_order():
     assert [list(found.overlays) for found in after.snapshots] == [["vdb"], ["vdb"]]
 
 
+def test_no_file_is_left_that_nobody_knows_of_any_more():
+    before = vm(disk("vda", "s1"), snapshots=(snapshot("s1", memory="external"),))
+    plan = plan_absent(AbsentWish("s1"), before)
+    assert memory_of("s1") in [step.file for step in of(RemoveFile, plan)]
+    for count in range(1, len(plan.steps)):
+        state = predict(before, replace(plan, steps=plan.steps[:count]))
+        found = recover(plan, state, done=count, finish=False)
+        assert predict(state, found).snapshots == ()
+        removed = {step.file for step in of(RemoveFile, found)}
+        assert {step.file for step in of(RemoveFile, plan.steps[count:])} <= removed, count
+    assert of(RemoveFile, recover(plan, before, finish=False)) == []
+
+
 def test_files_that_were_to_be_kept_are_kept():
     plan = plan_commit(CommitWish(delete_merged=False), MERGED)
     state = replace(MERGED, disks=(disk("vda"), MERGED.disk("vdb")))
     found = recover(plan, state, done=1, finish=False, existing=files_of(journal(plan)))
     assert not of(RemoveFile, found)
+
+
+# --- a way back that switches the VM off first ---
+
+
+@pytest.mark.parametrize(
+    ("wanted", "number", "begun", "steps"),
+    [
+        ("running", "", False, ["start_vm"]),
+        ("running", "", True, ["start_vm"]),
+        ("running", "5", True, []),
+        ("shutoff", "", True, []),
+    ],
+    ids=["before", "as it began", "by libvirt", "and stays off"],
+)
+def test_a_vm_that_was_switched_off_to_go_back_runs_again(wanted, number, begun, steps):
+    """libvirt has not left it off, since it was off before; nor does anything else start it."""
+    step = RevertInternal("s1", (at("vda", "base"),), wanted)
+    plan = Plan("db", (StopVm(), GiveUpCheckpoints((), step.images), step))
+    found = snapshot("s1", mode="internal", memory="internal", current=True)
+    off = vm(snapshots=[found], status="shutoff")
+    marks = (step.mark(number),) if begun else ()
+    assert kinds(recover(plan, off, done=2, marks=marks)) == steps

@@ -16,6 +16,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.domain impor
     parse_domain,
     tpm_folder,
 )
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.manifest import parse_manifest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import (
     Conflict,
     Damaged,
@@ -270,7 +271,7 @@ def test_a_manifest_with_a_target_that_leads_elsewhere() -> None:
     disks = tuple(dataclasses.replace(disk, target="../x") for disk in made.disks)
     text = backup.manifest_text(dataclasses.replace(made, disks=disks))
     with pytest.raises(Damaged, match="no proper target"):
-        backup.parse_manifest(text, "/x/manifest.json")
+        parse_manifest(text, "/x/manifest.json")
 
 
 def test_the_state_of_a_tpm_goes_where_libvirt_keeps_it() -> None:

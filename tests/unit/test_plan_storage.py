@@ -16,7 +16,10 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem impo
     Problem,
     Unsupported,
 )
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import FILESYSTEM
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import (
+    CHECKPOINT,
+    FILESYSTEM,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import (
     FileFact,
     ImageUse,
@@ -323,6 +326,18 @@ def test_what_is_against_it(state, error, words):
         plan_storage_reverted(BACK, state)
 
 
+def test_what_made_the_overlay_above_is_named():
+    disks = (disk("vda", "o base"), disk("vdb"))
+    made = snapshot("o", kind=CHECKPOINT)
+    for found, words in (
+        ((made,), "remove checkpoint o first (vm_checkpoint with name o, state absent)"),
+        ((), f"vm_blockcommit with disks [vda] and base {at('vda', 'base')}"),
+    ):
+        with pytest.raises(Conflict) as refused:
+            plan_storage_reverted(BACK, stored(off(*disks, snapshots=found), taken()))
+        assert words in refused.value.todo
+
+
 def test_a_disk_that_it_does_not_have():
     with pytest.raises(NotFound, match="has no disk vdc"):
         plan_storage_reverted(StorageRevertWish("s1", ("vdc",)), stored(off(), taken()))
@@ -346,19 +361,16 @@ def test_snapshots_of_libvirt_that_it_would_destroy():
     ("now", "words"),
     [
         ((("/b", "file 2"),), "/b was written to since"),
-        ((), "stands on nothing"),
-        ((("/c", "file 1"),), "stands on /c"),
+        ((), "/b is gone"),
     ],
 )
 def test_what_an_overlay_stands_on_must_be_as_it_was(now, words):
     found = taken(copy(below=(("/b", "file 1"),)))
-    grounds = (Ground("vda", below=now),)
     with pytest.raises(Conflict, match=words):
-        plan_storage_reverted(BACK, stored(off(disk()), found, grounds=grounds))
-    same = (Ground("vda", below=(("/b", "file 1"),)),)
-    assert plan_storage_reverted(BACK, stored(off(disk()), found, grounds=same)).steps
-    unknown = (Ground("vda", below=(("/b", ""),)),)
-    assert plan_storage_reverted(BACK, stored(off(disk()), found, grounds=unknown)).steps
+        plan_storage_reverted(BACK, stored(off(disk()), found, below=now))
+    for known in ("file 1", ""):
+        state = stored(off(disk()), found, below=(("/b", known),))
+        assert plan_storage_reverted(BACK, state).steps, "whatever the disk stands on now"
 
 
 def test_one_whose_record_is_lost_is_said_to_be():

@@ -8,7 +8,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.freeze import FreezeRecord
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import (
+    BadInput,
     Conflict,
     NotFound,
     Unsupported,
@@ -36,6 +38,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import
     CommitWish,
     plan_commit,
 )
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.pull import PullWish, plan_pull
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.room import OVERLAY_ROOM
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.snapshot import (
     SnapshotWish,
@@ -78,10 +81,21 @@ def test_what_a_snapshot_needs():
     )
 
 
-def test_memory_needs_no_agent_but_room_for_its_file():
-    found = needs(plan_present(replace(TAKE, memory=True, disks=("vda",)), RUNNING), RUNNING)
-    assert found.files == (at("vda", "s1"), memory_of("s1"))
-    assert (found.directories, found.targets, found.agent) == ((FOLDER,), ("vda",), False)
+def test_memory_needs_room_for_its_file_and_an_agent_if_there_is_one():
+    """The agent is not to freeze the guest, but to tell that nobody has."""
+    wish = replace(TAKE, memory=True, disks=("vda",))
+    for state, asked in (
+        (RUNNING, True),
+        (replace(RUNNING, status="paused"), False),
+        (vm(disk("vda"), disk("vdb"), agent="disconnected"), False),
+    ):
+        found = needs(plan_present(wish, state), state)
+        assert found.files == (at("vda", "s1"), memory_of("s1"))
+        assert (found.directories, found.targets, found.agent) == ((FOLDER,), ("vda",), asked)
+    inside = replace(TAKE, mode="internal")
+    for status in ("running", "shutoff"):
+        state = vm(status=status)
+        assert needs(plan_present(inside, state), state).agent == (status == "running")
 
 
 def test_what_a_commit_needs():
@@ -93,6 +107,7 @@ def test_what_a_commit_needs():
         images=(at("vda", "base"), *files),
         removed=files,
         targets=("vda",),
+        written=(at("vda", "base"),),
     )
 
 
@@ -165,7 +180,7 @@ def sized(*sizes: int, base: str = "base"):
     """s2, s1 and a base with so many MiB each."""
     words = ("s2", "s1", base)
     images = {w: {"allocated": n * MIB} for w, n in zip(words, sizes, strict=True)}
-    return vm(disk("vda", " ".join(words), images=images))
+    return vm(disk("vda", " ".join(words), images=images, stacked=" ".join(words)))
 
 
 @pytest.mark.parametrize(
@@ -337,6 +352,46 @@ def test_only_the_job_of_an_interrupted_run_of_ours_goes_on(wish, resume, job, g
         settled(plan, MERGED, jobs=(job,))
 
 
+# --- what is written to ---
+
+
+def test_images_on_a_read_only_file_system():
+    """qemu-img says so half way, and libvirt when all else was done."""
+    inside = replace(TAKE, mode="internal")
+    off = stacked("s1", status="shutoff")
+    pull = plan_pull(PullWish(), off)
+    for plan, state, image_path in (
+        (plan_present(inside, RUNNING), RUNNING, at("vda", "base")),
+        (plan_commit(CommitWish(), off), off, at("vda", "base")),
+        (plan_absent(AbsentWish("s1"), off), off, at("vda", "base")),
+        (pull, off, at("vda", "s1")),
+    ):
+        assert image_path in needs(plan, state).written
+        with pytest.raises(Unsupported, match="is on a read-only file system"):
+            settled(plan, state, read_only=(image_path,))
+    assert needs(plan_present(TAKE, RUNNING), RUNNING).written == ()
+
+
+def test_one_overlay_for_two_disks_by_other_names():
+    state = vm(disk("vda"), disk("vdb"))
+    wish = replace(TAKE, files=(("vda", "/a/s1.qcow2"), ("vdb", "/b/s1.qcow2")))
+    places = {
+        "/a": DirectoryFact("/a", 1 << 50, real="/a"),
+        "/b": DirectoryFact("/b", 1 << 50, real="/a"),
+    }
+    with pytest.raises(BadInput, match=r"/b/s1\.qcow2 and /a/s1\.qcow2 are the same file"):
+        take(state, wish, directories=places)
+    assert take(state, wish).steps
+
+
+def test_memory_that_qemu_would_not_write():
+    for wish in (replace(TAKE, memory=True), replace(TAKE, mode="internal")):
+        assert needs(plan_present(wish, RUNNING), RUNNING).kept
+        with pytest.raises(Unsupported, match="not write the memory of VM db: 9p is mounted"):
+            take(wish=wish, held=("9p is mounted",))
+    assert not needs(plan_present(TAKE, RUNNING), RUNNING).kept
+
+
 # --- managed save ---
 
 
@@ -354,6 +409,13 @@ def test_a_managed_save(status):
     assert settled(metadata, state, managed_save=True) == metadata
 
 
+def test_a_save_elsewhere():
+    state = stacked("s1", status="shutoff")
+    with pytest.raises(Conflict, match=r"was saved to .*, and continues on") as error:
+        settled(plan_commit(CommitWish(), state), state, saved_to="/m.save")
+    assert "vm_memory with state running and path /m.save" in error.value.todo
+
+
 # --- the guest agent ---
 
 
@@ -361,6 +423,19 @@ def test_a_managed_save(status):
 def test_somebody_else_has_frozen_the_guest(quiesce):
     with pytest.raises(Conflict, match="are frozen by somebody else"):
         take(wish=replace(TAKE, quiesce=quiesce), agent="frozen")
+
+
+def test_the_memory_of_a_frozen_guest():
+    """Whoever went back to it would find a guest that is frozen, and nobody who thaws it."""
+    for wish in (replace(TAKE, memory=True), replace(TAKE, mode="internal")):
+        with pytest.raises(Conflict, match="are frozen by somebody else"):
+            take(wish=wish, agent="frozen")
+        held = FreezeRecord("t", 60, "2026-01-01T00:00:00+00:00", (), ("/",))
+        still = replace(RUNNING, status="paused", freeze=held)
+        with pytest.raises(Conflict, match="are frozen by vm_freeze until 2026"):
+            take(still, wish)
+        assert take(still, TAKE).steps, "disks alone"
+        assert take(wish=wish, agent="silent").steps
 
 
 def test_an_agent_that_does_not_answer():
@@ -374,3 +449,68 @@ def test_an_agent_that_does_not_answer():
 
 def test_an_agent_that_was_not_asked():
     assert take(wish=replace(TAKE, quiesce="never")).notes == ()
+
+
+def test_an_agent_that_may_not_freeze():
+    """Nor one that may not thaw: its guest would stay frozen."""
+    for name in ("guest-fsfreeze-freeze", "guest-fsfreeze-thaw", "guest-fsfreeze-status"):
+        plan = take(agent="silent" if "status" in name else "thawed", blocked=(name,))
+        assert of(TakeSnapshot, plan)[0].quiesce == "never"
+        assert plan.notes == (f"db: not quiesced, the guest agent does not allow {name}",)
+        with pytest.raises(Unsupported, match=f"does not allow {name}"):
+            take(wish=replace(TAKE, quiesce="required"), agent="thawed", blocked=(name,))
+
+
+def test_an_agent_that_may_not_run_programs():
+    wish = replace(TAKE, flush_timeout=30)
+    assert of(TakeSnapshot, take(wish=wish, agent="thawed"))[0].flush_timeout == 30
+    plan = take(wish=wish, agent="thawed", blocked=("guest-exec-status",))
+    step = of(TakeSnapshot, plan)[0]
+    assert (step.quiesce, step.flush_timeout) == (TAKE.quiesce, 0)
+    assert plan.notes == (
+        "db: not all was written out before the freeze: its agent does not allow guest-exec-status",
+    )
+    assert take(agent="thawed", blocked=("guest-exec",)).notes == (), "it was not to"
+
+
+def test_nothing_is_run_in_a_guest_that_is_not_frozen():
+    for wish in (replace(TAKE, quiesce="never"), replace(TAKE, memory=True)):
+        plan = take(wish=replace(wish, flush_timeout=30))
+        assert of(TakeSnapshot, plan)[0].flush_timeout == 0
+    plan = take(wish=replace(TAKE, flush_timeout=30), agent="silent")
+    assert of(TakeSnapshot, plan)[0].flush_timeout == 0
+
+
+def test_only_what_lies_on_the_disks_that_are_taken_is_frozen():
+    """Where the guest tells; all else is as it was. Nothing is to be looked up for all disks."""
+    state = vm(disk("vda"), disk("vdb"), disk("sda", device="cdrom", readonly=True))
+    wish = replace(TAKE, disks=("vdb",))
+    plan = plan_present(wish, state)
+    assert needs(plan, state).part == ("vdb",)
+    for other in (TAKE, replace(TAKE, disks=("vda", "vdb")), replace(wish, quiesce="never")):
+        assert needs(plan_present(other, state), state).part == ()
+
+    def step(**found):
+        return of(TakeSnapshot, settle(plan, state, facts(needs(plan, state), **found)))[0]
+
+    assert step(agent="thawed", points=("/srv",)).mountpoints == ("/srv",)
+    assert step(agent="thawed", points=None).mountpoints == ()
+    blocked = ("guest-fsfreeze-freeze-list",)
+    assert step(agent="thawed", points=("/srv",), blocked=blocked).mountpoints == ()
+    assert step(agent="silent").mountpoints == ()
+
+
+def test_disks_on_which_nothing_is_mounted():
+    state = vm(disk("vda"), disk("vdb"))
+    for quiesce in ("preferred", "required"):
+        plan = plan_present(replace(TAKE, disks=("vdb",), quiesce=quiesce), state)
+        found = facts(needs(plan, state), agent="thawed", points=())
+        if quiesce == "required":
+            with pytest.raises(
+                Unsupported, match="no file system of VM db is mounted that lies on"
+            ):
+                settle(plan, state, found)
+            continue
+        plan = settle(plan, state, found)
+        assert of(TakeSnapshot, plan)[0].quiesce == "never"
+        assert plan.notes == ("db: not quiesced, no file system is mounted that lies on vdb",)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from ansible.parsing.dataloader import DataLoader
-from ansible.template import Templar
+from ansible.template import Templar, trust_as_template
 from tools.common import ROOT
 
 ROLE = ROOT / "roles/backup_rotation"
@@ -126,3 +126,52 @@ def test_no_password_is_in_what_others_can_see() -> None:
         "restic": {"RESTIC_PASSWORD_FILE": "/etc/a b"},
         "borg": {"BORG_PASSCOMMAND": "cat -- '/etc/a b'"},
     }
+
+
+def merged(fresh: str, former: str, *, vms: tuple[str, ...] = (), success: str = "backup") -> str:
+    """What a file of metrics holds after a run about the repository ``/r"1``."""
+    given = {
+        "fresh": fresh,
+        "former": former,
+        "success": f"vmkeep_{success}_success",
+        "repository": '/r"1',
+        "vms": vms,
+    }
+    text = (ROLE / "templates/merged.prom.j2").read_text()
+    loader = DataLoader()
+    return str(Templar(loader, variables=given).template(trust_as_template(text)))
+
+
+def told(kind: str, **values: int) -> str:
+    """Lines about the success and the age of VMs in that repository."""
+    lines = []
+    for name in ("success", "age"):
+        lines += [f"# HELP vmkeep_{kind}_{name} of VMs", f"# TYPE vmkeep_{kind}_{name} gauge"]
+        for vm, value in values.items():
+            shown = value if name == "success" else "NaN"
+            lines.append(f'vmkeep_{kind}_{name}{{vm="{vm}",repository="/r\\"1"}} {shown}')
+    return "\n".join(lines) + "\n"
+
+
+def test_metrics_of_others_stay_and_no_failure_is_forgotten() -> None:
+    """By whatever run, in whatever order; a VM that is gone goes, unless it has failed."""
+    first = told("backup", one=1, two=0, three=1, gone=1, failed=0)
+    assert merged(first, "") == first and merged(first, first) == first
+    there = ("one", "two", "three")
+    second = merged(told("backup", one=0), first, vms=there)
+    assert second == told("backup", one=0, two=0, three=1, failed=0)
+    assert merged(told("backup", one=1), second, vms=there) == told(
+        "backup", one=1, two=0, three=1, failed=0
+    )
+    drill = told("drill", one=0, gone=1)
+    both = merged(drill, second, vms=("one", "gone"), success="drill")
+    assert both == drill + second
+    assert merged(told("backup", two=1), both, vms=there) == (
+        told("backup", two=1, one=0, three=1, failed=0) + drill
+    )
+
+
+def test_what_is_no_metric_is_not_kept() -> None:
+    other = 'vmkeep_backup_success{vm="gone",repository="/other"} 1\nnode_own 12\n'
+    torn = 'vmkeep_backup_age{vm="two",repos\n\n# a remark\n'
+    assert merged("", other + torn) == other

@@ -54,9 +54,9 @@ def test_one_snapshot_is_one_line():
     assert tree_text([snapshot("a", current=True)]) == "a *"
 
 
-def test_siblings_stand_in_the_order_of_their_creation():
-    text = tree_text(tree("z", "z/m", "z/b"))
-    assert lines(text) == ["z", "  |", "  +- m", "  +- b"]
+def test_siblings_stand_in_the_order_of_their_names_as_virsh_sorts_them():
+    text = tree_text(tree("z", "z/m", "z/B"))
+    assert lines(text) == ["z", "  |", "  +- B", "  +- m"]
     same_moment = [snapshot(name, created=1) for name in "cab"]
     assert tree_text(same_moment).split() == ["a", "b", "c"]
 

@@ -10,6 +10,7 @@ import json
 from typing import get_args
 
 import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import Conflict
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import (
     SnapshotDisk,
     SnapshotSpec,
@@ -24,7 +25,8 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import 
     shown,
     to_dict,
 )
-from hypothesis import given
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.version import VERSION
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 # A kind that is added later is tested without being named here.
@@ -55,9 +57,50 @@ def test_kinds_have_names_of_their_own_and_cannot_be_changed():
         assert "step" not in {field.name for field in dataclasses.fields(kind)}
 
 
-def test_an_unknown_kind_is_no_step():
-    with pytest.raises(KeyError):
-        from_dict({"step": "format_everything"})
+REMOVAL = {"step": "remove_file", "file": "/f", "why": ""}
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"step": "format_everything"}, "'format_everything' is not known"),
+        ({**REMOVAL, "shred": True}, "the field shred is not known"),
+        ({"step": "remove_file"}, "some of its fields are missing"),
+        ({**REMOVAL, "file": ["/f"]}, "in file"),
+        ({**REMOVAL, "file": None}, "in file"),
+        ({"file": "/f"}, "None is not known"),
+        ({"step": ["remove_file"]}, "is not known"),
+        ([], "None is not known"),
+        ("remove_file", "None is not known"),
+    ],
+)
+def test_a_step_of_another_version_is_a_conflict_that_names_this_one(data, said):
+    with pytest.raises(Conflict) as caught:
+        from_dict(data)
+    assert said in caught.value.found and f"version {VERSION}" in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.step)
+@settings(max_examples=30)
+@given(data=st.data())
+def test_no_other_value_gets_into_a_step(kind, data):
+    """Whatever is put in the place of one field, there is a step or a Conflict."""
+    plain = json.loads(json.dumps(to_dict(data.draw(st.builds(kind)))))
+    name = data.draw(st.sampled_from(sorted(plain)))
+    plain[name] = data.draw(
+        st.recursive(
+            st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+            lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+            max_leaves=4,
+        )
+    )
+    try:
+        step = from_dict(plain)
+    except Conflict:
+        return
+    assert isinstance(hash(step), int)
+    if name != "step":
+        assert json.loads(json.dumps(to_dict(step)))[name] == plain[name]
 
 
 def test_a_commit_is_shown_without_what_is_empty():
@@ -108,3 +151,10 @@ def test_no_memory_is_not_shown():
 def test_an_empty_plan_has_neither_steps_nor_notes():
     assert (Plan("db").steps, Plan("db").notes) == ((), ())
     assert shown("db", RemoveFile("/f", "")) == {"vm": "db", "step": "remove_file", "file": "/f"}
+
+
+def test_a_journal_of_before_there_was_a_flush_is_understood():
+    spec = SnapshotSpec("s1", "", "external", ())
+    data = to_dict(TakeSnapshot(spec, (), "preferred", 10, flush_timeout=60))
+    del data["flush_timeout"]
+    assert from_dict(data) == TakeSnapshot(spec, (), "preferred", 10)

@@ -36,9 +36,10 @@ def test_what_is_selected_is_there_and_what_the_readme_names_is_selected() -> No
     assert all((folder / f"test_{name}.py").is_file() for name in trixie.WHOLE)
     named = trixie.named_in_the_readme()
     assert len(named) > 40
-    for file, test in named:
-        assert f"\ndef {test}(" in (folder / file).read_text()
-        assert f"({file} and {test})" in trixie.selection()
+    for file, test in [*named, *((f"test_{name}.py", test) for name, test in trixie.CHOSEN)]:
+        assert f"\ndef {test.partition('[')[0]}(" in (folder / file).read_text()
+        assert f"({file} and {test.partition('[')[0]}" in trixie.selection()
+    assert "and test_whatever_one_vm_meets and take)" in trixie.selection()
 
 
 @pytest.mark.usefixtures("ran")

@@ -45,6 +45,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import 
     RemoveFile,
     RestoreMemory,
     ResumeVm,
+    RevertInternal,
     RewriteSnapshot,
     SetSource,
     StartVm,
@@ -121,7 +122,7 @@ class World:
 
     def observe(self) -> VmState:
         """What _host/observe.py would return."""
-        named = [path for found in self.snapshots for path in (*found.overlays.values(),)]
+        named = [path for found in self.snapshots for path in found.made]
         named += [found.memory_file for found in self.snapshots if found.memory_file]
         named += [path for found in self.snapshots for path in found.points.values()]
         return VmState(
@@ -138,8 +139,8 @@ class World:
 
     def _branches(self) -> Iterator[tuple[Image, ...]]:
         chained = {path for disk in self.live.values() for path in self.chain(disk.path)}
-        points = [path for found in self.snapshots for path in found.points.values()]
-        for path in dict.fromkeys(points):
+        before = [found.before.disks for found in self.snapshots if found.before]
+        for path in dict.fromkeys(disk.path for disks in before for disk in disks):
             if path in self.files and path not in chained:
                 yield self._images(path)
 
@@ -256,6 +257,7 @@ class World:
             StartVm: self._start,
             DefineAsOf: self._define_as_of,
             RestoreMemory: self._restore,
+            RevertInternal: self._revert_internal,
         }[type(step)](step)
 
     def _resume(self, _step: ResumeVm) -> None:
@@ -274,9 +276,22 @@ class World:
     def _define_as_of(self, step: DefineAsOf) -> None:
         if not self.off:
             raise Broken("it is not off")
-        for target, path, _format in step.disks:
-            self.live[target] = self.persistent[target] = _disk(target, path)
-            self.written[target] = self.content(path)
+        self.live = {target: _disk(target, path) for target, path, _format in step.disks}
+        self.persistent = dict(self.live)
+        for target, disk in self.live.items():
+            self.written[target] = self.content(disk.path)
+
+    def _revert_internal(self, step: RevertInternal) -> None:
+        """The active images hold what they held then; what they stand on has not changed since."""
+        (found,) = (found for found in self.snapshots if found.name == step.name)
+        for entry in found.taken:
+            path = self.live[entry.target].path
+            if step.name not in self.files[path].inside:
+                raise Broken(f"{path} does not hold {step.name}")
+            self.files[path].writes = self.files[path].inside[step.name]
+            self.written[entry.target] = self.content(path)
+        self.status = step.status
+        self.snapshots = [replace(s, current=s.name == step.name) for s in self.snapshots]
 
     def _restore(self, step: RestoreMemory) -> None:
         """Memory goes on only on disks that are just as it left them."""
@@ -442,6 +457,13 @@ class World:
             self.files[chain[1]].writes |= self.files[chain[0]].writes
             self._switch(target, chain[1])
 
+    def commit_all_by_hand(self, target: str) -> None:
+        """virsh blockcommit --active --pivot: down to the lowest image."""
+        chain = self.chain(self.live[target].path) if target in self.live else []
+        if len(chain) > 1 and not self.off:
+            self.files[chain[-1]].writes |= self.content(chain[0])
+            self._switch(target, chain[-1])
+
     def branch_off(self, name: str) -> None:
         """Go back to an external snapshot by new overlays; what was written since stays beside."""
         found = next((snapshot for snapshot in self.snapshots if snapshot.name == name), None)
@@ -496,7 +518,7 @@ def _rewritten(found: Snapshot, step: RewriteSnapshot) -> Snapshot:
         else replace(disk, file=files.get(disk.target, disk.file))
         for disk in found.disks
     )
-    former = (*found.former, *(found.overlays[target] for target in files))
+    former = (*found.former, *step.former, *(found.overlays[target] for target in files))
     return replace(found, disks=disks, before=before, named=before.named, former=former)
 
 

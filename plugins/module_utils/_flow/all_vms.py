@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from .._host.observe import Host
+from .._model.fault import as_problem
 from .change import change_one, foresee
 from .group import agreed, change_group
 from .look import each
@@ -40,7 +41,7 @@ def act(
     it, by default one VM after the plan of another, each with a journal.
     """
     rest = {name: dom for name, dom in doms.items() if name not in known}
-    foreseen = each(rest, lambda dom: foresee(host, dom, plan_for))
+    foreseen = each(rest, lambda dom: foresee(host, dom, plan_for), Outcome.failed)
     outcomes = {name: outcome for name, outcome in known.items() if name not in doms}
     outcomes.update({name: known.get(name) or foreseen[name] for name in doms})
     if group:
@@ -53,7 +54,18 @@ def act(
     if check_mode or not todo:
         return outcomes
     if change:
-        outcomes.update(change(host, todo, plan_for))
+        outcomes.update(_changed(change, host, todo, plan_for))
         return outcomes
-    outcomes.update(each(todo, lambda dom: change_one(host, dom, plan_for, proof)))
+    changed = each(todo, lambda dom: change_one(host, dom, plan_for, proof), Outcome.failed)
+    outcomes.update(changed)
     return outcomes
+
+
+def _changed(
+    change: ChangeAll, host: Host, todo: Mapping[str, Domain], plan_for: PlanFor
+) -> dict[str, Outcome]:
+    """What became of these VMs; what keeps all of them from being changed is told of each."""
+    try:
+        return change(host, todo, plan_for)
+    except Exception as error:
+        return {name: Outcome.failed(as_problem(error, f"VM {name}")) for name in todo}

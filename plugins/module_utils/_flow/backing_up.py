@@ -21,7 +21,9 @@ from .._host.connection import reconnected
 from .._host.do_backup import Making, make, tidy
 from .._host.lock import locked
 from .._host.observe import Host, observe
-from .._model.problem import Problem, Unreachable
+from .._model.fault import as_problem
+from .._model.problem import Unreachable
+from .._model.state import VmState
 from .._model.step import BackUp, CreateRepository, Step
 from .._plan.backup import backups_of, left_to_do
 from .change import converged, guarding
@@ -42,7 +44,9 @@ def backing_up(repository: str, now: datetime, parallel: int) -> ChangeAll:
     def change(host: Host, doms: Mapping[str, Domain], plan_for: PlanFor) -> dict[str, Outcome]:
         new = not repositories.identity(repository)
         made = (CreateRepository(repository, new_id(repository, now)),) if new else ()
-        return each(doms, lambda dom: _change(host, dom, plan_for, made), workers=parallel)
+        return each(
+            doms, lambda dom: _change(host, dom, plan_for, made), Outcome.failed, workers=parallel
+        )
 
     return change
 
@@ -64,14 +68,8 @@ def _change(
             with repository_write.writing(folder, name, host.run, host.lock_timeout):
                 host, dom = _carry_out(host, dom, plan_for, outcome)
                 outcome.after = converged(host, dom, left_to_do)
-    except Problem as problem:
-        outcome.problem = problem
-    except OSError as error:
-        outcome.problem = Problem(
-            f"VM {name}: {error.filename or 'the repository'}: {error.strerror}",
-            wanted="to write to the repository",
-            todo="look at its owner, mode and mount, then run the task again",
-        )
+    except Exception as error:
+        outcome.problem = as_problem(error, f"VM {name}")
     return outcome
 
 
@@ -90,17 +88,17 @@ def _carry_out(host: Host, dom: Domain, plan_for: PlanFor, outcome: Outcome) -> 
                     outcome.notes += tuple(f"{vm.name}: {note}" for note in making.notes)
                 host, dom = making.host, making.dom
             else:
-                told, host, dom = _tidied(host, dom, step)
+                told, host, dom = _tidied(host, dom, vm, step)
                 outcome.notes += (told,) if told else ()
             outcome.steps += (step,)
     return host, dom
 
 
-def _tidied(host: Host, dom: Domain, step: Step) -> tuple[str, Host, Domain]:
+def _tidied(host: Host, dom: Domain, vm: VmState, step: Step) -> tuple[str, Host, Domain]:
     """Do such a step, once more where the daemon was restarted; what there is to tell."""
     uuid = dom.UUIDString()
     try:
-        return tidy(dom, step), host, dom
+        return tidy(dom, vm, step), host, dom
     except Unreachable as lost:
         conn, dom = reconnected(host.uri, uuid, lost)
-        return tidy(dom, step), host.reached_by(conn), dom
+        return tidy(dom, vm, step), host.reached_by(conn), dom

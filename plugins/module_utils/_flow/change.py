@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING
 from .._host.apply import apply
 from .._host.connection import NO_DOMAIN, code_of, reconnected
 from .._host.freeze import Guard
-from .._host.journal import Journal, new_content
+from .._host.image_stamp import as_words
+from .._host.journal import Journal, check_room, new_content
 from .._host.lock import guard_lock, locked
 from .._host.observe import Host, observe
+from .._host.state_dir import check_state_directory
 from .._host.work import Work
+from .._model.fault import as_problem
 from .._model.problem import Problem, Unreachable
 from .._model.state import Facts, VmState
 from .._model.step import BackUp, CommitDisk, Plan, PullDisk, Step, TakeSnapshot
@@ -27,9 +30,11 @@ from .._plan.freeze import without_expired
 from .._plan.left import files_of
 from .._plan.predict import predict
 from .._plan.vet import settle
-from .facts import gather, settled
+from .._plan.vet_backups import put_back
+from .facts import gather, prove_way_back, settled
 from .outcome import Outcome, PlanFor
 from .recovery import brought_in_order, ended, froze, observe_left, recovered, recovery_plan
+from .stamping import sound_before
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -50,8 +55,8 @@ def foresee(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
 def _foreseen(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
     try:
         vm = observe_left(host, dom)
-    except Problem as problem:
-        return Outcome(problem=problem)
+    except Exception as error:
+        return Outcome(problem=as_problem(error, f"VM {dom.name()}"))
     try:
         recovery = recovery_plan(host, vm)
         clean = predict(without_expired(vm), recovery)
@@ -59,21 +64,28 @@ def _foreseen(host: Host, dom: Domain, plan_for: PlanFor) -> Outcome:
         plan = plan_for(clean)
         ours = files_of(vm.journal) if vm.journal else ()
         facts = _after_recovery(host, dom, vm, recovery, gather(host, dom, vm, plan))
+        prove_way_back(host, dom, clean, plan)
         plan = settle(plan, clean, facts, ours)
         steps = (*recovery.steps, *plan.steps)
         notes = (*recovery.notes, *plan.notes)
+        if steps:
+            check_state_directory(host.state_dir)
+            check_room(host.state_dir, new_content(host.run, vm.status, steps, ()))
         return Outcome(vm, predict(clean, plan), steps, notes)
-    except Problem as problem:
-        return Outcome(vm, problem=problem)
+    except Exception as error:
+        return Outcome(vm, problem=as_problem(error, f"VM {vm.name}"))
 
 
 def _after_recovery(host: Host, dom: Domain, vm: VmState, recovery: Plan, facts: Facts) -> Facts:
     """The facts without the jobs that the recovery takes up: they will have ended by then.
 
-    And without a freeze that should have ended, or that the dead run left.
+    And without a freeze that should have ended, or that the dead run left; with the backup
+    checkpoints that it had taken out.
     """
     if facts.agent == "frozen" and (froze(vm.journal) or (vm.freeze and vm.freeze.expired)):
         facts = replace(facts, agent="thawed")
+    again = [name for step in put_back(vm.journal) for name in step.names]
+    facts = replace(facts, backups=tuple(dict.fromkeys((*again, *facts.backups))))
     if not (facts.jobs and recovery.steps):
         return facts
     try:
@@ -103,8 +115,8 @@ def change_one(host: Host, dom: Domain, plan_for: PlanFor, proof: PlanFor | None
                 outcome.notes += (f"{name}: libvirt was lost and found again: {lost.found}",)
                 _recover_then_apply(host, dom, plan_for, outcome)
             outcome.after = converged(host, dom, proof or plan_for)
-    except Problem as problem:
-        outcome.problem = problem
+    except Exception as error:
+        outcome.problem = as_problem(error, f"VM {name}")
     return outcome
 
 
@@ -125,8 +137,8 @@ def apply_held(host: Host, dom: Domain, vm: VmState, plan_for: PlanFor, outcome:
             ended(work)
         except Unreachable:
             raise
-        except Problem as problem:
-            raise brought_in_order(work, problem) from problem
+        except Exception as error:
+            raise brought_in_order(work, as_problem(error, f"VM {vm.name}")) from error
         finally:
             outcome.add(work)
 
@@ -158,7 +170,9 @@ def begun(
     host: Host, dom: Domain, vm: VmState, steps: tuple[Step, ...], group: tuple[str, ...] = ()
 ) -> Work:
     """The work, its journal on disk. ``group`` are the UUIDs of a consistent group."""
-    journal = Journal(host.state_dir, vm.uuid, new_content(host.run, vm.status, steps, group))
+    content = new_content(host.run, vm.status, steps, group)
+    content["sound"] = as_words(sound_before(vm, steps))
+    journal = Journal(host.state_dir, vm.uuid, content)
     journal.write()
     return Work(host, dom, vm, steps, journal)
 

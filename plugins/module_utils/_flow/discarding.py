@@ -16,7 +16,7 @@ from .._host.discard import carry_out, look_at
 from .._host.lock import locked
 from .._host.observe import Host
 from .._model.discard import Discarded
-from .._model.problem import Problem
+from .._model.fault import as_problem
 from .._plan.discard import plan_discard
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ def foresee(host: Host, dom: Domain, *, force: bool) -> Discarded:
     """What a run would do, without touching anything."""
     try:
         return Discarded(plan_discard(look_at(host, dom), force=force))
-    except Problem as problem:
-        return Discarded(problem=str(problem))
+    except Exception as error:
+        return Discarded(problem=as_problem(error, f"VM {dom.name()}"))
 
 
 def discard(host: Host, dom: Domain, *, force: bool) -> Discarded:
@@ -39,6 +39,6 @@ def discard(host: Host, dom: Domain, *, force: bool) -> Discarded:
             for act in plan_discard(look_at(host, dom), force=force):
                 carry_out(host, dom, act)
                 done.acts += (act,)
-    except Problem as problem:
-        done.problem = str(problem)
+    except Exception as error:
+        done.problem = as_problem(error, f"VM {dom.name()}")
     return done

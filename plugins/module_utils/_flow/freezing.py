@@ -18,7 +18,7 @@ from .._host.freeze import Guard
 from .._host.hold import freeze_and_leave, thaw_and_forget
 from .._host.lock import locked
 from .._host.observe import Host, observe
-from .._model.problem import Problem
+from .._model.fault import as_problem
 from .._model.state import VmState
 from .._model.step import FreezeGuest, Step, ThawGuest
 from .change import converged
@@ -33,12 +33,12 @@ if TYPE_CHECKING:
 def freeze_all(host: Host, doms: Mapping[str, Domain], plan_for: PlanFor) -> dict[str, Outcome]:
     """Freeze the guests side by side, in the care of one guard."""
     with _guard(host) as guard:
-        return each(doms, lambda dom: _change(host, dom, plan_for, guard))
+        return each(doms, lambda dom: _change(host, dom, plan_for, guard), Outcome.failed)
 
 
 def thaw_all(host: Host, doms: Mapping[str, Domain], plan_for: PlanFor) -> dict[str, Outcome]:
     """Thaw the guests side by side."""
-    return each(doms, lambda dom: _change(host, dom, plan_for))
+    return each(doms, lambda dom: _change(host, dom, plan_for), Outcome.failed)
 
 
 @contextlib.contextmanager
@@ -60,19 +60,18 @@ def _change(host: Host, dom: Domain, plan_for: PlanFor, guard: Guard | None = No
             plan = plan_for(vm)
             outcome.notes += plan.notes
             for step in plan.steps:
-                told = _do(host, dom, guard, vm, step)
+                outcome.notes += _do(host, dom, guard, vm, step)
                 outcome.steps += (step,)
-                outcome.notes += (told,) if told else ()
             outcome.after = converged(host, dom, plan_for)
-    except Problem as problem:
-        outcome.problem = problem
+    except Exception as error:
+        outcome.problem = as_problem(error, f"VM {dom.name()}")
     return outcome
 
 
-def _do(host: Host, dom: Domain, guard: Guard | None, vm: VmState, step: Step) -> str:
-    """Do a step; what there is to tell, or ''."""
+def _do(host: Host, dom: Domain, guard: Guard | None, vm: VmState, step: Step) -> tuple[str, ...]:
+    """Do a step; what there is to tell."""
     if isinstance(step, FreezeGuest) and guard:
         return freeze_and_leave(host, dom, guard, vm, step)
     if isinstance(step, ThawGuest):
         thaw_and_forget(host, dom)
-    return ""
+    return ()

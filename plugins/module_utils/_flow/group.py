@@ -9,7 +9,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,6 +18,7 @@ from .._host.freeze import Guard
 from .._host.lock import locked
 from .._host.observe import Host, observe
 from .._host.work import Work
+from .._model.fault import as_problem
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
 from .._model.step import Plan, Step, TakeSnapshot
@@ -79,7 +80,8 @@ def change_group(
             _change_group(host, doms, plan_for, outcomes)
             for name, dom in doms.items():
                 outcomes[name].after = converged(host, dom, proof or plan_for)
-    except Problem as problem:
+    except Exception as error:
+        problem = as_problem(error, f"VMs {', '.join(doms)}")
         for outcome in outcomes.values():
             outcome.problem = problem
     return outcomes
@@ -90,23 +92,49 @@ def _change_group(
 ) -> None:
     plans: dict[str, tuple[VmState, Plan]] = {}
     for name, dom in doms.items():
-        outcomes[name].before = observe(host, dom)
-        vm = recovered(host, dom, outcomes[name])
-        plans[name] = (vm, settled(host, dom, vm, plan_for(vm)))
-        outcomes[name].notes += plans[name][1].notes
+        with _naming(name):
+            outcomes[name].before = observe(host, dom)
+            vm = recovered(host, dom, outcomes[name])
+            plans[name] = (vm, settled(host, dom, vm, plan_for(vm)))
+            outcomes[name].notes += plans[name][1].notes
     lacking = [name for name, (_vm, plan) in plans.items() if plan.steps]
     takes = any(_takes(plan.steps) for _vm, plan in plans.values())
     if takes and len(lacking) < len(plans):
         raise _some_have_it([name for name in plans if name not in lacking], lacking)
     if lacking:
-        uuids = tuple(vm.uuid for vm, _plan in plans.values())
         with guarding(host, plans.values()) as guard:
-            works = [
-                begun(host, doms[name], vm, plan.steps, uuids)
-                for name, (vm, plan) in plans.items()
-                if plan.steps
-            ]
+            works = list(_all_begun(host, doms, plans))
             _together(works, guard, outcomes, takes=takes)
+
+
+def _all_begun(
+    host: Host, doms: Mapping[str, Domain], plans: Mapping[str, tuple[VmState, Plan]]
+) -> Iterator[Work]:
+    """The works of all that have something to do, or none of them."""
+    uuids = tuple(vm.uuid for vm, _plan in plans.values())
+    works: list[Work] = []
+    try:
+        for name, (vm, plan) in plans.items():
+            if plan.steps:
+                with _naming(name):
+                    works.append(begun(host, doms[name], vm, plan.steps, uuids))
+    except Exception:
+        for work in works:
+            with contextlib.suppress(Exception):
+                work.journal.close()
+        raise
+    yield from works
+
+
+@contextlib.contextmanager
+def _naming(name: str) -> Iterator[None]:
+    """What ends the work of the group says which of its VMs has met it."""
+    try:
+        yield
+    except Problem:
+        raise
+    except Exception as error:
+        raise as_problem(error, f"VM {name}") from error
 
 
 def _together(
@@ -115,16 +143,22 @@ def _together(
     """Do the steps, and that which they are to do at once when all have come so far."""
     try:
         with ThreadPoolExecutor(max_workers=len(works)) as pool:
-            list(pool.map(lambda work: apply(work, until_point=True), works))
+            list(pool.map(lambda work: _applied(work, until_point=True), works))
             if takes:
                 take(works, guard)
-            list(pool.map(apply, works))
+            list(pool.map(_applied, works))
         for work in works:
             ended(work)
     except Unreachable:
         raise
-    except Problem as problem:
-        raise [brought_in_order(work, problem) for work in works][-1] from problem
+    except Exception as error:
+        problem = as_problem(error, f"VMs {', '.join(work.vm.name for work in works)}")
+        raise [brought_in_order(work, problem) for work in works][-1] from error
     finally:
         for work in works:
             outcomes[work.vm.name].add(work)
+
+
+def _applied(work: Work, *, until_point: bool = False) -> None:
+    with _naming(work.vm.name):
+        apply(work, until_point=until_point)

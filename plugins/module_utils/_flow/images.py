@@ -18,8 +18,10 @@ from typing import Callable
 from .._host.image_apply import ImageWork, apply_steps
 from .._host.image_facts import image_facts
 from .._host.image_observe import ImageHost, image_key, real_path
-from .._host.journal import FORMAT, Journal, journal_path
+from .._host.journal import FORMAT, Journal, check_room, journal_path
 from .._host.lock import locked
+from .._host.state_dir import check_state_directory
+from .._model.fault import as_problem
 from .._model.image import Identity
 from .._model.image_state import ImageState
 from .._model.image_step import (
@@ -32,6 +34,7 @@ from .._model.image_step import (
 )
 from .._model.problem import Busy, Conflict, Problem
 from .._model.reference import shown
+from .._model.version import VERSION
 from .._plan.image_predict import predict
 from .._plan.image_recover import bases_of, begun_mark, plan_image_recovery
 from .._plan.image_vet import needs, vet
@@ -91,11 +94,15 @@ class ImageTask:
             clean = replace(predict(state, recovery.steps), journal=None, drafts=())
             self._held(recovery, state, gone)
             plan = self._held(self.plan(clean), clean, gone)
-            outcome.steps = (*recovery.steps, *plan.steps)
+            steps = (*recovery.steps, *plan.steps)
+            if steps:
+                check_state_directory(self.host.state_dir)
+                check_room(self.host.state_dir, self._content(clean, plan))
+            outcome.steps = steps
             outcome.notes = (*recovery.notes, *plan.notes)
             outcome.after = predict(clean, plan.steps)
-        except Problem as problem:
-            outcome.problem = problem
+        except Exception as error:
+            outcome.problem = as_problem(error, f"image {shown(path)}")
         return outcome
 
     def change(self, path: str, foreseen: ImageOutcome) -> ImageOutcome:
@@ -107,8 +114,8 @@ class ImageTask:
                 self._recover(outcome)
                 self._carry_out(outcome)
                 outcome.after = self._converged(path)
-        except Problem as problem:
-            outcome.problem = problem
+        except Exception as error:
+            outcome.problem = as_problem(error, f"image {shown(path)}")
         return outcome
 
     @contextlib.contextmanager
@@ -183,8 +190,9 @@ class ImageTask:
         work = ImageWork(self.host, state, plan.steps, journal, begun_mark)
         try:
             self._applied(work, outcome)
-        except Problem as problem:
-            raise self._left_in_order(work, problem) from problem
+        except Exception as error:
+            problem = as_problem(error, f"image {shown(outcome.path)}")
+            raise self._left_in_order(work, problem) from error
         journal.close()
 
     def _applied(self, work: ImageWork, outcome: ImageOutcome) -> None:
@@ -198,6 +206,7 @@ class ImageTask:
         """The journal of a run that is about to begin."""
         return {
             "format": FORMAT,
+            "version": VERSION,
             "run": self.host.run,
             "path": state.real,
             "marks": [],
@@ -215,7 +224,8 @@ class ImageTask:
                 work.journal.close()
                 return problem
             why = "what was begun is finished by the next run"
-        except Problem as second:
+        except Exception as error:
+            second = as_problem(error, f"image {shown(work.state.path)}")
             why = f"what was begun could not be brought in order ({second.found})"
         todo = f"{problem.todo}; {why}; nothing is lost until then".lstrip("; ")
         return type(problem)(problem.found, wanted=problem.wanted, todo=todo)

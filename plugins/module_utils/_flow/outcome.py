@@ -39,9 +39,14 @@ class Outcome:
     report: dict[str, Any] = field(default_factory=dict)
     problem: Problem | None = None
 
+    @classmethod
+    def failed(cls, problem: Problem) -> Outcome:
+        """That of a VM of which nothing else is known."""
+        return cls(problem=problem)
+
     def add(self, work: Work) -> None:
         """Take over what a work did and has to tell."""
-        self.steps += work.steps[: work.next]
+        self.steps += () if work.undone else work.steps[: work.next]
         self.report.update(work.report)
         self.notes += tuple(work.notes)
 

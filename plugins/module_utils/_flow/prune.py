@@ -14,10 +14,11 @@ from dataclasses import replace
 
 from .._host.files import directory_fact
 from .._host.repository import read_stock
-from .._host.repository_write import replacing, writing
+from .._host.repository_write import check_writable, replacing, writing
 from .._host.stock_apply import Pruning, prune_step
 from .._host.under_way import users_of, writer_of
 from .._host.uses import drop_uses, read_uses
+from .._model.fault import as_problem
 from .._model.problem import Busy, Problem
 from .._model.stock import Stock
 from .._model.stock_step import MergePoint, PrunePlan, RemovePoint, StockStep, shown
@@ -26,6 +27,8 @@ from .._plan.prune import picture, plan_prune
 from .._plan.retention import Retention
 from .stock import StockOutcome, Store
 from .stock_look import settled
+
+_TIME = len("20261124T030000Z")
 
 
 def prune(
@@ -53,6 +56,7 @@ def prune(
         outcome = _outcome(name, stock, plan, plan.steps)
         also = (f"another run works on its restore points now: {writer}",) if writer else ()
         outcome.notes += (*notes, *also)
+        outcome.fail_for(stock.unclear.values())
         return outcome
     with writing(stock.directory, name, store.run, store.lock_timeout):
         # Whoever restores now may have recorded what is only about to stand there.
@@ -64,17 +68,29 @@ def prune(
         done, problem = _apply(work, plan.steps)
         outcome = _outcome(name, stock, plan, done)
         outcome.notes += notes
-        outcome.problem = problem or _left(rules, name, stock)
+        problem = problem or _left(rules, name, stock)
+        outcome.fail_for([*([problem] if problem else []), *stock.unclear.values()])
     return outcome
 
 
 def _plan(rules: Retention, stock: Stock) -> PrunePlan:
-    return plan_prune(stock, rules, directory_fact(stock.directory).free)
+    plan = plan_prune(stock, rules, directory_fact(stock.directory).free)
+    if plan.steps:
+        check_writable(stock.directory)
+    return plan
 
 
 def _used(stock: Stock) -> Stock:
-    """With what stands on its restore points without QEMU's running: VMs that are off."""
-    return replace(stock, uses=read_uses(stock.directory))
+    """With what stands on its restore points without QEMU's running: VMs that are off.
+
+    A point of which that is not clear may stand on any that is not younger.
+    """
+    uses = dict(read_uses(stock.directory))
+    for id in stock.unclear:
+        for point in stock.points:
+            if point.id[:_TIME] <= id[:_TIME]:
+                uses.setdefault(point.id, f"{id}, as it may be: that one cannot be read")
+    return replace(stock, uses=uses)
 
 
 def _tidy(stock: Stock) -> tuple[Stock, tuple[str, ...]]:
@@ -84,27 +100,26 @@ def _tidy(stock: Stock) -> tuple[Stock, tuple[str, ...]]:
     return replace(stock, debris=tuple(path for path in stock.debris if path not in used)), notes
 
 
-def _apply(work: Pruning, steps: Sequence[StockStep]) -> tuple[Sequence[StockStep], str]:
-    """The steps that were done, and why no more were, '' if all."""
+def _apply(work: Pruning, steps: Sequence[StockStep]) -> tuple[Sequence[StockStep], Problem | None]:
+    """The steps that were done, and why no more were."""
     done: list[StockStep] = []
     try:
         for step in steps:
             prune_step(work, step)
             done.append(step)
-    except Problem as problem:
-        return done, str(problem)
-    except OSError as error:
-        return done, f"{work.stock.directory}: {error}"
-    return done, ""
+    except Exception as error:
+        return done, as_problem(error, f"VM {work.vm} in {work.stock.directory}")
+    return done, None
 
 
-def _left(rules: Retention, name: str, stock: Stock) -> str:
-    """What is still to do after a run, '' if nothing. What had no room may have some by now."""
+def _left(rules: Retention, name: str, stock: Stock) -> Problem | None:
+    """What is still to do after a run, None if nothing. What had no room may have some by now."""
     after = _tidy(_used(read_stock(stock.repository, stock.directory)))[0]
     left = plan_prune(after, rules, 0).steps
     if not left:
-        return ""
-    return f"VM {name}: there is still to do: " + ", ".join(str(shown(step)) for step in left)
+        return None
+    steps = ", ".join(str(shown(step)) for step in left)
+    return Problem(f"VM {name}: there is still to do: {steps}")
 
 
 def _outcome(name: str, stock: Stock, plan: PrunePlan, done: Sequence[StockStep]) -> StockOutcome:

@@ -8,6 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -25,16 +26,26 @@ from .._host.journal import Journal, journal_path, read_journal
 from .._host.observe import Host, observe
 from .._host.save_file import is_saved
 from .._host.stamp import boot_id
-from .._host.work import Work
+from .._host.work import Work, do
+from .._model.fault import as_problem
 from .._model.problem import Conflict, Problem, Unreachable
 from .._model.state import VmState
-from .._model.step import Plan
+from .._model.step import (
+    CreateOverlay,
+    Plan,
+    RestoreMemory,
+    ResumeVm,
+    StartVm,
+    TakeSnapshot,
+)
 from .._plan.dropped import plan_dropped
 from .._plan.left import files_of, left_by, over, overlays_of, point_of, save_of
 from .._plan.predict import predict
 from .._plan.recover import plan_recovery
+from .._plan.vet_backups import put_back
 from .facts import settled
 from .outcome import Outcome
+from .stamping import keep_stamps
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -44,7 +55,8 @@ def recovery_plan(host: Host, vm: VmState, *, finish: bool = True) -> Plan:
     """The plan that cleans up after a dead run, and after libvirt where it forgot something."""
     again = plan_dropped(vm)
     left = _after_dead_run(host, predict(vm, again), finish=finish)
-    return replace(left, steps=(*again.steps, *left.steps), notes=(*again.notes, *left.notes))
+    steps = (*again.steps, *left.steps, *put_back(vm.journal))
+    return replace(left, steps=steps, notes=(*again.notes, *left.notes))
 
 
 def _after_dead_run(host: Host, vm: VmState, *, finish: bool) -> Plan:
@@ -92,8 +104,13 @@ def _proven(host: Host, uuid: str, journal: Mapping[str, Any]) -> bool:
     point = point_of(journal)
     if not point or point[1] or not froze(journal):
         return True
-    others = [read_journal(host.state_dir, other) for other in journal["group"] if other != uuid]
-    for other in others:
+    for member in journal["group"]:
+        if member == uuid:
+            continue
+        try:
+            other = read_journal(host.state_dir, member)
+        except Conflict:
+            continue  # what cannot be understood proves nothing
         twin = point_of(other) if other else None
         if other is None or (twin and twin[1]):
             return True
@@ -131,8 +148,8 @@ def recovered(host: Host, dom: Domain, outcome: Outcome) -> VmState:
         _bring_in_order(host, dom, vm, plan, outcome)
     except Unreachable:
         raise
-    except Problem as problem:
-        outcome.notes += (f"{vm.name}: {problem.found}",)
+    except Exception as error:
+        outcome.notes += (f"{vm.name}: {as_problem(error, 'recovering').found}",)
         _close_up(host, dom, outcome)
         return observe(host, dom)
     return replace(observe(host, dom), reverted=plan.reverted)
@@ -147,9 +164,15 @@ def _with_dropped(host: Host, dom: Domain, outcome: Outcome) -> VmState:
     return vm
 
 
-def _close_up(host: Host, dom: Domain, outcome: Outcome) -> None:
-    """Where a merge cannot be finished, leave it, so that it stands in nobody's way."""
+def _close_up(
+    host: Host, dom: Domain, outcome: Outcome, journal: dict[str, Any] | None = None
+) -> None:
+    """Where a merge cannot be finished, leave it, so that it stands in nobody's way.
+
+    ``journal`` is for the case that the one on disk was taken away.
+    """
     vm = observe(host, dom)
+    vm = replace(vm, journal=vm.journal or journal)
     _bring_in_order(host, dom, vm, recovery_plan(host, vm, finish=False), outcome)
 
 
@@ -178,10 +201,11 @@ def _bring_in_order(host: Host, dom: Domain, vm: VmState, plan: Plan, outcome: O
 
 
 def ended(work: Work) -> None:
-    """All is done: keep what libvirt would forget, and close the journal.
+    """All is done: keep what has to be known later or libvirt would forget, and close the journal.
 
     A transient VM that was off has just begun a new run, and nobody has looked yet what that lacks.
     """
+    keep_stamps(work)
     if work.vm.persistent or not work.vm.off:
         remember(work.host.state_dir, work.dom)
     work.journal.close()
@@ -190,9 +214,50 @@ def ended(work: Work) -> None:
 def brought_in_order(work: Work, problem: Problem) -> Problem:
     """After a failure in the middle undo or close up at once; the error to raise then."""
     try:
-        _close_up(work.host, work.dom, Outcome())
-    except Problem as second:
+        _close_up(work.host, work.dom, Outcome(), work.journal.content)
+        work.undone = _left_nothing(work)
+    except Exception as error:
+        second = as_problem(error, f"VM {work.vm.name}")
         why = f"what was begun could not be brought in order ({second.found})"
-        todo = f"{problem.todo}; {why}, the next run will try again".lstrip("; ")
-        return type(problem)(problem.found, wanted=problem.wanted, todo=todo)
-    return problem
+        problem = _also(problem, f"{why}, the next run will try again")
+    else:
+        _go_on(work)
+    return _also(problem, f"VM {work.vm.name} is off now") if _went_off(work) else problem
+
+
+def _also(problem: Problem, what: str) -> Problem:
+    """The problem with more to say of what is to be done."""
+    todo = f"{problem.todo}; {what}".lstrip("; ")
+    return type(problem)(problem.found, wanted=problem.wanted, todo=todo)
+
+
+def _go_on(work: Work) -> None:
+    """Let a VM that was stopped, and is back already, go on from there as it was to in the end."""
+    with contextlib.suppress(Exception):
+        for step in work.steps[work.next :] if _went_off(work) else ():
+            if isinstance(step, (StartVm, RestoreMemory, ResumeVm)):
+                do(step, work)
+
+
+def _went_off(work: Work) -> bool:
+    """Whether a VM that ran does not any more, as far as that can be told."""
+    with contextlib.suppress(Exception):
+        name = work.vm.name
+        return not work.vm.off and not call(f"reading VM {name}", work.dom.isActive)
+    return False
+
+
+def _left_nothing(work: Work) -> bool:
+    """Whether a snapshot that could not be taken is undone, as a second look shows."""
+    done = work.steps[: work.next]
+    if not all(isinstance(step, (CreateOverlay, TakeSnapshot)) for step in done):
+        return False
+    after = observe(work.host, work.dom)
+    overlays = [step.file for step in done if isinstance(step, CreateOverlay)]
+    return _shape(after) == _shape(work.vm) and not any(map(os.path.lexists, overlays))
+
+
+def _shape(vm: VmState) -> object:
+    """What a snapshot changes of a VM."""
+    names = sorted(snapshot.name for snapshot in vm.snapshots)
+    return vm.status, names, {disk.target: disk.files for disk in vm.disks}

@@ -23,10 +23,13 @@ from .._host.observe import Host
 from .._host.repository import enclosing, read_stock
 from .._host.repository_write import finish_staged, reading, replacing, writing
 from .._host.restore_observe import find_target, look_at, look_at_places, read_stored
+from .._host.state_dir import check_state_directory
+from .._model.fault import as_problem
 from .._model.problem import Busy, Damaged, Problem, Unreachable, Unsupported
 from .._model.restore import Places, RestoreWish, Seen, StoredVm
 from .._model.state import VmState
 from .._model.step import DefineRestored, Plan, RemoveFile
+from .._model.stock import LATEST
 from .._plan.freeze import without_expired
 from .._plan.predict import predict
 from .._plan.restore import foreseen, is_done, plan_restore
@@ -58,8 +61,10 @@ def foresee(host: Host, wish: RestoreWish) -> Outcome:
         outcome.notes = (*recovery.notes, *decision.plan.notes)
         outcome.after = decision.after
         outcome.report["replaced"] = _still_there(seen, decision.plan)
-    except Problem as problem:
-        outcome.problem = problem
+        if outcome.steps:
+            check_state_directory(host.state_dir)
+    except Exception as error:
+        outcome.problem = as_problem(error, f"VM {wish.name}")
     return outcome
 
 
@@ -136,17 +141,18 @@ def restore(host: Host, wish: RestoreWish) -> Outcome:
                     host = once_back(host.uri, lost, host.reached_by)
                     outcome.notes += (f"{vm}: libvirt was lost and found again: {lost.found}",)
                     _restore(host, wish, outcome, deadline)
-    except Problem as problem:
-        outcome.problem = problem
-    except OSError as error:
-        outcome.problem = Problem(f"VM {wish.name}: {error.filename or ''}: {error.strerror}")
+    except Exception as error:
+        outcome.problem = as_problem(error, f"VM {wish.name}")
     return outcome
 
 
 def _fresh(wish: RestoreWish) -> RestoreWish:
     """The wish by what the repository holds now."""
     stock = read_stock(wish.stock.repository, wish.stock.directory)
-    return replace(wish, stock=stock, point=stock.chosen(wish.asked, wish.disks))
+    point = stock.chosen(wish.asked, wish.disks)
+    if wish.asked == LATEST:
+        stock.check_clear(but_older_than=point.id)
+    return replace(wish, stock=stock, point=point)
 
 
 def _finish_merges(host: Host, wish: RestoreWish, outcome: Outcome) -> None:

@@ -8,8 +8,12 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
+
+from .._model.fault import trace_of
+from .._model.problem import Problem
 
 
 @dataclass(frozen=True)
@@ -33,3 +37,14 @@ class StockOutcome:
     before: str = ""
     after: str = ""
     problem: str = ""
+    exception: str = ""
+
+    def fail(self, problem: Problem) -> None:
+        """Say why not all was done; ``exception`` is the traceback of a fault of ours."""
+        self.problem = "; ".join(filter(None, [self.problem, str(problem)]))
+        self.exception = self.exception or trace_of(problem)
+
+    def fail_for(self, problems: Iterable[Problem]) -> None:
+        """The same for what came up with single restore points; the same words only once."""
+        for problem in {str(problem): problem for problem in problems}.values():
+            self.fail(problem)

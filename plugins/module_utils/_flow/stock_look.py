@@ -18,7 +18,8 @@ from .._host.repository_write import reading, record_verified
 from .._host.under_way import progress_of, writer_of
 from .._host.verify import verify
 from .._model.backup import in_utc
-from .._model.problem import Busy, NotFound
+from .._model.fault import as_problem
+from .._model.problem import Busy, NotFound, Problem
 from .._model.stock import Stock, Verified
 from .._plan.stock_report import bad_points, stock_report
 from .stock import StockOutcome, Store
@@ -47,10 +48,12 @@ def look(look: Look, store: Store, name: str, stock: Stock) -> StockOutcome:
     if look.verify:
         with reading(stock.directory, name, store.run, store.lock_timeout):
             stock, read = _verified(look, store, stock, outcome)
-        bad = bad_points(stock, _chosen(look, stock))
-        outcome.problem = "; ".join(f"{name}: {text}" for text in bad)
+        told = [id for id in _chosen(look, stock) if id not in stock.unclear]
+        bad = bad_points(stock, told)
+        outcome.fail_for(Problem(f"{name}: {text}") for text in bad)
     else:
         stock = settled(store, name, stock)
+    outcome.fail_for(stock.unclear.values())
     stock, under_way = _without_work(stock)
     outcome.result = {**stock_report(stock, look.now, read), "under_way": under_way}
     return outcome
@@ -84,7 +87,8 @@ def _verified(
             todo="correct the option 'verify_points'",
         )
     chosen = [point for point in stock.points if point.id in set(ids)]
-    found = verify(stock, chosen, parallel=look.parallel, timeout=store.timeout)
+    found, untold = verify(stock, chosen, parallel=look.parallel, timeout=store.timeout)
+    outcome.fail_for(untold.values())
     at = in_utc(look.now)
     outcomes = {
         point.id: Verified(at, point.digest, found[point.id])
@@ -102,11 +106,10 @@ def _record(stock: Stock, outcomes: dict[str, Verified]) -> tuple[str, ...]:
         for id, outcome in outcomes.items():
             point = stock.point(id)
             if point:
-                # Another run that verifies the same point has just written its outcome.
-                with contextlib.suppress(FileNotFoundError):
-                    record_verified(stock.directory, point, outcome)
-    except OSError as error:
-        return (f"what was verified could not be recorded: {error.strerror}",)
+                record_verified(stock.directory, point, outcome)
+    except Exception as error:
+        found = as_problem(error, stock.directory).found
+        return (f"what was verified could not be recorded: {found}",)
     return ()
 
 

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from .._model.step import CommitDisk, PullDisk, ResumeVm, Step, TakeSnapshot
 from . import (
     blockjob,
+    do_checkpoints,
     do_images,
     do_memory,
     do_power,
@@ -25,7 +26,15 @@ from .freeze import Guard
 from .snapshots import Taking, take_together
 from .work import Work, do
 
-DOERS = (do_images, do_memory, do_power, do_records, do_storage, do_storage_revert)
+DOERS = (
+    do_checkpoints,
+    do_images,
+    do_memory,
+    do_power,
+    do_records,
+    do_storage,
+    do_storage_revert,
+)
 """What has to be loaded to do steps: each registers how to do some of them."""
 
 
@@ -54,13 +63,12 @@ def take(works: Sequence[Work], guard: Guard | None) -> None:
         step = work.steps[work.next]
         if isinstance(step, TakeSnapshot):
             takings.append(Taking(work.dom, work.vm, step))
-    if guard:
-        guard.ready()
     try:
         take_together(takings, guard, works[0].host.timeout)
     finally:
         for work, taking in zip(works, takings):
             work.report["frozen_ms"] = taking.frozen_ms
+            work.report["flush_ms"] = taking.flush_ms
             work.notes.extend(f"{work.vm.name}: {note}" for note in taking.notes)
     for work in works:
         work.advance()

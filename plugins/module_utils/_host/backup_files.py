@@ -10,16 +10,20 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterator, Sequence
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from .._model.backup import DOMAIN, NVRAM, TPM
 from .._model.backup_steps import BackUp
+from .._model.backups import Backups
+from .._model.firmware import nvram_file, set_nvram
 from .._model.problem import Problem, Unsupported
 from .._model.state import VmState
 from . import qemu_img
 from .backup_job import paths_of
 from .connection import call
+from .durable import denied, write_whole
 from .libvirt_dep import libvirt
 
 if TYPE_CHECKING:
@@ -53,26 +57,32 @@ def copy_images(step: BackUp, depth: int, timeout: float) -> None:
 
 
 def _new_file(path: str) -> None:
-    os.close(os.open(path, _NEW, 0o600))
+    descriptor = os.open(path, _NEW, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)  # whatever the umask
+    finally:
+        os.close(descriptor)
 
 
-def other_files(
-    dom: Domain, vm: VmState, tpm: Sequence[str], folder: str
-) -> Iterator[tuple[str, str]]:
+def other_files(dom: Domain, vm: VmState, known: Backups, folder: str) -> Iterator[tuple[str, str]]:
     """Write what the VM has beside its disks; (name, role) of each file.
 
-    ``tpm`` are the files with the state of its TPM.
+    The definition names the NVRAM that is kept, also where that was left to libvirt.
     """
     flags = libvirt.VIR_DOMAIN_XML_INACTIVE
     xml = call(f"reading VM {vm.name}", dom.XMLDesc, flags)
-    _write(folder, "domain.xml", xml.encode())
-    yield "domain.xml", DOMAIN
-    if vm.live.nvram and os.path.exists(vm.live.nvram):
-        _write(folder, "nvram", _content(vm.live.nvram))
+    if known.nvram:
+        root = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
+        if not nvram_file(root):
+            set_nvram(root, known.nvram)
+            xml = ET.tostring(root, encoding="unicode")
+        write_whole(os.path.join(folder, "nvram"), _content(known.nvram))
         yield "nvram", NVRAM
-    for path in tpm:
+    write_whole(os.path.join(folder, "domain.xml"), xml.encode())
+    yield "domain.xml", DOMAIN
+    for path in known.tpm:
         name = f"tpm.{os.path.basename(path)}"
-        _write(folder, name, _content(path))
+        write_whole(os.path.join(folder, name), _content(path))
         yield name, TPM
 
 
@@ -84,19 +94,17 @@ def _content(path: str) -> bytes:
             facts = os.fstat(descriptor)
             if stat.S_ISREG(facts.st_mode) and facts.st_size <= _LARGEST:
                 return file.read()
+    except PermissionError as error:
+        wanted = "to keep it with the restore point, since the VM does not start without"
+        raise denied(path, error, wanted) from error
     except OSError as error:
         raise Problem(
             f"{path} cannot be read: {error.strerror}",
             wanted="to keep it with the restore point, since the VM does not start without",
-            todo="run as root, or correct its mode",
+            todo="look at it and at its file system",
         ) from error
     raise Unsupported(
         f"{path} is no regular file of at most {_LARGEST} bytes",
         wanted="to keep it with the restore point",
         todo="leave this VM out",
     )
-
-
-def _write(folder: str, name: str, content: bytes) -> None:
-    with os.fdopen(os.open(os.path.join(folder, name), _NEW, 0o600), "wb") as file:
-        file.write(content)

@@ -11,33 +11,33 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
-import syslog
 import threading
 import time
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
-from datetime import datetime, timezone
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
-from .._model.backup import INCREMENTAL, in_utc
+from .._model.backup import INCREMENTAL
 from .._model.backup_steps import BackUp
+from .._model.names import in_shell
 from .._model.problem import Problem, TimedOut, Unreachable
+from .backup_report import Report
 from .backups import written_by_job
 from .connection import OPERATION_INVALID, await_events, call, call_within, code_of, reconnected
 from .image_lock import writers
 from .libvirt_dep import libvirt
-from .under_way import PROGRESS
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
     from .observe import Host
 
 _BACKUP = 9  # virDomainJobOperation
-_POLL_SECONDS, _TOLD_EVERY, _ABORT_SECONDS = 1.0, 30.0, 60.0
+_POLL_SECONDS, _ABORT_SECONDS = 0.5, 60.0
 _GONE_SECONDS = 10.0
 _RUNNING = (1, 2, 3)  # virDomainState: running, blocked, paused
+# Tells why a job must not go on, '' while it may.
+Harm = Callable[["Domain"], str]
 _RELEASE_SECONDS, _RELEASE_POLL_SECONDS = 60.0, 0.005
 
 
@@ -96,33 +96,49 @@ def begin(dom: Domain, step: BackUp, xml: tuple[str, str | None], timeout: float
 
 
 class _Bell:
-    """Rings when a job of the domain has ended, and keeps what libvirt says of it."""
+    """Rings when a job of the domain has ended, and keeps what libvirt says of it.
+
+    ``stirred`` also when an I/O error has paused the VM.
+    """
 
     def __init__(self) -> None:
         self.said: dict[str, Any] = {}
-        self.rung = threading.Event()
+        self.rung, self.stirred = threading.Event(), threading.Event()
 
     def ring(self, _conn: Any, _dom: Any, said: dict[str, Any], _data: Any) -> None:
         self.said = dict(said)
         self.rung.set()
+        self.stirred.set()
+
+    def stir(self, *_told: Any) -> None:
+        self.stirred.set()
 
 
 @contextlib.contextmanager
 def listening(host: Host, dom: Domain) -> Iterator[_Bell]:
     """Hear of the end of jobs, from before they begin."""
     bell = _Bell()
-    event = libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED
+    events = {
+        libvirt.VIR_DOMAIN_EVENT_ID_JOB_COMPLETED: bell.ring,
+        libvirt.VIR_DOMAIN_EVENT_ID_IO_ERROR: bell.stir,
+    }
     await_events()
-    number = host.conn.domainEventRegisterAny(dom, event, bell.ring, None)
+    numbers = [host.conn.domainEventRegisterAny(dom, id, do, None) for id, do in events.items()]
     try:
         yield bell
     finally:
-        with contextlib.suppress(libvirt.libvirtError):
-            host.conn.domainEventDeregisterAny(number)
+        for number in numbers:
+            with contextlib.suppress(libvirt.libvirtError):
+                host.conn.domainEventDeregisterAny(number)
 
 
 def await_end(
-    host: Host, dom: Domain, step: BackUp, bell: _Bell, deadline: float
+    host: Host,
+    dom: Domain,
+    step: BackUp,
+    bell: _Bell,
+    deadline: float,
+    harm: Callable[[Domain], str],
 ) -> tuple[Host, Domain]:
     """Wait until the job has succeeded. Raises Problem or TimedOut if it does not.
 
@@ -131,31 +147,40 @@ def await_end(
     """
     uuid = dom.UUIDString()
     try:
-        _await(dom, step, bell, deadline)
+        _await(dom, step, bell, deadline, harm)
     except Unreachable as lost:
         conn, dom = reconnected(host.uri, uuid, lost)
         host = host.reached_by(conn)
         with listening(host, dom) as again:
             if written_by_job(dom) not in (None, paths_of(step)):
                 raise
-            _await(dom, step, again, deadline)
+            _await(dom, step, again, deadline, harm)
     return host, dom
 
 
-def _await(dom: Domain, step: BackUp, bell: _Bell, deadline: float) -> None:
-    report = _Report(dom.name(), step)
+def _await(dom: Domain, step: BackUp, bell: _Bell, deadline: float, harm: Harm) -> None:
+    report = Report(dom.name(), step)
     while not bell.rung.is_set():
         found = _running(dom)
         if not found:
             break
         report.tell(found)
+        if why := harm(dom):
+            raise Problem(
+                f"VM {dom.name()}: the backup {step.id} was ended: {why}",
+                wanted="a backup that the guest does not notice",
+                todo="make room, then run the task again; the restore points that there are stay"
+                " good",
+            )
         if time.monotonic() > deadline:
             raise TimedOut(
                 f"VM {dom.name()}: the backup {step.id} was not done in time ({report.last})",
                 wanted="an end before the deadline",
                 todo="raise 'timeout'; the restore points that there are stay good",
             )
-        bell.rung.wait(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+        bell.stirred.wait(min(_POLL_SECONDS, max(0.0, deadline - time.monotonic())))
+        if not bell.rung.is_set():
+            bell.stirred.clear()
     said = bell.said or _completed(dom)
     if said.get("operation") != _BACKUP or not said.get("success"):
         raise _failed(dom, step, said)
@@ -245,33 +270,6 @@ def end(dom: Domain) -> None:
             raise TimedOut(
                 f"the backup job of VM {dom.name()} does not end",
                 wanted="to end it",
-                todo=f"look at QEMU's log of this VM (virsh domjobinfo {dom.name()})",
+                todo=f"look at QEMU's log of this VM (virsh domjobinfo {in_shell(dom.name())})",
             )
         time.sleep(0.1)
-
-
-def _private(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CLOEXEC, 0o600)
-
-
-class _Report:
-    """Tells how far a long backup is: to who asks for it, and to the log of the system."""
-
-    def __init__(self, vm: str, step: BackUp) -> None:
-        self._path = os.path.join(step.directory, step.id, PROGRESS)
-        self._vm, self._id = vm, step.id
-        self._since = in_utc(datetime.now(timezone.utc))
-        self._next = time.monotonic() + _TOLD_EVERY
-        self.last = "nothing is written yet"
-
-    def tell(self, found: dict[str, Any]) -> None:
-        done, all_ = found.get("disk_processed", 0), found.get("disk_total", 0)
-        self.last = f"{done} of {all_} bytes, {all_ - done} remain"
-        content = {"id": self._id, "processed": done, "total": all_, "since": self._since}
-        with contextlib.suppress(OSError):
-            with open(f"{self._path}.new", "w", encoding="utf-8", opener=_private) as file:
-                json.dump(content, file)
-            os.replace(f"{self._path}.new", self._path)
-        if time.monotonic() >= self._next:
-            self._next = time.monotonic() + _TOLD_EVERY
-            syslog.syslog(f"vmkeep.libvirt: backup {self._id} of VM {self._vm}: {self.last}")

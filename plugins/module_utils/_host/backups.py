@@ -9,8 +9,9 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import hashlib
+import os
 import xml.etree.ElementTree as ET
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -18,11 +19,14 @@ from typing import TYPE_CHECKING
 from .._model.backups import Backups
 from .._model.problem import Problem, Unreachable, Unsupported
 from .._model.state import VmState
+from . import io_error
 from . import repository as repositories
+from .backup_bitmaps import in_qemu
 from .connection import call, code_of
 from .facts import backup_checkpoints
 from .libvirt_dep import libvirt
-from .tpm import tpm_files, tpm_place
+from .save_file import memory_goes_on
+from .tpm import nvram_place, tpm_files, tpm_place
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
@@ -44,22 +48,43 @@ def look_at_backups(repository: str, now: datetime) -> Callable[[Host, Domain, V
                 todo="correct the option 'repository'",
             )
         folder = repositories.folder_of(repository, vm.name, vm.uuid)
-        doing = f"VM {vm.name}: looking at its backups"
-        place = tpm_place(host, vm)
+        stock = repositories.read_stock(repository, folder)
+        stock.check_clear()
+        place, variables = tpm_place(host, vm), nvram_place(host, vm)
         backups = Backups(
             repository_id=id or new_id(repository, now),
-            stock=repositories.read_stock(repository, folder),
+            stock=stock,
             now=now,
             checkpoints=backup_checkpoints(dom),
             job=None if vm.off else written_by_job(dom),
-            saved=vm.off and bool(call(doing, dom.hasManagedSaveImage, 0)),
+            saved=vm.off and memory_goes_on(host, dom, vm),
             new=not id,
+            stopped=_stopped(dom, vm, repository),
             tpm=tpm_files(place),
             tpm_place=place,
+            nvram=variables if os.path.lexists(variables) else "",
+            nvram_place=variables,
         )
+        backups = replace(backups, bitmaps=tuple(_bitmaps(dom, vm, backups)))
         return replace(vm, backups=backups)
 
     return look
+
+
+def _stopped(dom: Domain, vm: VmState, repository: str) -> bool:
+    """Whether an I/O error has paused it, for which its own images give no reason."""
+    return vm.status == "paused" and io_error.stopped(dom) and io_error.has_room(vm, but=repository)
+
+
+def _bitmaps(dom: Domain, vm: VmState, known: Backups) -> Iterator[tuple[str, str]]:
+    """(target, name) of QEMU's bitmaps. It is asked only where libvirt lost what it should know."""
+    last = next((point for point in reversed(known.stock.points) if point.checkpoint), None)
+    if vm.off or last is None or last.checkpoint in known.checkpoints:
+        return
+    targets = {disk.disk.path: disk.target for disk in vm.writable}
+    for image, name, _lasting in in_qemu(dom):
+        if image in targets:
+            yield targets[image], name
 
 
 def new_id(repository: str, now: datetime) -> str:

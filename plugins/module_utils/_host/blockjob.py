@@ -117,9 +117,9 @@ def _start(dom: Domain, step: JobStep, note: Note) -> None:
             raise
         raise type(problem)(
             problem.found,
-            todo="where QEMU calls an image inactive,"
-            " the VM has not run since its memory was loaded, and QEMU 10 does not write to images"
-            " before that: let it go on (vm_memory with state running), or switch it off",
+            todo="where QEMU calls an image inactive or read-only, the VM has not run since its"
+            " memory was loaded or written, and QEMU writes to no image before that: let it go on"
+            " (vm_memory with state running), or switch it off",
         ) from problem
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 
 from .._model.problem import Problem
 from .._model.storage import SUBVOLUMES
-from .journal import fsync_directory
+from .durable import fsync_directory
 from .program import Limits, run
 
 _ROOT_INODE = 256

@@ -22,7 +22,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from .._model.problem import Conflict, NotFound, Problem, Unsupported
-from .journal import fsync_directory
+from .durable import fsync_directory
 
 FICLONE = 0x40049409
 MARK = "user.vmkeep"

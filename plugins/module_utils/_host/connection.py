@@ -17,6 +17,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Any, Callable, TypeVar
 from urllib.parse import urlsplit
 
+from .._model.names import in_shell
 from .._model.problem import (
     BadInput,
     Busy,
@@ -44,7 +45,9 @@ T = TypeVar("T")
 
 # https://libvirt.org/html/libvirt-virterror.html; numbers, since old bindings lack the new names
 NO_DOMAIN, NO_SNAPSHOT, INVALID_ARG, OPERATION_INVALID = 42, 72, 8, 55
-BLOCK_COPY_ACTIVE, OPERATION_TIMEOUT, AGENT_UNRESPONSIVE = 83, 68, 86
+BLOCK_COPY_ACTIVE, OPERATION_TIMEOUT = 83, 68
+# An agent that does not answer in time; 11.2 and later tell it from one that is not there.
+AGENT_SILENT = (86, 112)
 _KINDS: dict[int, type[Problem]] = {
     NO_DOMAIN: NotFound, NO_SNAPSHOT: NotFound, 99: NotFound,
     OPERATION_TIMEOUT: Busy, 87: Busy, BLOCK_COPY_ACTIVE: Busy,
@@ -264,5 +267,5 @@ def wait_idle(dom: Domain, deadline: float) -> None:
     raise TimedOut(
         f"another job still holds VM {dom.name()}",
         wanted="to begin",
-        todo=f"look at it (virsh domjobinfo {dom.name()}) and try again",
+        todo=f"look at it (virsh domjobinfo {in_shell(dom.name())}) and try again",
     )

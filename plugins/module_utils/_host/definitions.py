@@ -12,15 +12,17 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
 import os
-import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
 
 from .._model.domain import Definition, parse_domain
 from .._model.image_state import Standing
+from .._model.reference import paths_named_in, shown
 from .._model.snapshot import Snapshot, parse_snapshot
+from .image_file import read_chain
 from .image_users import definition_chains, path_identity
 
 
@@ -43,12 +45,18 @@ def _places() -> tuple[_Place, ...]:
 
 
 def defined_users() -> Iterator[Standing]:
-    """What all defined VMs and their external snapshots need, disk by disk."""
+    """What all defined VMs and their external snapshots need, disk by disk.
+
+    A definition that cannot be understood needs all the images that it names.
+    """
     for place in _places():
         for path in _xml_files(place.definitions):
             definition = _definition(path, *_version(path))
-            if definition:
-                yield from _vm_users(definition, place.state)
+            try:
+                users = list(_vm_users(definition, place.state)) if definition else None
+            except Exception:
+                users = None
+            yield from _named_in(path) if users is None else users
 
 
 def pool_directories() -> Iterator[str]:
@@ -60,15 +68,49 @@ def pool_directories() -> Iterator[str]:
                 yield os.path.realpath(target)
 
 
-def unreadable() -> tuple[str, ...]:
-    """Where there are definitions that this user may not read."""
-    places = [place.definitions for place in _places()]
-    return tuple(path for path in places if os.path.isdir(path) and not os.access(path, os.R_OK))
+def passed_over() -> Iterator[str]:
+    """What there is to say of definitions that cannot be read, or not be understood."""
+    for place in _places():
+        if os.path.isdir(place.definitions) and not os.access(place.definitions, os.R_OK):
+            yield (
+                f"VMs defined in {shown(place.definitions)} are not looked at: this user may not"
+                " read it"
+            )
+        for path in _xml_files(place.definitions):
+            why = _trouble(path)
+            if why:
+                yield f"the VM defined in {shown(path)} is not looked at: {why}"
+            elif _definition(path, *_version(path)) is None:
+                yield f"{shown(path)} cannot be understood; the images that it names are left alone"
+
+
+def _trouble(path: str) -> str:
+    """Why a file cannot be read, '' if it can, or is gone by now."""
+    try:
+        with open(path, "rb") as file:
+            file.read(1)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        return f"it cannot be read ({error.strerror})"
+    return ""
+
+
+def _named_in(path: str) -> Iterator[Standing]:
+    """All images that a text names, and what they stand on."""
+    for named in paths_named_in(_text(path)):
+        files: tuple[str, ...] = (named,)
+        with contextlib.suppress(Exception):
+            files = tuple(image.filename for image in read_chain(named))
+        yield Standing(f"the VM defined in {shown(path)}", tuple(_identities(files)))
 
 
 def _vm_users(vm: Definition, state: str) -> Iterator[Standing]:
     files = _xml_files(f"{state}/snapshot/{vm.name}")
-    snapshots = [found for path in files if (found := _snapshot(path, *_version(path)))]
+    read = {path: _snapshot(path, *_version(path)) for path in files}
+    snapshots = [found for found in read.values() if found]
+    for path, found in read.items():
+        yield from () if found else _named_in(path)
     saved = os.path.exists(f"{state}/save/{vm.name}.save")
     for disk, chain in definition_chains(vm):
         images = _identities(chain)
@@ -119,22 +161,24 @@ def _version(path: str) -> tuple[int, int]:
 @lru_cache(maxsize=4096)
 def _definition(path: str, *_version: int) -> Definition | None:
     try:
-        return parse_domain(_text(path))
-    except (ET.ParseError, ValueError):
+        found = parse_domain(_text(path))
+        return found if found.name else None
+    except Exception:
         return None
 
 
 @lru_cache(maxsize=4096)
 def _snapshot(path: str, *_version: int) -> Snapshot | None:
     try:
-        return parse_snapshot(_text(path), brief=True)
-    except (ET.ParseError, ValueError):
+        found = parse_snapshot(_text(path), brief=True)
+        return found if found.name else None
+    except Exception:
         return None
 
 
 def _text(path: str) -> str:
     try:
-        with open(path, encoding="utf-8") as file:
+        with open(path, encoding="utf-8", errors="surrogateescape") as file:
             return file.read()
     except OSError:
         return ""

@@ -11,6 +11,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 import queue
@@ -20,9 +21,12 @@ from collections.abc import Generator
 
 from .._model.backup import StoredFile
 from .._model.problem import Damaged
+from .repository_read import unread
 
 _CHUNK = 4 << 20
 _LARGEST_TEXT = 16 << 20
+# What a disk or file system answers that has lost something: all else can be over the next time.
+_BAD = (errno.EIO, errno.EISDIR, errno.EUCLEAN, errno.EBADMSG, errno.EREMOTEIO, errno.ENODATA)
 
 
 def stored_file(folder: str, name: str, role: str) -> StoredFile:
@@ -46,7 +50,10 @@ def stored_text(path: str, file: StoredFile) -> str:
 
 
 def trouble_with(path: str, file: StoredFile) -> str:
-    """What is wrong with a stored file that should be at ``path``, '' if every byte is right."""
+    """What is wrong with a stored file that should be at ``path``, '' if every byte is right.
+
+    Raises Problem where that cannot be told, such as Denied where this user may not read it.
+    """
     try:
         descriptor = _open(path)
     except Damaged as problem:
@@ -54,6 +61,8 @@ def trouble_with(path: str, file: StoredFile) -> str:
     try:
         size, digest = _digest(descriptor)
     except OSError as error:
+        if error.errno not in _BAD:
+            raise unread(path, error) from error
         return f"{path} cannot be read: {error.strerror}"
     finally:
         os.close(descriptor)
@@ -65,11 +74,14 @@ def trouble_with(path: str, file: StoredFile) -> str:
 
 
 def _open(path: str) -> int:
-    """A regular file, never by a link, and never one that makes us wait. Raises Damaged."""
+    """A regular file, never by a link, and never one that makes us wait.
+
+    Raises Damaged, and Problem where that cannot be told.
+    """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
+        raise unread(path, error) from error
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
         os.close(descriptor)
         raise Damaged(f"{path} is no regular file")

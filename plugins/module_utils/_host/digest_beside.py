@@ -16,7 +16,7 @@ import time
 from collections.abc import Iterator, Sequence
 
 from .._model.backup import StoredFile
-from .._model.problem import TimedOut
+from .._model.problem import Denied, TimedOut
 from .digest import trouble_with
 
 _MOST_WORKERS = 4
@@ -73,6 +73,7 @@ class Verification:
     def __init__(self, files: Sequence[tuple[str, StoredFile]]) -> None:
         self._todo: queue.SimpleQueue[tuple[str, StoredFile]] = queue.SimpleQueue()
         self.troubles: dict[str, str] = {}
+        self._denied: Denied | None = None
         self._stopped = False
         for entry in files:
             self._todo.put(entry)
@@ -90,6 +91,9 @@ class Verification:
                 return
             try:
                 trouble = trouble_with(path, file)
+            except Denied as problem:
+                self._denied, self._stopped = problem, True
+                return
             except OSError as error:
                 trouble = f"{path} cannot be read: {error.strerror}"
             if trouble:
@@ -99,12 +103,14 @@ class Verification:
     def trouble(self, deadline: float) -> str:
         """What is wrong with one of the files, '' once all are known to be right.
 
-        ``deadline`` is of time.monotonic(); TimedOut then.
+        ``deadline`` is of time.monotonic(); TimedOut then. Denied where one may not be read.
         """
         for thread in self._threads:
             thread.join(max(0.0, deadline - time.monotonic()))
         if self.troubles:
             return next(iter(self.troubles.values()))
+        if self._denied:
+            raise self._denied
         if any(thread.is_alive() for thread in self._threads):
             raise TimedOut(
                 "the files of the restore point were not read in time",

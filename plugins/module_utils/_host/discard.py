@@ -16,11 +16,14 @@ from typing import TYPE_CHECKING
 from .._model.discard import REMOVE, STOP, Act, Restored
 from .._model.problem import Problem
 from .._model.restore import Marker, read_marker
-from .connection import call, call_within
+from .connection import call
+from .durable import permission
 from .facts import image_uses
 from .libvirt_dep import libvirt
 from .observe import Host, observe
 from .removal import remove
+from .stop import stop
+from .storage_record import read_record
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
@@ -32,7 +35,8 @@ def look_at(host: Host, dom: Domain) -> Restored:
     marker = _marker(dom) if vm.persistent else None
     files = [path for path in marker.files.values() if os.path.isfile(path)] if marker else []
     uses = [f"{use.image} ({use.user})" for use in image_uses(host, vm, files)]
-    return Restored(vm, marker, frozenset(files), tuple(uses))
+    stored = tuple(found.name for found in read_record(host.state_dir, vm.uuid).snapshots)
+    return Restored(vm, marker, frozenset(files), tuple(uses), stored)
 
 
 def _marker(dom: Domain) -> Marker | None:
@@ -45,8 +49,7 @@ def carry_out(host: Host, dom: Domain, act: Act) -> None:
     """Do one act. What is done already is no error."""
     name = dom.name()
     if act.what == STOP:
-        if call(f"reading VM {name}", dom.isActive):
-            call_within(host.timeout, f"VM {name}: stopping it", dom.destroy)
+        stop(dom, name, host.timeout)
     elif act.what == REMOVE:
         _remove(act.file)
     else:
@@ -70,5 +73,5 @@ def _remove(path: str) -> None:
         raise Problem(
             f"{path} cannot be removed: {error.strerror}",
             wanted="to remove the image of a VM that is taken away",
-            todo="check its owner and mode, and run the task again",
+            todo=permission() if isinstance(error, PermissionError) else "look at its file system",
         ) from error

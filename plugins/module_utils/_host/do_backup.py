@@ -18,32 +18,32 @@ from datetime import datetime, timezone
 from typing import TYPE_CHECKING
 
 from .._model.backup import IMAGE, Parent, RestorePoint, StoredDisk, StoredFile, in_utc
-from .._model.backup_steps import OFF, BackUp, DiskBackup, DropCheckpoint, EndBackup
+from .._model.backup_steps import OFF, BackUp, DiskBackup, DropCheckpoint, EndBackup, RemoveBitmap
 from .._model.backups import Backups
 from .._model.problem import Problem, TimedOut
 from .._model.snapshot import CRASH, FILESYSTEM, OFFLINE
 from .._model.state import VmState
-from .._model.step import Step
+from .._model.step import ResumeVm, Step
 from .._model.stock_step import RemoveDebris
-from . import backup_job, repository_write
+from . import backup_bitmaps, backup_hold, backup_job, io_error, repository_write
 from .backup_files import copy_images, new_images, other_files
 from .backups import written_by_job
-from .connection import call, check_off, code_of
+from .checkpoints import drop_checkpoint
+from .connection import call, check_off
 from .digest import stored_file
 from .digest_beside import all_written_out
-from .freeze import Guard, quiesced
+from .freeze import Guard
 from .hold import recorded
 from .image_file import read_image
 from .image_lock import all_unwritten
-from .libvirt_dep import libvirt
+from .quiesce import points_now, quiesced
 from .under_way import PROGRESS
+from .write_out import WriteOut, write_out
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
     from .observe import Host
 
-# virErrorNumber: internal error, which is all that QEMU's answers become; checkpoint inconsistent.
-_BITMAP_GONE = (1, 109)
 _WHILE_OFF = "to copy its images while it is off"
 
 
@@ -60,6 +60,7 @@ class Making:
     started: float = field(default_factory=time.time)
     consistency: str = ""
     frozen_ms: int = 0
+    flush_ms: int = 0
     versions: tuple[str, str] = ("", "")
     notes: list[str] = field(default_factory=list)
 
@@ -78,7 +79,7 @@ def make(making: Making) -> RestorePoint:
     try:
         repository_write.new_folder(step.directory, step.id)
         making.versions = _versions(making.host)
-        others = list(other_files(making.dom, making.vm, making.known.tpm, making.folder))
+        others = list(other_files(making.dom, making.vm, making.known, making.folder))
         if step.how == OFF:
             _copy(making)
         else:
@@ -112,20 +113,60 @@ def _copy(making: Making) -> None:
 def _by_libvirt(making: Making) -> None:
     host, dom, step = making.host, making.dom, making.step
     xml = backup_job.backup_xml(step), backup_job.checkpoint_xml(step)
+    _write_out(making)
     deadline = time.monotonic() + host.timeout
     if making.guard:
         making.guard.ready()
+    made = backup_hold.hold(dom, making.vm, step)
     with backup_job.listening(host, dom) as bell:
         _begin(making, xml)
+        backup_hold.top_up(dom, made)
         with all_written_out(backup_job.paths_of(step)):
-            making.host, making.dom = backup_job.await_end(host, dom, step, bell, deadline)
+            making.host, making.dom = backup_job.await_end(
+                host, dom, step, bell, deadline, lambda dom: _harm(dom, made)
+            )
             backup_job.released(step)
+    backup_hold.release(step)
+    _relieve(making, made)
+
+
+def _relieve(making: Making, made: backup_hold.Hold) -> None:
+    """Let a guest go on that the job has stopped, and that was not seen before the job was over.
+
+    Raises Problem where it would soon stop again: without the restore point it has more room.
+    """
+    dom, vm = making.dom, making.vm
+    if not made.free or vm.status != "running" or not io_error.stopped(dom):
+        return
+    if why := backup_hold.starved(made):
+        raise Problem(
+            f"VM {vm.name}: the backup {making.step.id} was given up, since an I/O error has"
+            f" paused the guest: {why}",
+            wanted="a backup that the guest does not notice",
+            todo="make room, then run the task again; the restore points that there are stay good",
+        )
+    making.notes.extend(filter(None, [io_error.relieve(dom, vm)]))
+
+
+def _harm(dom: Domain, made: backup_hold.Hold) -> str:
+    """Why the job must not go on; only where it can do harm, since it could not hold its room."""
+    if made.free and io_error.stopped(dom):
+        return "an I/O error has paused the guest"
+    return backup_hold.trouble(made)
+
+
+def _write_out(making: Making) -> None:
+    """Let the guest write out while it goes on."""
+    part = WriteOut(making.dom, min(making.step.flush_timeout, making.host.timeout))
+    write_out([part])
+    making.flush_ms = part.milliseconds
+    making.notes.extend(part.notes)
 
 
 def _begin(making: Making, xml: tuple[str, str | None]) -> None:
     """The point in time. Everything that it needs is there; the guest thaws right after it."""
     host, dom, step = making.host, making.dom, making.step
-    still = quiesced(dom, making.guard, step, making.notes)
+    still = quiesced(dom, making.guard, step, making.notes, points_now(dom, step))
     with recorded(host, making.vm.uuid, step), still as freeze:
         told = backup_job.begin(dom, step, xml, host.timeout)
         lapsed = freeze is not None and freeze.lapsed()
@@ -168,6 +209,7 @@ def _point(making: Making, others: Sequence[tuple[str, str]]) -> RestorePoint:
         finished=_time(finished),
         seconds=round(finished - making.started, 3),
         frozen_ms=making.frozen_ms,
+        flush_ms=making.flush_ms,
         parent=Parent(parent.id, parent.digest) if parent else None,
         checkpoint=step.checkpoint,
         left_out=step.left_out,
@@ -229,12 +271,15 @@ def _undo(making: Making) -> None:
             backup_job.end(dom)
     with contextlib.suppress(Problem, OSError):
         repository_write.remove_point(step.directory, step.id)
+    with contextlib.suppress(Problem, OSError):
+        if making.vm.status == "running":
+            making.notes.extend(filter(None, [io_error.relieve(dom, making.vm)]))
     with contextlib.suppress(Problem):
         if step.checkpoint and backup_job.runs(dom):
             drop_checkpoint(dom, step.checkpoint)
 
 
-def tidy(dom: Domain, step: Step) -> str:
+def tidy(dom: Domain, vm: VmState, step: Step) -> str:
     """Do a step that is not the backup itself; what there is to tell, or ''."""
     if isinstance(step, EndBackup):
         backup_job.end(dom)
@@ -242,23 +287,8 @@ def tidy(dom: Domain, step: Step) -> str:
         repository_write.remove_debris(step.path)
     elif isinstance(step, DropCheckpoint):
         return drop_checkpoint(dom, step.name)
-    return ""
-
-
-def drop_checkpoint(dom: Domain, name: str) -> str:
-    """Let libvirt drop a checkpoint with its bitmaps, or its record where they are gone."""
-    doing = f"VM {dom.name()}: dropping checkpoint {name}"
-    names = {found.getName(): found for found in call(doing, dom.listAllCheckpoints, 0)}
-    if name not in names:
-        return ""
-    try:
-        call(doing, names[name].delete, 0)
-    except Problem as problem:
-        if not backup_job.runs(dom):
-            return f"{dom.name()}: it went off, so checkpoint {name} stays until it runs again"
-        if code_of(problem.__cause__) not in _BITMAP_GONE:
-            raise
-        flags = libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY
-        call(doing, names[name].delete, flags)
-        return f"{dom.name()}: only the record of checkpoint {name} was removed: {problem.found}"
+    elif isinstance(step, ResumeVm):
+        return f"{vm.name}: {io_error.let_go_on(dom, vm)}"
+    elif isinstance(step, RemoveBitmap):
+        backup_bitmaps.remove(dom, step)
     return ""

@@ -15,8 +15,8 @@ from .._model.problem import Conflict
 from .._model.step import CommitDisk, CreateOverlay, PullDisk, RemoveFile
 from . import qemu_img
 from .connection import check_off
+from .durable import fsync_directory
 from .image_file import read_image
-from .journal import fsync_directory
 from .removal import remove
 from .work import Work, do
 
@@ -34,6 +34,7 @@ def _create_overlay(step: CreateOverlay, work: Work) -> None:
             todo="run the task again to see what it is",
         ) from error
     try:
+        os.fchmod(descriptor, 0o600)  # whatever the umask
         if os.geteuid() == 0:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
         qemu_img.create_overlay(step.file, step.backing, step.backing_format, step.size)

@@ -16,11 +16,12 @@ from .._model.problem import Conflict, Problem, TimedOut, Unreachable
 from .._model.save import COMPLETE
 from .._model.step import RecordSave, RemoveSave, RestoreSave, SaveMemory
 from .connection import call, call_within, wait_idle
-from .journal import fsync_directory
+from .durable import fsync_directory
 from .libvirt_dep import libvirt
 from .removal import remove
-from .save_file import forget_save, read_save, record_save
+from .save_file import forget_save, read_save, record_save, save_at
 from .work import Work, do
+from .written_once import explained
 
 # An aborted save ends as soon as QEMU has written what is on its way.
 _ABORT_SECONDS = 60.0
@@ -44,7 +45,7 @@ def _save_memory(step: SaveMemory, work: Work) -> None:
         raise
     except Problem as problem:
         if not _is_saved(step, work):
-            raise
+            raise explained(problem, work.vm.name) from problem
         note = f"its memory is saved although libvirt reported an error: {problem.found}"
         work.notes.append(f"{work.vm.name}: {note}")
     if not _is_saved(step, work):
@@ -125,12 +126,13 @@ def _restore_save(step: RestoreSave, work: Work) -> None:
 @do.register
 def _remove_save(step: RemoveSave, work: Work) -> None:
     """Never the only copy: a complete save goes only when the VM runs."""
-    save = read_save(work.host, work.vm.uuid, step.file) if step.file else None
+    save = save_at(work.host, work.vm, step.file)
     doing = f"VM {work.vm.name}: removing {step.file or 'its managed save'}, {step.why}"
     running = call(doing, work.dom.state)[0] in _RUNNING
     if save and save.kind == COMPLETE and save.of(work.vm.uuid) and not running:
         raise Problem(
-            f"VM {work.vm.name} does not run, and {step.file} is a complete save of its memory",
+            f"VM {work.vm.name} does not run, and {step.file or 'its managed save'} is a complete"
+            " save of its memory",
             wanted=f"to remove it: {step.why}",
             todo="let the VM go on from it (vm_memory with 'state: running')",
         )

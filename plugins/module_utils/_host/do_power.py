@@ -14,10 +14,12 @@ import xml.etree.ElementTree as ET
 from .._model.domain import place_disks
 from .._model.problem import Problem
 from .._model.step import DefineAsOf, RestoreMemory, ResumeVm, RevertInternal, StartVm, StopVm
+from .._model.xml_text import xml_root, xml_text
 from .connection import call, call_within
 from .freeze_guard import RESUMABLE
 from .libvirt_dep import libvirt
 from .snapshots import XML_SECURE
+from .stop import stop
 from .work import Work, do
 
 
@@ -31,8 +33,7 @@ def _resume_vm(_step: ResumeVm, work: Work) -> None:
 
 @do.register
 def _stop_vm(_step: StopVm, work: Work) -> None:
-    if call(f"reading VM {work.vm.name}", work.dom.isActive):
-        call_within(work.host.timeout, f"VM {work.vm.name}: stopping it", work.dom.destroy)
+    stop(work.dom, work.vm.name, work.host.timeout)
 
 
 @do.register
@@ -47,7 +48,7 @@ def _define_as_of(step: DefineAsOf, work: Work) -> None:
     """The definition of then, under the name that the VM has now."""
     doing = f"VM {work.vm.name}: defining it as of snapshot {step.snapshot}"
     found = call(doing, work.dom.snapshotLookupByName, step.snapshot, 0)
-    root = ET.fromstring(call(doing, found.getXMLDesc, XML_SECURE))  # noqa: S314 - the daemon's own
+    root = xml_root(call(doing, found.getXMLDesc, XML_SECURE))
     inactive = root.find("inactiveDomain")
     then = root.find("domain") if inactive is None else inactive
     if then is None:
@@ -57,12 +58,26 @@ def _define_as_of(step: DefineAsOf, work: Work) -> None:
             todo="go back to another snapshot",
         )
     then.tag = "domain"
+    _with_all(then, root.find("domain"), step)
     _defined(then, step.disks, work)
     generation = then.find("genid")
     if generation is not None:
         # So the guest knows that it was brought back; restored memory gets one from libvirt.
         generation.text = str(uuid.uuid4())
-    call(doing, work.host.conn.defineXML, ET.tostring(then, encoding="unicode"))
+    call(doing, work.host.conn.defineXML, xml_text(then))
+
+
+def _with_all(then: ET.Element, live: ET.Element | None, step: DefineAsOf) -> None:
+    """Add the disks that the VM had then only as it ran; libvirt finds a place for each."""
+    known = {node.get("dev") for node in then.iterfind("devices/disk/target")}
+    wanted = {target for target, _image, _format in step.disks} - known
+    for disk in live.iterfind("devices/disk") if live is not None and live is not then else ():
+        target = disk.find("target")
+        devices = then.find("devices")
+        if target is not None and target.get("dev") in wanted and devices is not None:
+            for node in (*disk.findall("address"), *disk.findall("alias")):
+                disk.remove(node)
+            devices.append(disk)
 
 
 def _defined(domain: ET.Element, disks: tuple[tuple[str, str, str], ...], work: Work) -> None:
@@ -77,10 +92,10 @@ def _defined(domain: ET.Element, disks: tuple[tuple[str, str, str], ...], work: 
 def _restore_memory(step: RestoreMemory, work: Work) -> None:
     doing = f"VM {work.vm.name}: letting it go on from {step.file}"
     xml = call(doing, work.host.conn.saveImageGetXMLDesc, step.file, XML_SECURE)
-    domain = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
+    domain = xml_root(xml)
     _defined(domain, step.disks, work)
     flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if step.paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
-    restored = ET.tostring(domain, encoding="unicode")
+    restored = xml_text(domain)
     call_within(work.host.timeout, doing, work.host.conn.restoreFlags, step.file, restored, flags)
 
 
@@ -88,7 +103,8 @@ def _restore_memory(step: RestoreMemory, work: Work) -> None:
 def _revert_internal(step: RevertInternal, work: Work) -> None:
     doing = f"VM {work.vm.name}: going back to snapshot {step.name}"
     found = call(doing, work.dom.snapshotLookupByName, step.name, 0)
-    work.journal.mark(step.mark(work.vm.live.number))
+    active = call(f"reading VM {work.vm.name}", work.dom.isActive)
+    work.journal.mark(step.mark(work.vm.live.number if active else ""))
     flags = {
         "running": libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_RUNNING,
         "paused": libvirt.VIR_DOMAIN_SNAPSHOT_REVERT_PAUSED,

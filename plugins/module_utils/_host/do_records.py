@@ -8,8 +8,12 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from .._model.domain import domain_with_sources
-from .._model.problem import Problem
+from .._model.names import in_shell
+from .._model.problem import Problem, Unreachable
+from .._model.snapshot import Snapshot
 from .._model.step import (
     DefineSnapshot,
     DeleteInternal,
@@ -21,6 +25,7 @@ from .connection import call, call_within
 from .dropped import define_again
 from .image_file import read_image
 from .libvirt_dep import libvirt
+from .observe import read_snapshots
 from .snapshots import redefine
 from .work import Work, do
 
@@ -44,6 +49,7 @@ def _rewrite_snapshot(step: RewriteSnapshot, work: Work) -> None:
         without=step.without,
         files=step.files,
         current=step.current,
+        former=step.former,
     )
 
 
@@ -54,9 +60,42 @@ def _define_snapshot(step: DefineSnapshot, work: Work) -> None:
 
 @do.register
 def _forget_snapshot(step: ForgetSnapshot, work: Work) -> None:
-    doing = f"VM {work.vm.name}: forgetting snapshot {step.name}"
-    found = call(doing, work.dom.snapshotLookupByName, step.name, 0)
-    call(doing, found.delete, libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+    """libvirt 9.0 lets those above it name what this one went back to: that is put right."""
+    before = read_snapshots(work.dom)
+    _forget(step.name, work)
+    now = {snapshot.name: snapshot for snapshot in read_snapshots(work.dom)}
+    for snapshot in before:
+        sources = tuple(_lowered(snapshot, now[snapshot.name])) if snapshot.name in now else ()
+        try:
+            if sources:
+                redefine(work.dom, snapshot.name, sources=sources)
+        except Unreachable:
+            raise
+        except Problem as problem:
+            lost = f"the record of snapshot {snapshot.name} could not be put right"
+            work.notes.append(f"{work.vm.name}: {lost}: {problem.found}")
+
+
+def _forget(name: str, work: Work) -> None:
+    """libvirt 9.0 does so, and calls it a failure, where the VM has not all disks of then."""
+    doing = f"VM {work.vm.name}: forgetting snapshot {name}"
+    found = call(doing, work.dom.snapshotLookupByName, name, 0)
+    try:
+        call(doing, found.delete, libvirt.VIR_DOMAIN_SNAPSHOT_DELETE_METADATA_ONLY)
+    except Unreachable:
+        raise
+    except Problem:
+        left = call(doing, work.dom.listAllSnapshots, 0)
+        if name in {snapshot.getName() for snapshot in left}:
+            raise
+
+
+def _lowered(then: Snapshot, now: Snapshot) -> Iterator[tuple[str, str, str]]:
+    """(image named now, image named then, its format) of each point that is another one."""
+    for target, image in now.points.items():
+        disk = then.before.disk(target) if then.before else None
+        if disk is not None and image and disk.path != image:
+            yield image, disk.path, disk.format
 
 
 @do.register
@@ -71,5 +110,6 @@ def _delete_internal(step: DeleteInternal, work: Work) -> None:
                 f"image {path} of VM {work.vm.name} still holds snapshot {step.name} though"
                 " libvirt says that it is deleted",
                 wanted="an image without it",
-                todo=f"stop the VM and run: qemu-img snapshot -d {step.name} {path}",
+                todo="stop the VM and run: qemu-img snapshot -d"
+                f" {in_shell(step.name)} {in_shell(path)}",
             )

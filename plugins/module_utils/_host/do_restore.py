@@ -35,7 +35,7 @@ from .._model.step import (
 from . import qemu_img
 from .connection import call
 from .digest_beside import Verification, written_out
-from .journal import fsync_directory
+from .durable import fsync_directory, make_directory
 from .libvirt_dep import libvirt
 from .observe import Host
 from .repository import path_of
@@ -154,8 +154,8 @@ def _restore_file(step: RestoreFile, restoring: Restoring) -> None:
     draft = restoring.draft(step)
     if step.role == TPM:
         # libvirt gives both to the user of the TPM when the VM starts.
-        os.makedirs(os.path.dirname(os.path.dirname(draft)), mode=0o711, exist_ok=True)
-        os.makedirs(os.path.dirname(draft), mode=0o700, exist_ok=True)
+        make_directory(os.path.dirname(os.path.dirname(draft)), 0o711)
+        make_directory(os.path.dirname(draft), 0o700)
     with _new_file(draft, _owner(step, restoring)) as descriptor:
         with open(step.source, "rb") as source, os.fdopen(os.dup(descriptor), "wb") as target:
             shutil.copyfileobj(source, target)

@@ -12,6 +12,7 @@ import contextlib
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 
 from .._model.domain import parse_domain
 from .._model.problem import Conflict
@@ -32,7 +33,10 @@ from .connection import call, check_off
 from .image_lock import all_unwritten
 from .lvm import Lvm
 from .removal import remove
+from .repository import enclosing
 from .storage_record import read_record, write_record
+from .storage_state import stamped
+from .uses import record_use
 from .work import Work, do
 
 WHILE_OFF = "to work on its storage while it is off"
@@ -47,8 +51,18 @@ def _snapshot_storage(step: SnapshotStorage, work: Work) -> None:
             if copy.made not in made:
                 _make(copy, mark_of(snapshot, copy, work.vm.uuid), work)
             made.add(copy.made)
+    for copy in step.copies:
+        keep_below(copy, copy.file, work)
+    snapshot = replace(snapshot, copies=tuple(map(stamped, step.copies)))
     record = read_record(work.host.state_dir, work.vm.uuid)
     write_record(work.host.state_dir, work.vm.uuid, record.having(snapshot))
+
+
+def keep_below(copy: Copy, image: str, work: Work) -> None:
+    """Nobody prunes a restore point that an image with the content of a copy stands on."""
+    path = os.path.realpath(copy.below[0][0]) if copy.below else ""
+    if path and enclosing(path):
+        work.notes += record_use(path, (image,))
 
 
 @contextlib.contextmanager

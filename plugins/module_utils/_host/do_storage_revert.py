@@ -23,9 +23,9 @@ from .._model.storage import LVM, Copy, mark_of
 from .._model.volume import mark_tags
 from .clone import clone
 from .connection import check_off
-from .do_storage import WHILE_OFF, lvm_of
+from .do_storage import WHILE_OFF, keep_below, lvm_of
+from .durable import fsync_directory
 from .image_lock import all_unwritten
-from .journal import fsync_directory
 from .removal import remove
 from .stamp import stamp
 from .storage_record import read_record, write_record
@@ -137,6 +137,7 @@ def _place(step: RevertStorage, copy: Copy, work: Work) -> None:
     if copy.backend != LVM:
         os.replace(copy.new, copy.image)
         fsync_directory(os.path.dirname(copy.image))
+        keep_below(copy, copy.image, work)
     elif copy.thin:
         lvm_of(work).rename(copy.new, copy.volume)
     else:

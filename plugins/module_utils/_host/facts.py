@@ -8,19 +8,23 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from .._model.domain import Definition, parse_domain
 from .._model.image import Identity
 from .._model.state import ImageUse, Job, VmState
+from .._model.storage import stored_user
 from .connection import call
-from .files import directory_fact, file_fact
-from .image_users import definition_chains, path_identity, standing_files
-from .libvirt_dep import libvirt
-from .observe import Host, read_snapshots
+from .files import directory_fact, file_fact, on_read_only
+from .image_users import path_identity, standing_files
+from .libvirt_dep import libvirt, libvirt_qemu
+from .observe import Host
+from .other_vms import needed_by_others
+from .storage_users import storage_uses
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
@@ -31,10 +35,15 @@ __all__ = [
     "directory_fact",
     "file_fact",
     "image_uses",
+    "memory_held",
     "memory_used",
+    "on_read_only",
+    "takes_inside_flash",
 ]
 
 _NOTED_WITHIN, _POLL_SECONDS = 10.0, 0.05
+_MIGRATION = '{"execute": "query-migrate"}'
+_INSIDE_FLASH = 9_003_000
 _JOB_KINDS = {1: "pull", 2: "copy", 3: "commit", 4: "active-commit", 5: "backup"}
 
 
@@ -72,9 +81,9 @@ def await_end_of_jobs(dom: Domain, targets: Iterable[str]) -> None:
 
 
 def backup_checkpoints(dom: Domain) -> tuple[str, ...]:
-    """The names of libvirt's checkpoints, which incremental backups stand on."""
+    """The names of libvirt's checkpoints, which incremental backups stand on, in order."""
     doing = f"VM {dom.name()}: listing its backup checkpoints"
-    return tuple(found.getName() for found in call(doing, dom.listAllCheckpoints, 0))
+    return tuple(sorted(found.getName() for found in call(doing, dom.listAllCheckpoints, 0)))
 
 
 def memory_used(dom: Domain) -> int:
@@ -83,10 +92,23 @@ def memory_used(dom: Domain) -> int:
     return int(found.get("rss", 0)) * 1024
 
 
+def memory_held(dom: Domain) -> tuple[str, ...]:
+    """Why QEMU would not write the memory of a running VM now, in its words.
+
+    What a guest has mounted by 9p is one reason, which no definition shows. libvirt has no call for
+    it; nothing where QEMU does not tell, as before version 6.0.
+    """
+    try:
+        answer = json.loads(libvirt_qemu.qemuMonitorCommand(dom, _MIGRATION, 0))
+    except (libvirt.libvirtError, ValueError):
+        return ()
+    return tuple(str(reason) for reason in answer.get("return", {}).get("blocked-reasons", ()))
+
+
 def image_uses(
     host: Host, vm: VmState, images: Sequence[str], removed: Sequence[str] = ()
 ) -> tuple[ImageUse, ...]:
-    """Who else stands on these images: other VMs, their snapshots, image files beside them.
+    """Who else stands on these images: other VMs, snapshots of theirs and of storage, image files.
 
     The files of the directories of the images and of the active storage pools are looked at,
     at most 10,000 of them in each; not those of the VM itself, and not those to be ``removed``
@@ -95,70 +117,48 @@ def image_uses(
     wanted = {path_identity(path): path for path in images if os.path.exists(path)}
     if not wanted:
         return ()
-    own = {path_identity(file) for disk in vm.disks for file in disk.files}
+    files = (file for disk in vm.disks for file in disk.files)
+    own = {path_identity(file) for file in files if os.path.exists(file)}
     own.update(path_identity(path) for path in removed if os.path.exists(path))
-    found = [*_vm_uses(host, vm, wanted), *_file_uses(host, wanted, own)]
+    stored = list(storage_uses(host, wanted))
+    own.update(path_identity(use.copy) for use in stored if os.path.exists(use.copy))
+    found = [
+        *_vm_uses(host, vm, wanted),
+        *(ImageUse(wanted[use.image], stored_user(use.name, use.vm)) for use in stored),
+        *_file_uses(host, wanted, own),
+    ]
     return tuple(dict.fromkeys(found))
 
 
 def dwellers(host: Host, vm: VmState, subvolumes: Sequence[str]) -> tuple[ImageUse, ...]:
     """The disks of other VMs that lie in these subvolumes."""
     found = [
-        ImageUse(subvolume, f"disk {disk.target} of VM {definition.name}")
-        for definition in (_definitions_of_others(host, vm) if subvolumes else ())
-        for disk in definition.disks
+        ImageUse(subvolume, needed.user)
+        for needed in (needed_by_others(host, vm.uuid) if subvolumes else ())
         for subvolume in subvolumes
-        if disk.path and os.path.realpath(disk.path).startswith(f"{subvolume.rstrip('/')}/")
+        if needed.disk and _lies_in(needed.files[:1], subvolume)
     ]
     return tuple(dict.fromkeys(found))
 
 
-def _definitions_of_others(host: Host, vm: VmState) -> Iterator[Definition]:
-    for dom in call("listing the VMs", host.conn.listAllDomains, 0):
-        if dom.UUIDString() == vm.uuid:
-            continue
-        name = dom.name()
-        yield parse_domain(call(f"reading VM {name}", dom.XMLDesc, 0))
-        if call(f"reading VM {name}", dom.isPersistent):
-            flags = libvirt.VIR_DOMAIN_XML_INACTIVE
-            yield parse_domain(call(f"reading VM {name}", dom.XMLDesc, flags))
+def _lies_in(files: Sequence[str], directory: str) -> bool:
+    below = f"{directory.rstrip('/')}/"
+    return any(os.path.realpath(path).startswith(below) for path in files)
 
 
 def _vm_uses(host: Host, vm: VmState, wanted: dict[Identity, str]) -> Iterator[ImageUse]:
-    for dom in call("listing the VMs", host.conn.listAllDomains, 0):
-        if dom.UUIDString() == vm.uuid:
-            continue
-        name = dom.name()
-        definitions = [parse_domain(call(f"reading VM {name}", dom.XMLDesc, 0))]
-        if call(f"reading VM {name}", dom.isPersistent):
-            flags = libvirt.VIR_DOMAIN_XML_INACTIVE
-            definitions.append(parse_domain(call(f"reading VM {name}", dom.XMLDesc, flags)))
-        for definition in definitions:
-            yield from _definition_uses(definition, f"VM {name}", wanted)
-        for snapshot in read_snapshots(dom):
-            if snapshot.before:
-                user = f"snapshot {snapshot.name} of VM {name}"
-                yield from _definition_uses(snapshot.before, user, wanted, writes_top=False)
-
-
-def _definition_uses(
-    definition: Definition,
-    user: str,
-    wanted: dict[Identity, str],
-    *,
-    writes_top: bool = True,
-) -> Iterator[ImageUse]:
-    for disk, files in definition_chains(definition):
-        for path in files:
-            image = wanted.get(path_identity(path))
-            if image:
-                writes = writes_top and path == disk.path and disk.writable
-                yield ImageUse(image, f"disk {disk.target} of {user}", writes)
+    for needed in needed_by_others(host, vm.uuid):
+        for number, path in enumerate(needed.files):
+            # It may have gone with its VM.
+            with contextlib.suppress(FileNotFoundError):
+                image = wanted.get(path_identity(path))
+                if image:
+                    yield ImageUse(image, needed.user, needed.writes and number == 0)
 
 
 def _file_uses(host: Host, wanted: dict[Identity, str], own: set[Identity]) -> Iterator[ImageUse]:
     directories = {os.path.dirname(os.path.realpath(path)) for path in wanted.values()}
-    for file in standing_files(directories.union(_pool_directories(host)), own):
+    for file in standing_files(directories.union(_pool_directories(host)), own, directories):
         if file.base in wanted:
             yield ImageUse(wanted[file.base], f"image {file.path}")
 
@@ -174,3 +174,12 @@ def _pool_directories(host: Host) -> Iterator[str]:
         path = description.partition("<path>")[2].partition("</path>")[0]
         if os.path.isdir(path):
             yield os.path.realpath(path)
+
+
+def takes_inside_flash(host: Host, vm: VmState) -> bool:
+    """Whether libvirt takes internal snapshots of VMs with UEFI that are off.
+
+    Nothing but its version tells: 9.0 refuses that, 9.3 mended what 9.2 allowed.
+    """
+    doing = f"VM {vm.name}: asking for the version of libvirt"
+    return int(call(doing, host.conn.getLibVersion)) >= _INSIDE_FLASH

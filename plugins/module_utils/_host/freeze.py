@@ -22,13 +22,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .._model.problem import Problem, Unreachable
+from .._model.problem import Problem, TimedOut, Unreachable
 from . import freeze_guard
-from .connection import call, call_within
+from .agent_answer import freeze_state, nonsense, number, understood
+from .connection import AGENT_SILENT, call, call_within, code_of
 from .libvirt_dep import libvirt, libvirt_qemu
 
 if TYPE_CHECKING:
-    from .._model.step import BackUp, TakeSnapshot
     from .libvirt_dep import Domain
 
 STATUS_SECONDS = 5
@@ -122,36 +122,81 @@ class Guard:
 
 
 def agent(dom: Domain, command: str, seconds: int, **arguments: object) -> Any:
-    """Run one guest-agent command; its ``return`` value. TimedOut, or what libvirt says."""
+    """Run one guest-agent command; its ``return`` value, which may be anything.
+
+    Raises what libvirt says, and Problem for what is no answer at all.
+    """
     request = json.dumps({"execute": command, **({"arguments": arguments} if arguments else {})})
     doing = f"VM {dom.name()}: guest agent command {command}"
-    answer = call(doing, libvirt_qemu.qemuAgentCommand, dom, request, seconds, 0)
-    return json.loads(answer)["return"]
+    try:
+        answer = call(doing, libvirt_qemu.qemuAgentCommand, dom, request, seconds, 0)
+    except UnicodeDecodeError as error:
+        raise nonsense(dom, command, repr(error.object)) from error
+    return understood(dom, command, answer, lambda text: json.loads(text)["return"])
 
 
 def freeze_status(dom: Domain) -> str:
-    """'thawed' or 'frozen', or 'silent' if the agent does not answer."""
+    """'thawed' or 'frozen', or 'silent' if the agent does not answer that."""
+    command = "guest-fsfreeze-status"
     try:
-        return str(agent(dom, "guest-fsfreeze-status", STATUS_SECONDS))
+        return understood(dom, command, agent(dom, command, STATUS_SECONDS), freeze_state)
     except Problem:
         return "silent"
 
 
+def freeze_now(dom: Domain, seconds: int, points: Sequence[str] = ()) -> int:
+    """Ask for a freeze, of these mount points or of all; how many file systems were frozen.
+
+    TimedOut or Problem with what a person can do where that fails; it may have happened.
+    """
+    began = time.monotonic()
+    try:
+        if points:
+            command = "guest-fsfreeze-freeze-list"
+            return number(agent(dom, command, seconds, mountpoints=list(points)))
+        return number(agent(dom, "guest-fsfreeze-freeze", seconds))
+    except Unreachable:
+        raise
+    except (Problem, TypeError, ValueError) as problem:
+        over = time.monotonic() - began >= seconds
+        raise _not_frozen(dom, seconds, problem, over=over) from problem
+
+
+def _not_frozen(dom: Domain, seconds: int, problem: Exception, *, over: bool) -> Problem:
+    """Why a guest could not be frozen and what to do; ``over`` tells whether its time was over."""
+    found = problem.found if isinstance(problem, Problem) else f"a senseless answer ({problem})"
+    if over and code_of(problem.__cause__) in AGENT_SILENT:
+        return TimedOut(
+            f"the guest of VM {dom.name()} was not frozen within {seconds} s: {found}",
+            wanted="frozen file systems",
+            todo="look what takes so long in the guest, its fsfreeze hook (qemu-ga -F) or what is"
+            " to be written out; or allow more time ('freeze_timeout', with vm_freeze 'deadline')",
+        )
+    return Problem(
+        f"the guest of VM {dom.name()} could not be frozen: {found}",
+        wanted="frozen file systems",
+        todo="look at qemu-guest-agent in the guest, what it says in its log and whether it may"
+        " freeze (guest-fsfreeze-freeze); or do without ('quiesce: preferred' or 'never')",
+    )
+
+
 @contextlib.contextmanager
-def frozen(dom: Domain, guard: Guard, seconds: int) -> Iterator[Freeze]:
+def frozen(dom: Domain, guard: Guard, seconds: int, points: Sequence[str] = ()) -> Iterator[Freeze]:
     """Keep the guest frozen for the body, at most ``seconds``; thaw it in any case.
 
-    Raises what the agent says where the freeze fails. A freeze that was not answered may
-    have happened, so it is thawed like one that was.
+    Only what is mounted on ``points`` is frozen, all where there are none. Raises what the agent
+    says where the freeze fails. A freeze that was not answered may have happened, so it is thawed
+    like one that was.
     """
     uuid = dom.UUIDString()
     # Our clock starts before the guard's, so that it never thaws what we still call frozen.
     freeze = Freeze(seconds, began=time.monotonic())
     guard.arm(uuid, seconds)
     try:
-        if agent(dom, "guest-fsfreeze-freeze", seconds) == 0:
+        if freeze_now(dom, seconds, points) == 0:
             raise Problem(
-                f"the agent of VM {dom.name()} froze no file system",
+                f"the agent of VM {dom.name()} froze no file system"
+                + (f" of those on {', '.join(points)}" if points else ""),
                 wanted="at least one mounted file system to freeze",
                 todo="mount the disks in the guest, or use 'quiesce: never'",
             )
@@ -162,25 +207,6 @@ def frozen(dom: Domain, guard: Guard, seconds: int) -> Iterator[Freeze]:
         if thawed is not None:
             freeze.thawed = thawed
             guard.disarm(uuid)
-
-
-@contextlib.contextmanager
-def quiesced(
-    dom: Domain, guard: Guard | None, step: TakeSnapshot | BackUp, notes: list[str]
-) -> Iterator[Freeze | None]:
-    """Frozen if the step asks for it; with 'preferred' a refusal of the agent is only noted."""
-    if step.quiesce == "never" or guard is None:
-        yield None
-        return
-    with contextlib.ExitStack() as stack:
-        freeze = None
-        try:
-            freeze = stack.enter_context(frozen(dom, guard, step.freeze_timeout))
-        except Problem as problem:
-            if step.quiesce == "required":
-                raise
-            notes.append(f"not quiesced: {problem.found}")
-        yield freeze
 
 
 @contextlib.contextmanager
@@ -210,9 +236,9 @@ def thaw(dom: Domain) -> int | None:
     deadline = time.monotonic() + _THAW_SECONDS
     while time.monotonic() < deadline:
         try:
-            return int(agent(dom, "guest-fsfreeze-thaw", _THAW_SECONDS))
+            return number(agent(dom, "guest-fsfreeze-thaw", _THAW_SECONDS))
         except Unreachable:
             return None
-        except Problem:
+        except (Problem, TypeError, ValueError):
             time.sleep(0.05)
     return None

@@ -5,11 +5,11 @@
 
 It resumes one that the run has paused likewise.
 
-Its text is run by a fresh interpreter (see freeze.py), which keeps it free of the run's
-threads and files: it needs nothing but the libvirt binding. It reads lines from its
-standard input; the end of input means that the run is gone. It answers ``ready`` once it is
-connected. ``arm UUID SECONDS [TOKEN]`` puts a guest into its care, ``watch UUID SECONDS`` one that
-is paused, ``disarm UUID`` takes it out.
+Its text is run by a fresh interpreter (see freeze.py), which keeps it free of the run's threads and
+files: it needs nothing but the libvirt binding. It reads lines from its standard input; the end of
+input means that the run is gone. Signals that end a session do not end it, but the run. It answers
+``ready`` once connected. ``arm UUID SECONDS [TOKEN]`` puts a guest into its care, ``watch UUID
+SECONDS`` one that is paused, ``disarm UUID`` takes it out.
 
 A guest with a TOKEN has a record (see hold.py), and is ours only while that carries it. After
 ``leave UUID`` the freeze outlives the run: it ends with its seconds.
@@ -24,6 +24,7 @@ import fcntl
 import json
 import os
 import select
+import signal
 import sys
 import threading
 import time
@@ -41,7 +42,8 @@ _THAW = '{"execute":"guest-fsfreeze-thaw"}'
 _AGENT_SECONDS = 2
 # An agent that was sent a freeze and does not answer may do it when it wakes up.
 _GIVE_UP_SECONDS = 3600.0
-# A daemon that is gone for so long has been taken away.
+# While the daemon is away nobody can thaw the guest, and a freeze or pause has to end once it is
+# back: it is waited for until the QEMU of the guest has been gone for so long.
 _LOST_SECONDS = 120.0
 _OFTEN_SECONDS = 20.0
 # The run may have died just after it sent a freeze that the daemon has still to begin.
@@ -90,6 +92,7 @@ class Guest(NamedTuple):
 
 def main(uri: str, state_dir: str) -> None:
     """Watch over the guests of one run until its end."""
+    os.umask(0o077)
     connection = libvirt.open(uri)
     armed: dict[str, Guest] = {}
     os.write(1, b"ready\n")
@@ -115,10 +118,8 @@ def main(uri: str, state_dir: str) -> None:
 
 
 def _start(do: Callable[..., None], connection: libvirt.virConnect, uri: str, guest: Guest) -> None:
-    """Care for a guest in a thread of its own, so that none waits for another one's agent.
-
-    The process does not end before its threads.
-    """
+    """Care for a guest in a thread of its own, so that none waits for another one's agent."""
+    # The process does not end before its threads.
     threading.Thread(target=do, args=(connection, uri, guest)).start()
 
 
@@ -153,35 +154,83 @@ def _is_thawed(connection: libvirt.virConnect, uuid: str) -> bool:
         if not domain.isActive():
             return True
         return "thawed" in libvirt_qemu.qemuAgentCommand(domain, _STATUS, _AGENT_SECONDS, 0)
-    except libvirt.libvirtError as error:
-        return bool(error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN)
+    except (libvirt.libvirtError, UnicodeDecodeError) as error:
+        return bool(getattr(error, "get_error_code", int)() == libvirt.VIR_ERR_NO_DOMAIN)
 
 
 def _release(connection: libvirt.virConnect, uri: str, guest: Guest) -> None:
     if guest.paused:
         return _resume(connection, uri, guest)
     with _alone(guest):
-        _thaw(connection, uri, guest, quiet=_QUIET_SECONDS)
-    return None
+        return _thaw(connection, uri, guest, quiet=_QUIET_SECONDS)
 
 
 def _resume(connection: libvirt.virConnect, uri: str, guest: Guest) -> None:
     """Let it run as soon as the daemon has done what the run had asked for last."""
-    began = heard = time.monotonic()
-    while time.monotonic() < min(began + _GIVE_UP_SECONDS, heard + _LOST_SECONDS):
+    patience = _Patience(guest.uuid)
+    while patience.lasts():
         try:
             domain = connection.lookupByUUIDString(guest.uuid)
             state, reason = domain.state()
-            heard = time.monotonic()
+            patience.heard()
             if state == libvirt.VIR_DOMAIN_PAUSED and reason in RESUMABLE:
                 domain.resume()
-            elif time.monotonic() >= began + _QUIET_SECONDS:
+            elif patience.seconds() >= _QUIET_SECONDS:
                 return
         except libvirt.libvirtError as error:
             if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
                 return
             connection = _again(connection, uri)
-        time.sleep(0.1 if time.monotonic() < began + _OFTEN_SECONDS else 1.0)
+        patience.pause()
+
+
+class _Patience:
+    """How long a guest is cared for: as long as it may be frozen or paused.
+
+    An agent that does not answer is asked for an hour. The time in which there is no daemon does
+    not count as long as the QEMU of the guest is there.
+    """
+
+    def __init__(self, uuid: str) -> None:
+        self._uuid = uuid
+        self._began = self._heard = self._seen = time.monotonic()
+        self._away = 0.0
+        self._visible = False  # processes of others may be hidden from us
+
+    def heard(self) -> None:
+        """The daemon has answered."""
+        now = time.monotonic()
+        if now - self._heard > _OFTEN_SECONDS:
+            self._away += now - self._heard
+        self._heard = self._seen = now
+
+    def seconds(self) -> float:
+        return time.monotonic() - self._began
+
+    def lasts(self) -> bool:
+        now = time.monotonic()
+        if now - self._heard <= _OFTEN_SECONDS:
+            return now < self._began + self._away + _GIVE_UP_SECONDS
+        if _qemu_runs(self._uuid):
+            self._seen, self._visible = now, True
+        return now < self._seen + (_LOST_SECONDS if self._visible else _GIVE_UP_SECONDS)
+
+    def pause(self) -> None:
+        time.sleep(0.1 if self.seconds() < _OFTEN_SECONDS else 1.0)
+
+
+def _qemu_runs(uuid: str) -> bool:
+    """Whether there is a QEMU of this guest, whose command line libvirt has given its UUID."""
+    wanted = uuid.encode()
+    for pid in filter(str.isdecimal, os.listdir("/proc")):
+        try:
+            with open(f"/proc/{pid}/cmdline", "rb") as file:
+                words = file.read().split(b"\0")
+        except OSError:
+            continue
+        if wanted in words and b"-uuid" in words:
+            return True
+    return False
 
 
 @contextlib.contextmanager
@@ -214,23 +263,22 @@ def _thaw(connection: libvirt.virConnect, uri: str, guest: Guest, quiet: float) 
 
     ``quiet`` is how many seconds it has to stay so.
     """
-    began = heard = time.monotonic()
-    patience = _GIVE_UP_SECONDS if guest.token else _LOST_SECONDS
-    while guest.ours() and time.monotonic() < min(began + _GIVE_UP_SECONDS, heard + patience):
+    patience = _Patience(guest.uuid)
+    while guest.ours() and patience.lasts():
         try:
             domain = connection.lookupByUUIDString(guest.uuid)
             if not domain.isActive():
                 return guest.forget()
-            heard = time.monotonic()
+            patience.heard()
             if "frozen" in libvirt_qemu.qemuAgentCommand(domain, _STATUS, _AGENT_SECONDS, 0):
                 libvirt_qemu.qemuAgentCommand(domain, _THAW, _AGENT_SECONDS, 0)
-            elif time.monotonic() >= began + quiet:
+            elif patience.seconds() >= quiet:
                 return guest.forget()
-        except libvirt.libvirtError as error:
-            if error.get_error_code() == libvirt.VIR_ERR_NO_DOMAIN:
+        except (libvirt.libvirtError, UnicodeDecodeError) as error:  # a guest may answer anything
+            if getattr(error, "get_error_code", int)() == libvirt.VIR_ERR_NO_DOMAIN:
                 return guest.forget()
             connection = _again(connection, uri)
-        time.sleep(0.1 if time.monotonic() < began + _OFTEN_SECONDS else 1.0)
+        patience.pause()
     return None
 
 
@@ -245,5 +293,7 @@ def _again(connection: libvirt.virConnect, uri: str) -> libvirt.virConnect:
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, signal.SIG_IGN)
     libvirt.registerErrorHandler(lambda _context, _error: None, None)
     main(sys.argv[1], sys.argv[2])

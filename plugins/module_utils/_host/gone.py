@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import MethodType
 from typing import TYPE_CHECKING, Any, Callable
 
+from .._model.fault import as_problem
 from .._model.problem import NotFound, Problem
 from .._model.save import COMPLETE
 from .connection import NO_DOMAIN, call, code_of
@@ -37,7 +38,12 @@ def look_up_saved(
 
     def find(host: Host, names: Sequence[str]) -> dict[str, Any]:
         found = look_up(host, names)
-        return {name: _found(host, name, dom, path_of) for name, dom in found.items()}
+        for name, dom in found.items():
+            try:
+                found[name] = _found(host, name, dom, path_of)
+            except Exception as error:
+                found[name] = as_problem(error, f"VM {name}")
+        return found
 
     return find
 

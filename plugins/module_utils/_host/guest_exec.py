@@ -11,11 +11,13 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import base64
+import math
 import time
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Callable, TypeVar
 
 from .._model.problem import Conflict, Problem, TimedOut, Unreachable
+from .agent_answer import number, text, understood
 from .connection import call
 from .freeze import agent
 
@@ -24,8 +26,11 @@ if TYPE_CHECKING:
 
 _ANSWER_SECONDS = 5
 _POLL_SECONDS = 0.2
+# A program is asked for often at first, and then less and less often.
+_FIRST_POLL_SECONDS, _LONGER = 0.02, 1.3
 # A status by a signal is told as a shell tells it.
 _SIGNAL = 128
+T = TypeVar("T")
 
 
 def wait_for_agent(dom: Domain, seconds: float) -> float:
@@ -53,19 +58,23 @@ def wait_for_agent(dom: Domain, seconds: float) -> float:
         time.sleep(_POLL_SECONDS)
 
 
-def execute(dom: Domain, command: Sequence[str], timeout: float) -> dict[str, Any]:
+def execute(
+    dom: Domain, command: Sequence[str], timeout: float, patience: float = _ANSWER_SECONDS
+) -> dict[str, Any]:
     """Run a program to its end: ``rc``, ``stdout``, ``stderr``, ``truncated``, ``seconds``.
 
-    TimedOut if it takes longer than ``timeout`` seconds; it goes on then.
+    TimedOut if it takes longer than ``timeout`` seconds; it goes on then. The agent may take
+    ``patience`` seconds to begin.
     """
-    began = time.monotonic()
+    began, pause = time.monotonic(), _FIRST_POLL_SECONDS
     wanted = {"path": command[0], "arg": list(command[1:]), "capture-output": True}
-    pid = agent(dom, "guest-exec", _ANSWER_SECONDS, **wanted)["pid"]
+    within = math.ceil(patience)
+    pid = _understood(dom, "guest-exec", lambda answer: number(answer["pid"]), within, **wanted)
     while True:
-        status = agent(dom, "guest-exec-status", _ANSWER_SECONDS, pid=pid)
+        ended = _understood(dom, "guest-exec-status", _ended, _ANSWER_SECONDS, pid=pid)
         seconds = time.monotonic() - began
-        if status["exited"]:
-            return {**_ended(status), "seconds": round(seconds, 3)}
+        if ended is not None:
+            return {**ended, "seconds": round(seconds, 3)}
         if seconds >= timeout:
             raise TimedOut(
                 f"VM {dom.name()}: {command[0]} (process {pid} in the guest) still runs after"
@@ -73,12 +82,27 @@ def execute(dom: Domain, command: Sequence[str], timeout: float) -> dict[str, An
                 wanted="an end",
                 todo="look at it in the guest, or allow more time (option 'timeout')",
             )
-        time.sleep(_POLL_SECONDS)
+        time.sleep(min(pause, timeout - seconds))
+        pause = min(_POLL_SECONDS, pause * _LONGER)
 
 
-def _ended(status: Mapping[str, Any]) -> dict[str, Any]:
+def _understood(
+    dom: Domain, command: str, read: Callable[[Any], T], within: int, **arguments: object
+) -> T:
+    """What ``read`` makes of the answer to a command; Problem if the guest answers nonsense."""
+    answer = agent(dom, command, within, **arguments)
+    return understood(dom, command, answer, read)
+
+
+def _ended(status: Mapping[str, Any]) -> dict[str, Any] | None:
+    """How a program has ended, None while it runs."""
+    if not isinstance(status["exited"], bool):
+        raise TypeError("neither true nor false")
+    if not status["exited"]:
+        return None
+    code = number(status["exitcode"]) if "exitcode" in status else None
     return {
-        "rc": status.get("exitcode", _SIGNAL + status.get("signal", 0)),
+        "rc": _SIGNAL + number(status.get("signal", 0)) if code is None else code,
         "stdout": _text(status.get("out-data", "")),
         "stderr": _text(status.get("err-data", "")),
         "truncated": bool(status.get("out-truncated") or status.get("err-truncated")),
@@ -86,4 +110,4 @@ def _ended(status: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _text(data: str) -> str:
-    return base64.b64decode(data).decode("utf-8", "replace")
+    return base64.b64decode(text(data)).decode("utf-8", "replace")

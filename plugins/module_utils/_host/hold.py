@@ -15,43 +15,63 @@ from __future__ import annotations
 import contextlib
 import secrets
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from .._model.backup_steps import BackUp
 from .._model.freeze import FROZEN, FreezeGuest, FreezeRecord, Guest
-from .._model.problem import Problem, TimedOut
+from .._model.plain import Unfit, built
+from .._model.problem import Conflict, Problem, TimedOut
 from .._model.state import VmState
-from .connection import call
-from .freeze import STATUS_SECONDS, Guard, agent, freeze_status, thaw
+from .agent_answer import freeze_state, mounts, understood
+from .agent_rpcs import agent_state
+from .connection import AGENT_SILENT, call, code_of
+from .durable import read_json
+from .freeze import STATUS_SECONDS, Guard, agent, freeze_now, freeze_status, thaw
 from .lock import guard_lock
-from .record import read_record, remove_record, write_record
+from .record import record_path, remove_record, write_record
+from .write_out import WriteOut, write_out
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
     from .observe import Host
 
 _KIND = "freeze"
+_TOLD = ("token", "deadline", "until", "asked", "mountpoints", "flush_ms")
+_DAY, _YEAR = 86400.0, 365 * 86400.0
 
 
 def read_freeze(state_dir: str, uuid: str) -> FreezeRecord | None:
-    """The freeze of ours that is recorded; one that cannot be understood has expired."""
-    found = read_record(state_dir, _KIND, uuid)
+    """The freeze of ours that is recorded.
+
+    A freeze has to end, so one of another version ends when it says, and one that does not even
+    tell that has expired. Raises Denied or Problem where it cannot be read.
+    """
+    try:
+        found = read_json(record_path(state_dir, _KIND, uuid), "the record of a freeze")
+    except Conflict:
+        found = {}
     if found is None:
         return None
+    ends = _ends(found)
+    expired = time.time() >= ends
     try:
-        return FreezeRecord(
-            token=found["token"],
-            deadline=found["deadline"],
-            until=found["until"],
-            asked=tuple(found["asked"]),
-            mountpoints=tuple(found["mountpoints"]),
-            expired=time.time() >= found["ends"],
-        )
-    except (KeyError, TypeError):
-        return FreezeRecord("", 0, "an unknown time", (), (), expired=True)
+        told = {key: found[key] for key in _TOLD if key in found}
+        record: FreezeRecord = built(FreezeRecord, told)
+    except Unfit:
+        record = FreezeRecord("", 0, _in_iso(ends) if ends else "an unknown time", (), ())
+    return replace(record, expired=expired)
+
+
+def _ends(found: Mapping[str, Any]) -> float:
+    """When the freeze is over, in seconds since 1970; 0 where that is not told."""
+    ends, deadline = found.get("ends"), found.get("deadline")
+    if not isinstance(ends, (int, float)) or not isinstance(deadline, int) or deadline < 0:
+        return 0.0
+    # The clock may have been set back since, but not by more than that.
+    return float(ends) if 0 < ends < time.time() + min(deadline, _YEAR) + _DAY else 0.0
 
 
 def look_at_guest(_host: Host, dom: Domain, vm: VmState) -> VmState:
@@ -61,62 +81,71 @@ def look_at_guest(_host: Host, dom: Domain, vm: VmState) -> VmState:
 
 def _guest(dom: Domain) -> Guest:
     try:
-        status = str(agent(dom, "guest-fsfreeze-status", STATUS_SECONDS))
-        return Guest(status, mounts=() if status == FROZEN else _mounts(dom))
+        command = "guest-fsfreeze-status"
+        status = understood(dom, command, agent(dom, command, STATUS_SECONDS), freeze_state)
     except Problem as problem:
-        return Guest("", problem.found)
+        # One that does not answer is not waited for a second time.
+        silent = code_of(problem.__cause__) in AGENT_SILENT
+        return Guest("", problem.found, blocked=() if silent else agent_state(dom)[1])
+    if status == FROZEN:
+        return Guest(status)
+    return Guest(status, mounts=_mounts(dom), blocked=agent_state(dom)[1])
 
 
 def _mounts(dom: Domain) -> tuple[tuple[str, str], ...]:
     """What can be frozen; nothing where the agent may not or cannot tell."""
     try:
-        found = agent(dom, "guest-get-fsinfo", STATUS_SECONDS)
+        command = "guest-get-fsinfo"
+        return understood(dom, command, agent(dom, command, STATUS_SECONDS), mounts)
     except Problem:
         return ()
-    return tuple((entry["mountpoint"], entry["name"]) for entry in found)
 
 
-def freeze_and_leave(host: Host, dom: Domain, guard: Guard, vm: VmState, step: FreezeGuest) -> str:
-    """Freeze the guest as the step says, in the care of the guard; what there is to tell, or ''.
+def freeze_and_leave(
+    host: Host, dom: Domain, guard: Guard, vm: VmState, step: FreezeGuest
+) -> tuple[str, ...]:
+    """Let the guest write out, and freeze it, in the care of the guard; what there is to tell.
 
     ``guard`` must be ready. Raises what the agent says where it fails; the guest is thawed then.
     """
+    part = WriteOut(dom, min(step.flush_timeout, host.timeout))
+    write_out([part])
+    notes = tuple(f"{vm.name}: {note}" for note in part.notes)
     with guard_lock(host.state_dir, vm.uuid, vm.name):
         token = secrets.token_hex(8)
-        write_record(host.state_dir, _KIND, vm.uuid, _content(host, token, step))
+        write_record(host.state_dir, _KIND, vm.uuid, _content(host, token, step, part))
         guard.arm(vm.uuid, step.deadline, token)
         try:
-            count = _freeze(dom, step)
+            points = step.mountpoints if step.chosen else ()
+            count = freeze_now(dom, step.deadline, points)
             told = _check(dom, vm, step, count)
-        except Problem:
+        except Exception:
             if thaw(dom) is not None:
                 guard.disarm(vm.uuid)
                 remove_record(host.state_dir, _KIND, vm.uuid)
             raise
         guard.leave(vm.uuid)
-    return told
+    return (*notes, told) if told else notes
 
 
-def _content(host: Host, token: str, step: FreezeGuest) -> dict[str, Any]:
+def _content(
+    host: Host, token: str, step: FreezeGuest, part: WriteOut | None = None
+) -> dict[str, Any]:
     ends = time.time() + step.deadline
     return {
         "token": token,
         "run": host.run,
         "deadline": step.deadline,
         "ends": ends,
-        "until": datetime.fromtimestamp(ends, timezone.utc).isoformat(timespec="seconds"),
+        "until": _in_iso(ends),
         "asked": step.mountpoints if step.chosen else (),
         "mountpoints": step.mountpoints,
+        "flush_ms": part.milliseconds if part else 0,
     }
 
 
-def _freeze(dom: Domain, step: FreezeGuest) -> int:
-    """Ask for it; how many file systems were frozen."""
-    if step.chosen:
-        points = list(step.mountpoints)
-        command = "guest-fsfreeze-freeze-list"
-        return int(agent(dom, command, step.deadline, mountpoints=points))
-    return int(agent(dom, "guest-fsfreeze-freeze", step.deadline))
+def _in_iso(moment: float) -> str:
+    return datetime.fromtimestamp(moment, timezone.utc).isoformat(timespec="seconds")
 
 
 def _check(dom: Domain, vm: VmState, step: FreezeGuest, count: int) -> str:

@@ -34,10 +34,11 @@ from .._model.problem import Conflict, Damaged, Problem
 from .._model.qcow2_content import flagged_entries
 from .._model.reference import shown
 from . import qemu_img
+from .durable import fsync_directory
 from .image_file import read_image
 from .image_lock import unwritten
 from .image_observe import ImageHost, draft_path
-from .journal import Journal, fsync_directory
+from .journal import Journal
 from .removal import remove
 
 MIB = 1 << 20
@@ -121,6 +122,8 @@ def _delete_tag(step: DeleteTag, work: ImageWork) -> None:
 def _apply_tag(step: ApplyTag, work: ImageWork) -> None:
     path = work.state.real
     work.begin()
+    for bitmap in read_image(path, format="qcow2").bitmaps if step.bitmaps else ():
+        work.heard(qemu_img.remove_bitmap(path, bitmap.name) if bitmap.name in step.bitmaps else ())
     _unflag(path, step.id)
     work.heard(qemu_img.snapshot_apply(path, step.id, timeout=work.host.timeout))
     _sync(path)

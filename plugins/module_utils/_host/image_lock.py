@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator
 from .._model.image import Identity, identity_of
 from .._model.problem import Busy, Problem
 from .._model.reference import shown
+from .durable import denied
 from .lock import named
 
 _HAS, _SHARES_NOT = 100, 200
@@ -81,6 +82,8 @@ def _holders(path: str, bytes_: tuple[int, ...]) -> str:
         descriptor = os.open(path, _OPEN)
     except FileNotFoundError:
         return ""
+    except PermissionError as error:
+        raise denied(shown(path), error, "to know whether it is in use") from error
     except OSError as error:
         raise Problem(f"{shown(path)} cannot be opened: {error.strerror}") from error
     try:

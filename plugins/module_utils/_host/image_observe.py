@@ -17,13 +17,17 @@ from typing import Any
 
 from .._model.image import Image
 from .._model.image_state import ImageState
+from .._model.image_step import from_dict
 from .._model.problem import BadInput, NotFound, Problem
 from .._model.qcow2_content import marks
 from .._model.reference import shown
+from .durable import denied
 from .image_file import Wish, read, read_chain, walk_chain
 from .image_lock import writers
 from .image_opener import ImageOpener, own_directories
-from .journal import read_journal
+from .journal import journal_path, read_checked
+
+_OF_IMAGE = ("run", "path", "marks", "steps")
 
 
 @dataclass(frozen=True)
@@ -106,9 +110,14 @@ def observe_overlay(host: ImageHost, path: str, base: str, base_format: str) -> 
     )
 
 
+def read_image_journal(host: ImageHost, key: str) -> dict[str, Any] | None:
+    """What a dead run left of an image. Raises as :func:`.journal.read_checked` does."""
+    return read_checked(journal_path(host.state_dir, key), from_dict, _OF_IMAGE)
+
+
 def _left_behind(host: ImageHost, real: str) -> tuple[dict[str, Any] | None, tuple[str, ...]]:
     """The journal of a dead run, and the overlay that it had begun to make."""
-    journal = read_journal(host.state_dir, image_key(real))
+    journal = read_image_journal(host, image_key(real))
     draft = draft_path(real)
     return journal, (draft,) if journal and os.path.lexists(draft) else ()
 
@@ -125,6 +134,8 @@ def _kind(path: str) -> str:
         mode = os.lstat(path).st_mode
     except (FileNotFoundError, NotADirectoryError):
         return ""
+    except PermissionError as error:
+        raise denied(shown(path), error, "to know what stands there") from error
     except OSError as error:
         raise Problem(f"{shown(path)} cannot be looked at: {error.strerror}") from error
     kinds = {stat.S_IFREG: "file", stat.S_IFBLK: "device", stat.S_IFLNK: "symbolic link"}

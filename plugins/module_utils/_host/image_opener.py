@@ -19,8 +19,9 @@ import stat
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from .._model.problem import BadInput, NotFound, Problem, Unsupported
+from .._model.problem import BadInput, Denied, NotFound, Problem, Unsupported
 from .._model.reference import shown
+from .durable import permission
 
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -169,6 +170,8 @@ def _wrong_kind(path: str, mode: int) -> Unsupported:
 
 
 def _refused(path: str, error: Exception) -> Problem:
+    if isinstance(error, PermissionError):
+        found = f"{shown(path)} cannot be opened by this user: {error.strerror}"
+        return Denied(found, wanted="to read the image", todo=permission())
     reason = error.strerror if isinstance(error, OSError) else str(error)
-    todo = "run the task with 'become: true'" if isinstance(error, PermissionError) else ""
-    return Problem(f"{shown(path)} cannot be opened: {reason}", todo=todo)
+    return Problem(f"{shown(path)} cannot be opened: {reason}")

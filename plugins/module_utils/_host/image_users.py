@@ -14,7 +14,8 @@ from typing import NamedTuple
 
 from .._model.domain import Definition, Disk
 from .._model.image import Identity, identity_of
-from .._model.problem import Problem
+from .._model.problem import Denied, Problem
+from .durable import permission
 from .files import regular_files
 from .image_file import read_chain, read_image
 
@@ -33,22 +34,40 @@ def path_identity(path: str) -> Identity:
 
 
 def standing_files(
-    directories: Iterable[str], skip: Container[Identity] = ()
+    directories: Iterable[str], skip: Container[Identity] = (), sure: Container[str] = ()
 ) -> Iterator[StandingFile]:
     """The overlays among the files of some directories, but for those with an identity in ``skip``.
 
-    At most 10,000 files of each directory are looked at; what is no image is passed over.
+    At most 10,000 files of each directory are looked at; what is no image is passed over. So is
+    what this user may not read, but not in the directories ``sure``: raises Denied, since it may be
+    an overlay.
     """
     for directory in sorted(set(directories)):
-        for path in regular_files(directory):
+        strict = directory in sure
+        for path in regular_files(directory, strict=strict):
             try:
-                identity = path_identity(path)
-                image = read_image(path, snapshots=False) if identity not in skip else None
-                base = image.full_backing_filename if image else None
-                if base and os.path.exists(base):
-                    yield StandingFile(path, identity, path_identity(base))
-            except (Problem, OSError):
-                continue
+                yield from _standing(path, skip)
+            except Exception as error:
+                # What is wrong with one of them is told to those who work on it.
+                if strict and isinstance(error, (Denied, PermissionError)):
+                    raise _hidden(path, error) from error
+
+
+def _hidden(path: str, error: Denied | PermissionError) -> Denied:
+    found = error.found if isinstance(error, Denied) else f"{path}: {error.strerror}"
+    return Denied(
+        found,
+        wanted="to know that it does not stand on what is to be written or removed beside it",
+        todo=f"{permission()}; or take it out of that directory",
+    )
+
+
+def _standing(path: str, skip: Container[Identity]) -> Iterator[StandingFile]:
+    identity = path_identity(path)
+    image = read_image(path, snapshots=False) if identity not in skip else None
+    base = image.full_backing_filename if image else None
+    if base and os.path.exists(base):
+        yield StandingFile(path, identity, path_identity(base))
 
 
 def definition_chains(definition: Definition) -> Iterator[tuple[Disk, tuple[str, ...]]]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from libvirt import virConnect as Connection
     from libvirt import virDomain as Domain
+    from libvirt import virDomainCheckpoint as Checkpoint
 
 try:
     import libvirt
@@ -25,4 +26,4 @@ except ImportError:
 else:
     LIBVIRT_IMPORT_ERROR = ""
 
-__all__ = ["LIBVIRT_IMPORT_ERROR", "Connection", "Domain", "libvirt", "libvirt_qemu"]
+__all__ = ["LIBVIRT_IMPORT_ERROR", "Checkpoint", "Connection", "Domain", "libvirt", "libvirt_qemu"]

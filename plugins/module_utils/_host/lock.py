@@ -16,7 +16,10 @@ import time
 from collections.abc import Iterator, Sequence
 
 from .._model.problem import Busy, Unsupported
+from .durable import MODE, NO_ROOM, no_room_for, permission
+from .state_dir import state_directory
 
+_OPEN = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _RETRY_SECONDS = 0.05
 # A guard that can speak to the agent ends within a few seconds.
 _GUARD_SECONDS = 15.0
@@ -46,19 +49,45 @@ def lock_file(
     access = os.O_RDWR | os.O_CREAT
     if shared and os.path.exists(path):
         access = os.O_RDONLY
-    descriptor = os.open(path, access | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = opened(path, access, what)
     try:
         _acquire(descriptor, what, time.monotonic() + timeout, shared=shared)
         if shared:
             yield
             return
-        note = {"pid": os.getpid(), "run": holder, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(note).encode(), 0)
+        _note(descriptor, holder)
         yield
-        os.ftruncate(descriptor, 0)
+        with contextlib.suppress(OSError):
+            os.ftruncate(descriptor, 0)
     finally:
         os.close(descriptor)
+
+
+def opened(path: str, access: int, what: str) -> int:
+    """A lock file, made private if it is not there; Unsupported if it cannot be opened."""
+    try:
+        descriptor = os.open(path, access | _OPEN, MODE)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise no_room_for(path, error, "lock file") from error
+        how = "look at its owner, its mode and its file system"
+        raise Unsupported(
+            f"{what} cannot be locked: the lock file {path} cannot be opened: {error.strerror}",
+            wanted="a regular file that this user can write to, or a directory to make it in",
+            todo=permission() if isinstance(error, PermissionError) else how,
+        ) from error
+    if os.fstat(descriptor).st_mode & MODE != MODE and access & os.O_CREAT:
+        with contextlib.suppress(OSError):
+            os.fchmod(descriptor, MODE)  # the umask took it
+    return descriptor
+
+
+def _note(descriptor: int, holder: str) -> None:
+    """Say in the lock file who holds it, which only helps people: the kernel knows, too."""
+    note = {"pid": os.getpid(), "run": holder, "since": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
+    with contextlib.suppress(OSError):
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, json.dumps(note).encode(), 0)
 
 
 @contextlib.contextmanager
@@ -69,7 +98,7 @@ def guard_lock(state_dir: str, uuid: str, vm: str) -> Iterator[int]:
     nobody freezes a guest that the guard of a dead run still watches and would thaw.
     """
     path = os.path.join(state_directory(state_dir, "lock"), f"{uuid}.guard")
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = opened(path, os.O_RDWR | os.O_CREAT, f"the freeze of VM {vm}")
     try:
         if not _flock(descriptor, time.monotonic() + _GUARD_SECONDS):
             raise Busy(
@@ -140,26 +169,6 @@ def named(pids: Sequence[int]) -> str:
         except OSError:
             names.append(f"process {pid}")
     return ", ".join(names)
-
-
-def state_directory(state_dir: str, part: str) -> str:
-    """``state_dir/part``, made private if it is not there; Unsupported if it cannot be."""
-    path = os.path.join(state_dir, part)
-    try:
-        os.makedirs(path, mode=0o700, exist_ok=True)
-    except OSError as error:
-        raise _unusable(path, error.strerror or str(error)) from error
-    if not os.access(path, os.W_OK | os.X_OK):
-        raise _unusable(path, "is not writable for this user")
-    return path
-
-
-def _unusable(path: str, why: str) -> Unsupported:
-    return Unsupported(
-        f"the state directory {path} cannot be used: {why}",
-        wanted="a private directory that outlives the run",
-        todo="set the option 'state_dir', or run as the user who owns it",
-    )
 
 
 def holder_of(path: str) -> str:

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 
 from .._model.problem import Conflict, Problem, TimedOut
 from .._model.volume import FIELDS, Volume, parse_volumes
-from .lock import state_directory
+from .lock import opened
 from .program import Answer, Limits, run
+from .state_dir import state_directory
 
 _QUICK = 300.0
 _POLL = 1.0
@@ -107,7 +108,7 @@ class Lvm:
     def _alone(self) -> Iterator[int]:
         """Hold the lock of those who speak to LVM; TimedOut if another does so for too long."""
         path = os.path.join(state_directory(self.state_dir, "lock"), "lvm")
-        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        descriptor = opened(path, os.O_RDWR | os.O_CREAT, "LVM")
         deadline = time.monotonic() + _QUICK
         try:
             while not _flock(descriptor):

@@ -20,7 +20,7 @@ from .._model.problem import Damaged
 from .._model.stock import Stock, Verified
 from . import qemu_img
 from .digest import stored_file
-from .journal import fsync_directory
+from .durable import fsync_directory
 from .repository_write import record_verified
 from .verify import verify_for_merge
 

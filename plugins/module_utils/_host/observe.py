@@ -9,26 +9,30 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
-import os
 import uuid as uuid_module
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Callable
 
 from .._model.domain import Definition, Disk, parse_domain
+from .._model.fault import as_problem
 from .._model.image import Image
-from .._model.names import check_vm_name
-from .._model.problem import NotFound, Problem
+from .._model.names import check_vm_name, meant
+from .._model.problem import Denied, NotFound, Problem
 from .._model.snapshot import Snapshot, oldest_first, parse_snapshot
 from .._model.state import OFF, DiskState, VmState
 from .._model.storage import UNSEEN, StorageState
 from .._model.storage_steps import is_about_storage
 from .connection import NO_DOMAIN, call, code_of, problem_of
 from .dropped import read_dropped
+from .files import is_gone
 from .hold import read_freeze
 from .image_file import is_unwritten, read_chain
+from .image_stamp import read_outdated, read_seen
 from .journal import read_journal
 from .libvirt_dep import libvirt
+from .save_file import unfit_memory
+from .virtiofs import without_idle_bars
 
 if TYPE_CHECKING:
     from .libvirt_dep import Connection, Domain
@@ -67,14 +71,20 @@ def call_roll(host: Host) -> dict[str, str]:
     """uuid -> state of every VM, by one call."""
     flags = libvirt.VIR_DOMAIN_STATS_STATE
     stats = call("listing the VMs", host.conn.getAllDomainStats, flags, 0)
-    return {dom.UUIDString(): _STATUS.get(values["state.state"], "") for dom, values in stats}
+    return {dom.UUIDString(): _STATUS.get(values.get("state.state"), "") for dom, values in stats}
 
 
 def look_up(host: Host, names: Sequence[str]) -> dict[str, Any]:
-    """name as given -> domain or the Problem that kept us from it; one call for all."""
+    """name as it is meant -> domain or the Problem that kept us from it; one call for all."""
     domains = call("listing the VMs", host.conn.listAllDomains, 0)
     by_name = {domain.name(): domain for domain in domains}
-    return {name: _find(host, name, by_name) for name in names}
+    found: dict[str, Any] = {}
+    for name in (meant(given, by_name) for given in names):
+        try:
+            found[name] = _find(host, name, by_name)
+        except Exception as error:
+            found[name] = as_problem(error, f"VM {name}")
+    return found
 
 
 def name_of(host: Host, uuid: str) -> str:
@@ -86,12 +96,9 @@ def name_of(host: Host, uuid: str) -> str:
 
 
 def _find(host: Host, name: str, by_name: dict[str, Domain]) -> Any:
-    try:
-        check_vm_name(name)
-    except Problem as problem:
-        return problem
     if name in by_name:
         return by_name[name]
+    check_vm_name(name)
     try:
         return host.conn.lookupByUUIDString(str(uuid_module.UUID(name)))
     except ValueError:
@@ -110,26 +117,41 @@ def _find(host: Host, name: str, by_name: dict[str, Domain]) -> Any:
 def observe(host: Host, dom: Domain) -> VmState:
     """Read one VM afresh. A disk whose chain cannot be read says so in its ``trouble``."""
     doing = f"reading VM {dom.name()}"
-    live = parse_domain(call(doing, dom.XMLDesc, 0))
+    live = without_idle_bars(parse_domain(call(doing, dom.XMLDesc, 0)))
     inactive: Definition | None = live if call(doing, dom.isPersistent) else None
     if inactive and live.active:
         flags = libvirt.VIR_DOMAIN_XML_INACTIVE
         inactive = parse_domain(call(doing, dom.XMLDesc, flags))
     status = _STATUS.get(call(doing, dom.state)[0], "")
     vm = _state(host, live, inactive, status, read_snapshots(dom))
+    vm = replace(vm, config=inactive)
     return _more(host, dom, replace(vm, branches=_branches(vm)))
 
 
 def glance(host: Host, dom: Domain, status: str) -> VmState:
     """As much of a VM as tells whether there is something to do, by the fewest calls.
 
-    What persistent definitions name, all devices but disks, which snapshot is current, and
-    branches are left out, so a plan that is to be shown or applied has to be made from
-    :func:`observe`.
+    What persistent definitions name, all devices but disks, and which snapshot is current are
+    left out, so a plan that is to be shown or applied has to be made from :func:`observe`.
     """
     live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0), brief=True)
     snapshots = tuple(parse_snapshot(xml, brief=True) for _name, xml in _snapshots(dom))
-    return _more(host, dom, _state(host, live, None, status, snapshots))
+    vm = _state(host, live, None, status, snapshots)
+    return _more(host, dom, replace(vm, branches=_branches(vm)))
+
+
+def with_stacks(dom: Domain, vm: VmState) -> VmState:
+    """A VM that was glanced at, with what its inactive definition tells of snapshots before."""
+    doing = f"reading VM {vm.name}"
+    if vm.persistent or not call(doing, dom.isPersistent):
+        return vm
+    xml = call(doing, dom.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE)
+    twins = {twin.target: twin for twin in parse_domain(xml, brief=True).disks}
+    disks = [
+        replace(disk, stacked=twins[disk.target].stacked) if disk.target in twins else disk
+        for disk in vm.disks
+    ]
+    return replace(vm, disks=tuple(disks))
 
 
 def _more(host: Host, dom: Domain, vm: VmState) -> VmState:
@@ -155,12 +177,21 @@ def _state(
         live=live,
         disks=disks,
         snapshots=oldest_first(snapshots),
-        missing=frozenset(path for path in recorded if not os.path.lexists(path)),
+        missing=frozenset(path for path in recorded if path and is_gone(path)),
         journal=journal,
         storage=_storage(host, live, disks, journal),
         freeze=read_freeze(host.state_dir, live.uuid),
         dropped=dropped,
+        seen=read_seen(snapshots, journal, read_outdated(host.state_dir, live.uuid)),
+        unfit=tuple(_unfit(live.uuid, snapshots)),
     )
+
+
+def _unfit(uuid: str, snapshots: Iterable[Snapshot]) -> Iterator[tuple[str, str]]:
+    for path in dict.fromkeys(found.memory_file for found in snapshots if found.memory_file):
+        trouble = unfit_memory(uuid, path)
+        if trouble:
+            yield path, trouble
 
 
 def _storage(
@@ -176,13 +207,16 @@ def _storage(
 
 
 def _branches(vm: VmState) -> tuple[tuple[Image, ...], ...]:
-    """The chains that external snapshots go back to, as far as no disk stands on them."""
+    """The chains that snapshots go back to, as far as no disk stands on them.
+
+    And those of disks that a snapshot had left out and that the VM has no more.
+    """
     found: list[tuple[Image, ...]] = []
     for snapshot in vm.snapshots:
-        for target, path in snapshot.points.items():
-            disk = snapshot.before.disk(target) if snapshot.before else None
+        for disk in snapshot.before.disks if snapshot.before else ():
+            path = disk.path
             known = vm.chain_of(path) or any(path == chain[0].filename for chain in found)
-            if disk and not known and path not in vm.missing:
+            if disk.writable and path and not known and path not in vm.missing:
                 with contextlib.suppress(Problem):
                     found.append(read_chain(path, format=disk.format))
     return tuple(found)
@@ -214,9 +248,11 @@ def _disk_state(disk: Disk, inactive: Definition | None, *, off: bool) -> DiskSt
     try:
         chain = read_chain(disk.path, format=disk.format)
     except Problem as problem:
-        return DiskState(disk, (), persistent, recorded, problem.found)
+        todo = problem.todo if isinstance(problem, Denied) else ""
+        return DiskState(disk, (), persistent, recorded, problem.found, denied=todo)
     unwritten = off and len(chain) > 1 and is_unwritten(chain[0])
-    return DiskState(disk, chain, persistent, recorded, unwritten=unwritten)
+    stacked = twin.stacked if twin else ()
+    return DiskState(disk, chain, persistent, recorded, unwritten=unwritten, stacked=stacked)
 
 
 def _no_chain(disk: Disk) -> str:
@@ -227,7 +263,9 @@ def _no_chain(disk: Disk) -> str:
 
 def _recorded(snapshots: Iterable[Snapshot]) -> Iterable[str]:
     for snapshot in snapshots:
-        yield from snapshot.overlays.values()
-        yield from snapshot.points.values()
+        yield from snapshot.made
+        for definition in (snapshot.before, snapshot.later):
+            yield from (disk.path for disk in (definition.disks if definition else ()) if disk.path)
+        yield from (stamp.image for stamp in snapshot.stamps)
         if snapshot.memory_file:
             yield snapshot.memory_file

@@ -40,7 +40,7 @@ def check(
     Returns its JSON in snake case and ``result``: clean, leaks, corrupt or unsupported. Raises
     Problem where the check could not be completed, for example because a VM uses the image.
     """
-    target = _node(path, format, data_file)
+    target = node_of(path, format, data_file)
     limits = Limits(memory=CHECK_MEMORY, cpu_seconds=max(1, int(timeout)))
     answer = run(
         ["qemu-img", "check", "--output=json", "--", target], limits=limits, timeout=timeout
@@ -82,18 +82,19 @@ def convert(
     depth: int = 1,
     timeout: float = LONG,
 ) -> tuple[str, ...]:
-    """Write what ``source`` and all below it hold into ``path``, an empty file.
-
-    ``depth`` is the number of images that are read.
-    """
+    """Write what ``source`` and all below, ``depth`` images, hold into ``path``, an empty file."""
     _check_empty(path)
     how = ["-q", "-f", source_format, "-O", format, "--", _absolute(source), _absolute(path)]
     return _change("convert", *how, timeout=timeout, limits=_deep(depth))
 
 
-def measure(source: str, source_format: str, *, depth: int = 1) -> int:
-    """About how many bytes :func:`convert` takes for what ``source`` and all below it hold."""
-    how = ["--output=json", "-f", source_format, "-O", "qcow2", "--", _absolute(source)]
+def measure(source: str, source_format: str, *, depth: int = 1, in_use: bool = False) -> int:
+    """About how many bytes :func:`convert` takes for what ``source`` and all below it hold.
+
+    ``in_use``: a VM may write to it meanwhile.
+    """
+    used = ["-U"] if in_use else []
+    how = ["--output=json", *used, "-f", source_format, "-O", "qcow2", "--", _absolute(source)]
     answer = run(["qemu-img", "measure", *how], limits=_deep(depth), timeout=QUICK)
     if answer.rc:
         raise answer.problem()
@@ -104,6 +105,11 @@ def create_image(path: str, size: int) -> tuple[str, ...]:
     """Make ``path``, an empty file, a qcow2 image of ``size`` bytes."""
     _check_empty(path)
     return _change("create", "-q", "-f", "qcow2", "--", _absolute(path), str(size))
+
+
+def remove_bitmap(path: str, name: str) -> tuple[str, ...]:
+    """Remove a bitmap from a qcow2 image that nothing uses."""
+    return _change("bitmap", "--remove", "-f", "qcow2", "--", _absolute(path), name)
 
 
 def commit(
@@ -195,7 +201,7 @@ def repair(path: str, *, everything: bool = False, timeout: float = LONG) -> str
     """
     how = ["-r", "all" if everything else "leaks"]
     answer = run(
-        ["qemu-img", "check", "-q", *how, "--", _node(path, "qcow2")],
+        ["qemu-img", "check", "-q", *how, "--", node_of(path, "qcow2")],
         limits=Limits(),
         timeout=timeout,
     )
@@ -236,7 +242,7 @@ def snapshot_apply(path: str, id: str, *, timeout: float = LONG) -> tuple[str, .
 
 
 def _snapshot(how: str, which: str, path: str, timeout: float) -> tuple[str, ...]:
-    return _change("snapshot", "-q", how, which, "--", _node(path, "qcow2"), timeout=timeout)
+    return _change("snapshot", "-q", how, which, "--", node_of(path, "qcow2"), timeout=timeout)
 
 
 def _change(
@@ -248,7 +254,7 @@ def _change(
     return tuple(answer.stderr.splitlines())
 
 
-def _node(path: str, format: str, data_file: str | None = None) -> str:
+def node_of(path: str, format: str, data_file: str | None = None) -> str:
     """An image as a reference that leaves QEMU nothing to guess and no backing file to open."""
     node: dict[str, Any] = {"driver": format, "file": _protocol(path)}
     if format == "qcow2":

@@ -8,13 +8,15 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from typing import Any
 
-from .journal import write_durably
-from .lock import state_directory
+from .._model.problem import Conflict
+from .._model.version import VERSION
+from .durable import not_understood, read_json, remove, write_json
+from .state_dir import state_directory
+
+FORMAT = 1
 
 
 def record_path(state_dir: str, kind: str, uuid: str) -> str:
@@ -23,26 +25,41 @@ def record_path(state_dir: str, kind: str, uuid: str) -> str:
 
 
 def read_record(state_dir: str, kind: str, uuid: str) -> dict[str, Any] | None:
-    """Its content, None if there is none; {} for one that cannot be understood."""
-    try:
-        with open(record_path(state_dir, kind, uuid), encoding="utf-8") as file:
-            content = json.load(file)
-    except FileNotFoundError:
+    """Its content, None if there is none.
+
+    Raises Conflict where it is of another version, and Denied or Problem where it cannot be read.
+    """
+    path = record_path(state_dir, kind, uuid)
+    content = read_json(path, _what(kind))
+    if content is None:
         return None
-    except (OSError, ValueError):
-        return {}
-    return content if isinstance(content, dict) else {}
+    found = content.pop("format", FORMAT)
+    if found != FORMAT:
+        why = f"it is of format {found!r}, and this version knows format {FORMAT}"
+        raise of_another_version(state_dir, kind, uuid, why, content)
+    return content
+
+
+def of_another_version(
+    state_dir: str, kind: str, uuid: str, why: str, content: dict[str, Any] | None = None
+) -> Conflict:
+    """The error for a record whose content this version does not understand."""
+    version = (content or {}).get("version")
+    by = f"version {version}" if isinstance(version, str) else ""
+    return not_understood(record_path(state_dir, kind, uuid), _what(kind), why, by=by)
+
+
+def _what(kind: str) -> str:
+    return f"the record ({kind})"
 
 
 def write_record(state_dir: str, kind: str, uuid: str, content: dict[str, Any]) -> None:
-    """Replace it; the content is on disk when this returns."""
-    path = os.path.join(state_directory(state_dir, kind), f"{uuid}.json")
-    write_durably(path, f"{path}.new", content)
+    """Replace it; the content is on disk when this returns. Raises Unwritten."""
+    state_directory(state_dir, kind)
+    versioned = {"format": FORMAT, "version": VERSION, **content}
+    write_json(record_path(state_dir, kind, uuid), versioned)
 
 
 def remove_record(state_dir: str, kind: str, uuid: str) -> None:
-    """Remove it, and what a run that died while writing it has left."""
-    path = record_path(state_dir, kind, uuid)
-    for name in (path, f"{path}.new"):
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(name)
+    """Remove it, and what a run that died while writing it has left. Raises Unwritten."""
+    remove(record_path(state_dir, kind, uuid))

@@ -15,7 +15,7 @@ from __future__ import annotations
 import os
 import subprocess
 
-from .journal import fsync_directory
+from .durable import fsync_directory
 
 LARGE = 128 << 20
 """Bytes from which on freeing takes longer than starting a program."""

@@ -18,6 +18,7 @@ import re
 import stat
 import uuid as uuid_module
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 from .._model.backup import (
     MANIFEST,
@@ -25,16 +26,18 @@ from .._model.backup import (
     RestorePoint,
     is_id,
     moment,
-    parse_manifest,
 )
+from .._model.fault import as_problem
+from .._model.manifest import parse_manifest
 from .._model.names import check_path, file_part
-from .._model.problem import Conflict, Damaged, NotFound, Problem
+from .._model.problem import Conflict, Damaged, Denied, NotFound, Problem
 from .._model.stock import LONGEST_NAME, Stock, Verified, longest_names
+from .repository_read import is_folder, listed, small_text, unread
 
 IDENTITY = "vmkeep-repository.json"
 FORMAT = 1
-_LARGEST_TEXT = 16 << 20
 _NAME_LENGTH = 100
+_OUTCOME = {field.name for field in fields(Verified)}
 # What a run that died has left beside files that the manifest names.
 _OF_A_RUN = re.compile(r"(\.new|\.merged|\Aprogress\.json)\Z")
 
@@ -42,7 +45,7 @@ _OF_A_RUN = re.compile(r"(\.new|\.merged|\Aprogress\.json)\Z")
 def identity(repository: str) -> str:
     """The id of a repository, '' for a directory that is none yet. Raises Problem."""
     check_path(repository, "the option 'repository'")
-    if not os.path.isdir(repository):
+    if not is_folder(repository, linked=True):
         raise NotFound(
             f"the repository {repository} is not there, or is no directory",
             wanted="a directory for restore points",
@@ -52,7 +55,7 @@ def identity(repository: str) -> str:
         content = json.loads(small_text(os.path.join(repository, IDENTITY)))
     except FileNotFoundError:
         return ""
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise _foreign(repository, str(error)) from error
     known = isinstance(content, dict) and content.get("format") == FORMAT
     if not known or not isinstance(content.get("id"), str):
@@ -91,7 +94,11 @@ def folders(repository: str) -> tuple[tuple[str, str], ...]:
     found = []
     for name in listed(repository):
         path, uuid = os.path.join(repository, name), name.rpartition(".")[2]
-        if _is_uuid(uuid) and os.path.isdir(path) and not os.path.islink(path):
+        try:
+            taken = _is_uuid(uuid) and is_folder(path)
+        except Exception:
+            taken = path.endswith(f".{uuid}")  # who reads it tells what is wrong with it
+        if taken:
             found.append((path, uuid))
     return tuple(sorted(found))
 
@@ -103,54 +110,54 @@ def _is_uuid(text: str) -> bool:
         return False
 
 
-def listed(directory: str) -> Sequence[str]:
-    """The names in a directory, none where there is no such. Raises Problem."""
-    try:
-        return sorted(os.listdir(directory))
-    except FileNotFoundError:
-        return ()
-    except OSError as error:
-        raise Problem(
-            f"{directory} cannot be read: {error.strerror}",
-            todo="check its owner, mode and mount",
-        ) from error
-
-
 def read_stock(repository: str, directory: str) -> Stock:
-    """What there is of one VM: manifests and what is wrong with their files, debris."""
+    """What there is of one VM: manifests and what is wrong with their files, debris.
+
+    Whatever is wrong with one point is told of this one.
+    """
     points: list[RestorePoint] = []
     broken: dict[str, str] = {}
+    unclear: dict[str, Problem] = {}
     debris: list[str] = []
-    uuid = directory.rpartition(".")[2]
-    for id in listed(directory):
+    for id in filter(is_id, listed(directory)):
         folder = os.path.join(directory, id)
-        if not is_id(id) or not os.path.isdir(folder) or os.path.islink(folder):
-            continue
         try:
-            point = of_vm(uuid, folder)
-            points.append(point)
+            if not is_folder(folder):
+                continue
+            point = of_vm(directory.rpartition(".")[2], folder)
             debris.extend(_unnamed(folder, point))
+            points.append(point)
         except FileNotFoundError:
             debris.append(folder)
-        except Problem as problem:
+        except Damaged as problem:
             broken[id] = problem.found
-    for id in {point.parent.id for point in points if point.parent}:
-        folder = os.path.join(directory, id)
-        if folder in debris:
-            # Nobody removes a point that another one stands on, so its files are no leftovers.
-            debris.remove(folder)
-            broken[id] = f"{folder}/{MANIFEST} is missing"
+        except Exception as error:
+            unclear[id] = as_problem(error, f"restore point {folder}")
+            broken[id] = unclear[id].found
+    broken.update(_bereft(directory, points, debris))
     points.sort(key=lambda point: (point.sequence, point.id))
+    verified = _verified(directory, points, unclear)
+    troubles = _troubles(directory, points, broken, unclear)
     return Stock(
         repository=repository,
         directory=directory,
         points=tuple(points),
         broken=broken,
-        troubles=_troubles(directory, points, broken),
-        debris=tuple(debris),
+        troubles=troubles,
+        debris=tuple(path for path in debris if os.path.basename(path) not in broken),
         staged=tuple(point.id for point in points if _staged(directory, point)),
-        verified=_verified(directory, points),
+        verified=verified,
+        unclear=unclear,
     )
+
+
+def _bereft(
+    directory: str, points: Sequence[RestorePoint], debris: Sequence[str]
+) -> dict[str, str]:
+    """Folders without a manifest that are no leftovers: nobody removes what another stands on."""
+    parents = {os.path.join(directory, point.parent.id) for point in points if point.parent}
+    lost = parents.intersection(debris)
+    return {os.path.basename(path): f"{path}/{MANIFEST} is missing" for path in lost}
 
 
 def read_point(folder: str) -> RestorePoint:
@@ -174,24 +181,6 @@ def of_vm(uuid: str, folder: str) -> RestorePoint:
     return point
 
 
-def small_text(path: str) -> str:
-    """A small file of the repository, never by a link. Raises FileNotFoundError or Problem."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    except FileNotFoundError:
-        raise
-    except OSError as error:
-        raise Damaged(f"{path} cannot be read: {error.strerror}") from error
-    with os.fdopen(descriptor, "rb") as file:
-        facts = os.fstat(descriptor)
-        if not stat.S_ISREG(facts.st_mode) or facts.st_size > _LARGEST_TEXT:
-            raise Damaged(f"{path} is no regular file, or larger than {_LARGEST_TEXT} bytes")
-        try:
-            return file.read().decode()
-        except (OSError, UnicodeDecodeError) as error:
-            raise Damaged(f"{path} cannot be read: {error}") from error
-
-
 def _unnamed(folder: str, point: RestorePoint) -> list[str]:
     """Files of ours in a point that its manifest does not name: what else is there is not ours."""
     named = {name for file in point.files for name in (file.name, file.staged)}
@@ -200,13 +189,20 @@ def _unnamed(folder: str, point: RestorePoint) -> list[str]:
 
 
 def _troubles(
-    directory: str, points: Sequence[RestorePoint], broken: Mapping[str, str]
+    directory: str,
+    points: Sequence[RestorePoint],
+    broken: Mapping[str, str],
+    unclear: dict[str, Problem],
 ) -> dict[str, str]:
     by_id = {point.id: point for point in points}
     lengths = longest_names(directory, points)
     found: dict[str, str] = {}
     for point in points:
-        trouble = _missing(directory, point) or _orphaned(point, by_id, broken)
+        try:
+            trouble = _missing(directory, point) or _orphaned(point, by_id, broken)
+        except Exception as error:
+            unclear[point.id] = as_problem(error, f"restore point {directory}/{point.id}")
+            trouble = unclear[point.id].found
         if not trouble and lengths.get(point.id, 0) > LONGEST_NAME:
             trouble = "it stands on so many others that QEMU cannot open them by their names"
         if trouble:
@@ -219,8 +215,10 @@ def _missing(directory: str, point: RestorePoint) -> str:
         path = path_of(directory, point, file.name)
         try:
             facts = os.lstat(path)
-        except OSError as error:
+        except (FileNotFoundError, NotADirectoryError) as error:
             return f"{path}: {error.strerror}"
+        except OSError as error:
+            raise unread(path, error) from error
         if not stat.S_ISREG(facts.st_mode):
             return f"{path} is no regular file"
         if facts.st_size != file.size:
@@ -259,13 +257,22 @@ def _staged(directory: str, point: RestorePoint) -> bool:
     return any(f.staged and os.path.lexists(os.path.join(folder, f.staged)) for f in point.files)
 
 
-def _verified(directory: str, points: Sequence[RestorePoint]) -> dict[str, Verified]:
+def _verified(
+    directory: str, points: Sequence[RestorePoint], unclear: dict[str, Problem]
+) -> dict[str, Verified]:
+    """What is on record of the points. One that may not be read may say that its point is bad."""
     found = {}
     for point in points:
         path = os.path.join(directory, point.id, VERIFIED)
         # A record that is gone or damaged only means that the point has to be verified again.
-        with contextlib.suppress(FileNotFoundError, ValueError, TypeError, Problem):
-            record = Verified(**json.loads(small_text(path)))
+        with contextlib.suppress(Exception):
+            try:
+                content = json.loads(small_text(path))
+            except Denied as problem:
+                unclear[point.id] = problem
+                continue
+            # Another version may have more to say of it.
+            record = Verified(**{key: content[key] for key in content.keys() & _OUTCOME})
             values = (record.at, record.digest, record.trouble)
             if all(isinstance(value, str) for value in values) and moment(record.at):
                 found[point.id] = record

@@ -13,6 +13,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
 import secrets
@@ -22,9 +23,19 @@ from dataclasses import asdict
 from .._model.backup import MANIFEST, VERIFIED, RestorePoint, manifest_text, sealed
 from .._model.problem import Unsupported
 from .._model.stock import Verified
-from .journal import fsync_directory, write_durably
+from .durable import (
+    NO_ROOM,
+    fsync_directory,
+    new_file,
+    no_room_for,
+    write_all,
+    write_json,
+    write_whole,
+)
+from .files import directory_fact
 from .lock import lock_file
-from .repository import FORMAT, IDENTITY, listed
+from .repository import FORMAT, IDENTITY
+from .repository_read import listed
 from .under_way import READERS, WRITER
 
 # QEMU, which writes the images, often runs as another user: it may pass through, not list.
@@ -35,13 +46,11 @@ _FOLDER_MODE = 0o711
 def writing(directory: str, vm: str, holder: str, timeout: float) -> Iterator[None]:
     """Be the only one who changes the restore points of a VM. Busy naming the holder."""
     what = f"the repository of VM {vm} ({directory})"
-    with contextlib.ExitStack() as stack:
-        try:
-            make_folder(directory)
-            lock = lock_file(os.path.join(directory, WRITER), what, holder, timeout)
-            stack.enter_context(lock)
-        except OSError as error:
-            raise _unwritable(what, error) from error
+    try:
+        make_folder(directory)
+    except OSError as error:
+        raise _unwritable(what, error) from error
+    with lock_file(os.path.join(directory, WRITER), what, holder, timeout):
         yield
 
 
@@ -70,11 +79,12 @@ def create(repository: str, id: str) -> None:
     path = os.path.join(repository, IDENTITY)
     draft = f"{path}.{secrets.token_hex(4)}"
     try:
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            json.dump({"format": FORMAT, "id": id}, file)
-            file.flush()
+        descriptor = new_file(draft)
+        try:
+            write_all(descriptor, json.dumps({"format": FORMAT, "id": id}).encode())
             os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
         _take_place(draft, path)
     except OSError as error:
         raise _unwritable(f"the repository {repository}", error) from error
@@ -82,6 +92,19 @@ def create(repository: str, id: str) -> None:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(draft)
     fsync_directory(repository)
+
+
+def check_writable(directory: str) -> None:
+    """Raise Unsupported where nothing can be changed, before anything is. Check mode asks, too."""
+    trouble = directory_fact(directory).trouble
+    if trouble:
+        known = os.strerror(errno.EROFS)
+        why = known if known.lower() in trouble else f"it {trouble}"
+        raise Unsupported(
+            f"the folder {directory} of the repository cannot be written to: {why}",
+            wanted="to remove or replace files there",
+            todo="look at its owner, mode and mount",
+        )
 
 
 def _unwritable(what: str, error: OSError) -> Unsupported:
@@ -114,9 +137,13 @@ def finish_staged(directory: str, point: RestorePoint) -> None:
 
 
 def record_verified(directory: str, point: RestorePoint, outcome: Verified) -> None:
-    """Keep the outcome of a verification beside the manifest."""
+    """Keep the outcome of a verification beside the manifest. Raises Unwritten.
+
+    Others may verify the same point at the same time, so each has a draft of its own; one that is
+    left goes with what else dead runs have left.
+    """
     path = os.path.join(directory, point.id, VERIFIED)
-    write_durably(path, f"{path}.new", asdict(outcome))
+    write_json(path, asdict(outcome), f"{path}.{secrets.token_hex(4)}.new")
 
 
 def new_folder(directory: str, id: str) -> str:
@@ -131,7 +158,12 @@ def make_folder(path: str) -> None:
     """Make a folder that only we can list, unless it is there."""
     if os.path.isdir(path):
         return
-    os.mkdir(path, _FOLDER_MODE)
+    try:
+        os.mkdir(path, _FOLDER_MODE)
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise no_room_for(path, error, "directory") from error
+        raise
     os.chmod(path, _FOLDER_MODE)  # whatever the umask
     fsync_directory(os.path.dirname(path))
 
@@ -143,20 +175,9 @@ def commit(directory: str, point: RestorePoint) -> RestorePoint:
     """
     folder = os.path.join(directory, point.id)
     path = os.path.join(folder, MANIFEST)
-    _write_text(path, manifest_text(point))
-    fsync_directory(folder)
+    write_whole(path, manifest_text(point).encode())
     fsync_directory(directory)
     return sealed(point)
-
-
-def _write_text(path: str, text: str) -> None:
-    draft = f"{path}.new"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(text.encode())
-        file.flush()
-        os.fsync(descriptor)
-    os.replace(draft, path)
 
 
 def remove_point(directory: str, id: str) -> None:

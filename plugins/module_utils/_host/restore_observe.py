@@ -151,6 +151,8 @@ def _macs(host: Host, uuid: str) -> Iterator[str]:
             continue
         try:
             root = ET.fromstring(dom.XMLDesc(0))  # noqa: S314 - the daemon's own output
+        except ET.ParseError:
+            continue  # the MAC addresses of one VM are no reason to leave another alone
         except libvirt.libvirtError as error:
             if code_of(error) != NO_DOMAIN:
                 raise problem_of(error, "listing the VMs") from error

@@ -16,42 +16,61 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from .._model.domain import parse_domain
-from .._model.problem import Problem, TimedOut, Unsupported
+from .._model.problem import Problem, TimedOut
 from .._model.snapshot import CRASH, FILESYSTEM, MEMORY, OFFLINE, SnapshotSpec, rewritten
 from .._model.state import VmState
 from .._model.step import TakeSnapshot
 from .connection import call, call_within
-from .freeze import Freeze, Guard, paused, quiesced
+from .freeze import Freeze, Guard, paused
 from .libvirt_dep import libvirt
+from .quiesce import points_now, quiesced
+from .write_out import WriteOut, write_out
+from .written_once import explained
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
 
 XML_SECURE = 1
 _PAUSE_SECONDS = 10.0
-_WRITTEN_ONCE = "paused due to previous migration"
 
 
 @dataclass
 class Taking:
-    """One VM's part in a point in time, and how it went (milliseconds frozen, 0 for not)."""
+    """One VM's part in a point in time, and how it went.
+
+    ``flush_ms`` and ``frozen_ms`` are the milliseconds in which it wrote out before and was frozen,
+    0 for not; ``points`` are the mount points to be frozen, none for all.
+    """
 
     dom: Domain
     vm: VmState
     step: TakeSnapshot
     frozen_ms: int = 0
+    flush_ms: int = 0
+    points: tuple[str, ...] = ()
     consistency: str = ""
     notes: list[str] = field(default_factory=list)
 
 
 def take_together(takings: Sequence[Taking], guard: Guard | None, timeout: float) -> None:
-    """Freeze all, take all, thaw all. Raises the first real failure; the caller undoes.
+    """Let all write out, freeze all, take all, thaw all. The first real failure is raised.
 
-    ``guard`` must be ready if any of them is to be quiesced.
+    What was done by then the caller undoes.
     """
+    _write_out(takings, timeout)
+    if guard:
+        guard.ready()
     barrier = threading.Barrier(len(takings))
+
+    def take(taking: Taking) -> None:
+        try:
+            _take(taking, guard, barrier, timeout)
+        except BaseException:
+            barrier.abort()  # nobody waits for this one
+            raise
+
     with ThreadPoolExecutor(max_workers=len(takings)) as pool:
-        parts = [pool.submit(_take, taking, guard, barrier, timeout) for taking in takings]
+        parts = [pool.submit(take, taking) for taking in takings]
     failures = [error for part in parts for error in [part.exception()] if error]
     for failure in failures:
         if not isinstance(failure, threading.BrokenBarrierError):
@@ -64,21 +83,28 @@ def take_together(takings: Sequence[Taking], guard: Guard | None, timeout: float
         )
 
 
+def _write_out(takings: Sequence[Taking], timeout: float) -> None:
+    parts = [WriteOut(taking.dom, min(taking.step.flush_timeout, timeout)) for taking in takings]
+    write_out(parts)
+    with ThreadPoolExecutor(max_workers=len(takings)) as pool:
+        points = list(pool.map(lambda taking: points_now(taking.dom, taking.step), takings))
+    for taking, part, mounted in zip(takings, parts, points):
+        taking.flush_ms = part.milliseconds
+        taking.notes.extend(part.notes)
+        taking.points = mounted
+
+
 def _take(taking: Taking, guard: Guard | None, barrier: threading.Barrier, timeout: float) -> None:
-    try:
-        still = quiesced(taking.dom, guard, taking.step, taking.notes)
-        with still as freeze, _paused(taking, guard, timeout):
-            barrier.wait(timeout)
-            _create(taking, freeze, timeout)
-            lapsed = freeze is not None and freeze.lapsed()
-            barrier.wait(timeout)
-        if freeze is not None:
-            taking.frozen_ms = freeze.milliseconds
-            if lapsed or not freeze.thawed:
-                _downgrade(taking)
-    except BaseException:
-        barrier.abort()
-        raise
+    still = quiesced(taking.dom, guard, taking.step, taking.notes, taking.points)
+    with still as freeze, _paused(taking, guard, timeout):
+        barrier.wait(timeout)
+        _create(taking, freeze, timeout)
+        lapsed = freeze is not None and freeze.lapsed()
+        barrier.wait(timeout)
+    if freeze is not None:
+        taking.frozen_ms = freeze.milliseconds
+        if lapsed or not freeze.thawed:
+            _downgrade(taking)
 
 
 def _paused(
@@ -115,21 +141,8 @@ def _create(taking: Taking, freeze: Freeze | None, timeout: float) -> None:
         raise
     except Problem as problem:
         if not _taken(taking.dom, step.spec):
-            raise _explained(problem, vm) from problem
+            raise explained(problem, vm.name) from problem
         taking.notes.append(f"it is taken although libvirt reported an error: {problem.found}")
-
-
-def _explained(problem: Problem, vm: VmState) -> Problem:
-    """QEMU writes the memory of a paused VM once; libvirt does not show that it has."""
-    if _WRITTEN_ONCE not in problem.found:
-        return problem
-    return Unsupported(
-        f"the memory of VM {vm.name} was written before, and it has not run since: QEMU does not"
-        " write it twice",
-        wanted="to write it for a snapshot",
-        todo=f"let it run for a moment (virsh resume {vm.name}; virsh suspend {vm.name}), then run"
-        " the task again",
-    )
 
 
 def _taken(dom: Domain, spec: SnapshotSpec) -> bool:
@@ -178,6 +191,8 @@ def redefine(
     files: Sequence[tuple[str, str]] = (),
     current: bool = False,
     consistency: str = "",
+    stamps: str | None = None,
+    former: Sequence[str] = (),
 ) -> None:
     """Correct a snapshot's metadata in place (see ``rewritten``); images are not touched."""
     doing = f"VM {dom.name()}: correcting the metadata of snapshot {name}"
@@ -192,5 +207,7 @@ def redefine(
         without=without,
         files=dict(files),
         consistency=consistency,
+        stamps=stamps,
+        former=former,
     )
     call(doing, dom.snapshotCreateXML, xml, flags)

@@ -13,9 +13,12 @@ import os
 from collections.abc import Mapping, Sequence
 
 from .._model.backup import is_id
+from .._model.fault import as_problem
+from .._model.names import meant
 from .._model.problem import BadInput, NotFound, Problem
 from .._model.stock import Stock
-from .repository import folders, listed, of_vm, read_stock
+from .repository import folders, of_vm, read_stock
+from .repository_read import listed
 
 
 def find_stocks(repository: str, names: Sequence[str] | None) -> dict[str, Stock | Problem]:
@@ -27,11 +30,23 @@ def find_stocks(repository: str, names: Sequence[str] | None) -> dict[str, Stock
     known = {uuid: path for path, uuid in folders(repository)}
     named: dict[str, list[str]] = {}
     for uuid, path in known.items():
-        named.setdefault(_name_in(path), []).append(uuid)
+        name = os.path.basename(path).rsplit(".", 1)[0]
+        # What is wrong here is told of when all of it is read, if anybody asks for this VM.
+        with contextlib.suppress(Exception):
+            name = _name_in(path)
+        named.setdefault(name, []).append(uuid)
     if names is None:
-        each = {name if len(u) == 1 else uuid: uuid for name, u in named.items() for uuid in u}
-        return {name: read_stock(repository, known[uuid]) for name, uuid in sorted(each.items())}
-    return {name: _found(repository, name, known, named) for name in dict.fromkeys(names)}
+        all_ = {name if len(u) == 1 else uuid: uuid for name, u in named.items() for uuid in u}
+        asked = dict(sorted(all_.items()))
+    else:
+        asked = {name: name for name in (meant(given, named) for given in names)}
+    found: dict[str, Stock | Problem] = {}
+    for shown, name in asked.items():
+        try:
+            found[shown] = _found(repository, name, known, named)
+        except Exception as error:
+            found[shown] = as_problem(error, f"the restore points of VM {shown}")
+    return found
 
 
 def _name_in(directory: str) -> str:
@@ -39,7 +54,7 @@ def _name_in(directory: str) -> str:
     name, uuid = os.path.basename(directory).rsplit(".", 1)
     for id in filter(is_id, reversed(listed(directory))):
         # One that is damaged is told of when it is read with the others.
-        with contextlib.suppress(FileNotFoundError, Problem):
+        with contextlib.suppress(Exception):
             return of_vm(uuid, os.path.join(directory, id)).vm
     return name
 

@@ -11,18 +11,25 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
 
-from .._model.problem import Conflict
-from .._model.storage import StorageSnapshot, to_copy
-from .journal import fsync_directory
-from .lock import state_directory
+from .._model.plain import Unfit, built
+from .._model.storage import StorageSnapshot
+from .._model.version import VERSION
+from .durable import not_understood, read_json, remove, write_json
+from .state_dir import state_directory
 
 FORMAT = 1
+_WHAT = "the record of storage snapshots"
+_LOST = "move the file away: the snapshots are then found by their names"
+
+
+@dataclass(frozen=True)
+class _Content:
+    """The fields of a record that are lists of plain values."""
+
+    snapshots: tuple[StorageSnapshot, ...]
 
 
 @dataclass(frozen=True)
@@ -44,50 +51,55 @@ def record_path(state_dir: str, uuid: str) -> str:
     return os.path.join(state_dir, "storage", f"{uuid}.json")
 
 
-def read_record(state_dir: str, uuid: str) -> StorageRecord:
-    """The record, an empty one if there is none; Conflict if it cannot be understood."""
-    path = record_path(state_dir, uuid)
+def recorded_vms(state_dir: str) -> list[str]:
+    """The UUIDs of all VMs that have a record, as far as that can be seen."""
     try:
-        with open(path, encoding="utf-8") as file:
-            content = json.load(file)
-        if content["format"] != FORMAT:
-            raise ValueError(f"not of format {FORMAT}")
-        snapshots = tuple(_snapshot(entry) for entry in content["snapshots"])
-        at = {target: (str(name), str(stamp)) for target, (name, stamp) in content["at"].items()}
-    except FileNotFoundError:
+        names = os.listdir(os.path.join(state_dir, "storage"))
+    except OSError:
+        return []
+    parts = sorted(os.path.splitext(name) for name in names)
+    return [uuid for uuid, extension in parts if extension == ".json"]
+
+
+def read_record(state_dir: str, uuid: str) -> StorageRecord:
+    """The record, an empty one if there is none.
+
+    Raises Conflict for one of another version, and Denied or Problem where it cannot be read.
+    """
+    path = record_path(state_dir, uuid)
+    content = read_json(path, _WHAT)
+    if content is None:
         return StorageRecord()
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise Conflict(
-            f"the record {path} of storage snapshots cannot be read: {error!r}",
-            wanted="to know which snapshots there are",
-            todo="use the version of the collection that wrote it, or move the file away: the"
-            " snapshots are then found by their names",
-        ) from error
-    return StorageRecord(snapshots, at)
+    version = content.pop("version", "")
+    try:
+        if content.pop("format", None) != FORMAT:
+            raise Unfit(f"it is not of format {FORMAT}")
+        at = _pairs(content.pop("at", None))
+        return StorageRecord(built(_Content, content).snapshots, at)
+    except Unfit as error:
+        by = f"version {version}" if version and isinstance(version, str) else ""
+        raise not_understood(path, _WHAT, str(error), by=by, lost=_LOST) from error
 
 
-def _snapshot(entry: dict[str, Any]) -> StorageSnapshot:
-    copies = tuple(to_copy(copy) for copy in entry["copies"])
-    return StorageSnapshot(entry["name"], entry["consistency"], int(entry["created"]), copies)
+def _pairs(at: object) -> dict[str, tuple[str, str]]:
+    if isinstance(at, dict) and all(_is_pair(pair) for pair in at.values()):
+        return {str(target): (name, stamp) for target, (name, stamp) in at.items()}
+    raise Unfit("its field at holds no pairs of texts")
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, list) and [type(part) for part in value] == [str, str]
 
 
 def write_record(state_dir: str, uuid: str, record: StorageRecord) -> None:
-    """Replace the record; it is on disk when this returns. An empty one is removed."""
-    directory = state_directory(state_dir, "storage")
+    """Replace the record; it is on disk when this returns. An empty one is removed.
+
+    Raises Unwritten.
+    """
+    state_directory(state_dir, "storage")
     path = record_path(state_dir, uuid)
     if not record.snapshots:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(path)
-        fsync_directory(directory)
-        return
+        return remove(path)
     entries = [{**asdict(s), "recorded": True} for s in record.snapshots]
-    content = {"format": FORMAT, "snapshots": entries, "at": record.at}
-    draft = f"{path}.new"
-    descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    try:
-        os.write(descriptor, json.dumps(content).encode())
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-    os.replace(draft, path)
-    fsync_directory(directory)
+    content = {"format": FORMAT, "version": VERSION, "snapshots": entries, "at": record.at}
+    return write_json(path, content)

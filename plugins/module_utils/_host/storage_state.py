@@ -14,11 +14,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from .._model.names import SNAPSHOT_NAME, file_part
 from .._model.problem import Unsupported
 from .._model.snapshot import CRASH
+from .._model.stamp import from_note, to_note, written
 from .._model.state import DiskState
 from .._model.step import from_dict
 from .._model.storage import (
@@ -38,6 +40,7 @@ from .._model.storage_steps import RemoveStorage, SnapshotStorage, StorageStep
 from .._model.volume import Volume
 from .btrfs import is_subvolume, kept_in, subvolume_of
 from .clone import mark_in
+from .image_stamp import stamp_of
 from .lvm import Lvm
 from .stamp import stamp
 from .storage_record import StorageRecord, read_record
@@ -68,7 +71,29 @@ def read_storage(
     snapshots = (*record.snapshots, *lost)
     copies = [*known, *(copy for s in lost for copy in s.copies)]
     existing = frozenset(_existing(copies, volumes))
-    return StorageState(True, snapshots, grounds, volumes, existing, tuple(_reached(record, local)))
+    at, changed = tuple(_reached(record, local)), frozenset(_written(copies))
+    below = tuple(_under(copies))
+    return StorageState(True, snapshots, grounds, volumes, existing, at, changed, below)
+
+
+def stamped(copy: Copy) -> Copy:
+    """A copy that was just made, with what tells later whether somebody wrote to it."""
+    found = stamp_of(copy.file, "raw")
+    return replace(copy, stamp=to_note([found])) if found else copy
+
+
+def _under(copies: Iterable[Copy]) -> Iterator[tuple[str, str]]:
+    for path in dict.fromkeys(path for copy in copies for path, _stamp in copy.below):
+        if os.path.exists(path):
+            yield path, _lasting(stamp(path))
+
+
+def _written(copies: Iterable[Copy]) -> Iterator[str]:
+    for copy in copies:
+        for then in from_note(copy.stamp):
+            now = stamp_of(copy.file, "raw")
+            if now and written(then, now):
+                yield copy.made
 
 
 def _volumes(

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from .._model.domain import Definition, domain_from_element
-from .._model.problem import NotFound
+from .._model.fault import as_problem
+from .._model.problem import NotFound, Unreachable
 from .._model.restore import read_marker
 from .connection import call
 
@@ -27,12 +28,14 @@ class Resident:
     """A VM of the hypervisor.
 
     ``copy_of`` is the UUID of the VM that it was restored from as another one, '' if it was not.
+    ``trouble`` is why no more than its name and UUID could be read.
     """
 
     definition: Definition
     title: str
     persistent: bool
     copy_of: str
+    trouble: str = ""
 
 
 def versions(conn: Connection) -> dict[str, str]:
@@ -50,8 +53,19 @@ def _dotted(number: int) -> str:
 
 def residents(conn: Connection) -> list[Resident]:
     """Every VM as it is now; one that goes away meanwhile is left out."""
-    domains = call("listing the VMs", conn.listAllDomains, 0)
-    return [found for found in map(_resident, domains) if found]
+    found = []
+    for dom in call("listing the VMs", conn.listAllDomains, 0):
+        try:
+            one = _resident(dom)
+        except Unreachable:
+            raise
+        except Exception as error:
+            problem = as_problem(error, f"VM {dom.name()}")
+            known = Definition(dom.name(), dom.UUIDString(), dom.ID() != -1, ())
+            one = Resident(known, "", True, "", str(problem))
+        if one:
+            found.append(one)
+    return found
 
 
 def _resident(dom: Domain) -> Resident | None:

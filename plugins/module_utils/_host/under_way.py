@@ -19,7 +19,7 @@ from .._model.problem import Problem
 from .files import regular_files
 from .image_lock import users
 from .lock import holder_of
-from .repository import small_text
+from .repository_read import small_text
 
 PROGRESS = "progress.json"
 WRITER, READERS = "writer.lock", "readers.lock"
@@ -32,7 +32,7 @@ def writer_of(directory: str) -> str:
 
 def progress_of(folder: str) -> dict[str, Any] | None:
     """How far the backup is that is made in a folder, None where that is not told."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError, ValueError, Problem):
+    with contextlib.suppress(FileNotFoundError, ValueError, RecursionError, Problem):
         content = json.loads(small_text(os.path.join(folder, PROGRESS)))
         if isinstance(content, dict):
             known = ("processed", "total", "since")

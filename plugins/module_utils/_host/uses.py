@@ -17,14 +17,20 @@ import json
 import os
 import socket
 from dataclasses import asdict, dataclass
+from typing import Any
 
-from .._model.problem import NotFound, Problem
+from .._model.plain import Unfit, built
+from .._model.problem import Damaged, NotFound, Problem, Unwritten
+from .._model.version import VERSION
+from .durable import not_understood, write_json
 from .image_file import read_image
-from .journal import write_durably
-from .repository import listed, small_text
+from .repository_read import is_folder, listed, small_text
 from .repository_write import make_folder
 
 _FOLDER, _MACHINE = "uses", "/etc/machine-id"
+FORMAT = 1
+_WHAT = "the record of what stands on a restore point"
+_OTHER_VERSION = "\0"  # no host is called so
 
 
 @dataclass(frozen=True)
@@ -49,15 +55,19 @@ def record_use(source: str, images: tuple[str, ...]) -> list[str]:
     path = os.path.join(folder, f"{name}.json")
     try:
         make_folder(folder)
-        write_durably(path, f"{path}.new", asdict(use))
-    except OSError as error:
-        what = f"it cannot be recorded that {images[-1]} stands on {source} ({error.strerror})"
+        write_json(path, {"format": FORMAT, "version": VERSION, **asdict(use)})
+    except (OSError, Unwritten) as error:
+        what = f"it cannot be recorded that {images[-1]} stands on {source} ({_why(error)})"
         return [f"{what}: nothing but care keeps that from being pruned"]
     return []
 
 
+def _why(error: OSError | Unwritten) -> str:
+    return error.found if isinstance(error, Unwritten) else error.strerror or str(error)
+
+
 def read_uses(directory: str) -> dict[str, str]:
-    """id of a restore point -> what stands on it."""
+    """id of a restore point -> what stands on it. Raises Conflict, Denied or Problem."""
     found: dict[str, set[str]] = {}
     for use in filter(None, map(_read, _records(directory))):
         found.setdefault(use.point, set()).add(_user(directory, use))
@@ -76,21 +86,40 @@ def drop_uses(directory: str) -> None:
 
 def _records(directory: str) -> list[str]:
     folder = os.path.join(directory, _FOLDER)
-    return [os.path.join(folder, name) for name in listed(folder)] if os.path.isdir(folder) else []
+    return [os.path.join(folder, name) for name in listed(folder)] if is_folder(folder) else []
 
 
 def _read(path: str) -> Use | None:
-    """A record, None for one that was never complete, or is damaged."""
+    """A record, None for one that says nothing, such as one that was never complete.
+
+    What another version has written is believed as far as it names a restore point; one that does
+    not raises Conflict.
+    """
+    content = _content(path)
+    try:
+        use: Use = built(Use, {key: content[key] for key in content.keys() - {"format", "version"}})
+        return use
+    except Unfit as error:
+        point = content.get("point")
+        if isinstance(point, str) and point:
+            return Use(point, (), _OTHER_VERSION, path)
+        if content.get("format", FORMAT) != FORMAT:
+            raise not_understood(path, _WHAT, str(error)) from error
+        return None
+
+
+def _content(path: str) -> dict[str, Any]:
     try:
         content = json.loads(small_text(path))
-        images = tuple(str(image) for image in content["images"])
-        return Use(str(content["point"]), images, str(content["host"]), str(content["machine"]))
-    except (FileNotFoundError, ValueError, TypeError, KeyError, Problem):
-        return None
+    except (FileNotFoundError, ValueError, RecursionError, Damaged):
+        return {}
+    return content if isinstance(content, dict) else {}
 
 
 def _user(directory: str, use: Use) -> str:
     """What stands on the restore point, '' if that is over."""
+    if use.host == _OTHER_VERSION:
+        return f"something that another version of the collection has recorded in {use.machine}"
     if use.machine != _machine():
         return f"{use.images[-1]} on host {use.host}" if use.images else ""
     place = os.path.realpath(os.path.join(directory, use.point))

@@ -18,8 +18,9 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timezone
 
 from .._model.backup import FULL, IMAGE, RestorePoint, StoredDisk, StoredFile, in_utc
+from .._model.fault import as_problem
 from .._model.image import Image
-from .._model.problem import Problem
+from .._model.problem import BadInput, Damaged, NotFound, Problem, Unsupported, Unwritten
 from .._model.reference import full_name, shown
 from .._model.stock import Stock, Verified
 from . import qemu_img
@@ -31,29 +32,37 @@ from .repository_write import record_verified
 
 def verify(
     stock: Stock, chosen: Iterable[RestorePoint], *, parallel: int, timeout: float
-) -> Mapping[str, str]:
-    """id -> what is wrong with the files of a point, '' if all are good.
+) -> tuple[Mapping[str, str], Mapping[str, Problem]]:
+    """id -> what is wrong with the files of a point, '' if all are good; and what cannot be told.
 
     Of the chosen points and all that they stand on; each file is read once, ``parallel`` of them
     side by side. That a parent is not there is known without reading and not told here. The caller
-    keeps the images from being replaced. Raises Problem where it cannot be told, for example
-    because qemu-img is not there.
+    keeps the images from being replaced. What cannot be told, for example because qemu-img is not
+    there, has an entry in the second mapping instead.
     """
     points = {each.id: each for point in chosen for each in stock.lineage(point)}
     jobs = [(point, file) for point in points.values() for file in point.files]
-    return {**dict.fromkeys(points, ""), **_troubles(stock, jobs, parallel, timeout)}
+    found, untold = _troubles(stock, jobs, parallel, timeout)
+    good = {id: "" for id in points if id not in untold}
+    return {**good, **found}, untold
 
 
 def verify_for_merge(
     stock: Stock, point: RestorePoint, *, parallel: int, timeout: float
 ) -> Mapping[str, str]:
-    """The same for what a point is made full from: its own files, and the images below."""
+    """What is wrong with what a point is made full from: its own files, and the images below.
+
+    Raises Problem where it cannot be told.
+    """
     jobs = [(point, file) for file in point.files]
     for disk in point.disks:
         below = list(stock.images(point, disk.target))[1:]
         files = ((each, each.file(image.file)) for each, image in below)
         jobs += [(each, file) for each, file in files if file]
-    return _troubles(stock, jobs, parallel, timeout)
+    found, untold = _troubles(stock, jobs, parallel, timeout)
+    for problem in untold.values():
+        raise problem
+    return found
 
 
 def record_bad(stock: Stock, path: str, trouble: str) -> None:
@@ -61,22 +70,33 @@ def record_bad(stock: Stock, path: str, trouble: str) -> None:
     point = stock.point(os.path.basename(os.path.dirname(path)))
     if point:
         at = in_utc(datetime.now(timezone.utc))
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(Unwritten):
             record_verified(stock.directory, point, Verified(at, point.digest, trouble))
 
 
 def _troubles(
     stock: Stock, jobs: Sequence[tuple[RestorePoint, StoredFile]], parallel: int, timeout: float
-) -> Mapping[str, str]:
-    def look(job: tuple[RestorePoint, StoredFile]) -> str:
-        return _trouble_with_file(stock, job[0], job[1], timeout)
+) -> tuple[dict[str, str], dict[str, Problem]]:
+    """id -> what is wrong with its files; and why that cannot be told of one."""
+
+    def look(job: tuple[RestorePoint, StoredFile]) -> str | Problem:
+        try:
+            return _trouble_with_file(stock, job[0], job[1], timeout)
+        except Exception as error:
+            return as_problem(error, f"restore point {job[0].id}")
 
     with ThreadPoolExecutor(max_workers=parallel) as pool:
         found = list(pool.map(look, jobs))
     troubles: dict[str, str] = {}
-    for job, trouble in zip(jobs, found):
-        troubles[job[0].id] = troubles.get(job[0].id) or trouble
-    return troubles
+    untold: dict[str, Problem] = {}
+    for (point, _file), trouble in zip(jobs, found):
+        if isinstance(trouble, Problem):
+            untold.setdefault(point.id, trouble)
+        else:
+            troubles[point.id] = troubles.get(point.id) or trouble
+    # What is known to be bad is bad, whatever else is not known of it.
+    untold = {id: problem for id, problem in untold.items() if not troubles.get(id)}
+    return {id: text for id, text in troubles.items() if id not in untold}, untold
 
 
 def _trouble_with_file(stock: Stock, point: RestorePoint, file: StoredFile, timeout: float) -> str:
@@ -95,7 +115,7 @@ def _trouble_with_header(stock: Stock, point: RestorePoint, disk: StoredDisk, pa
     """
     try:
         image = read_image(path, format="qcow2", roots=[stock.directory], snapshots=False)
-    except Problem as problem:
+    except (BadInput, Damaged, NotFound, Unsupported) as problem:
         return problem.found
     if image.data_file:
         return f"{path} keeps its data in another file, {shown(image.data_file)}"

@@ -26,7 +26,7 @@ class Work:
     """One VM in the hands of a run: what is to be done, how far it got, what to report.
 
     ``resumed`` steps clean up after a dead run; its journal, which lists other steps, is then
-    not marked.
+    not marked. ``undone``: the steps that were done have left nothing.
     """
 
     host: Host
@@ -35,6 +35,7 @@ class Work:
     steps: tuple[Step, ...]
     journal: Journal
     resumed: bool = False
+    undone: bool = False
     next: int = 0
     report: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)

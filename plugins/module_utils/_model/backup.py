@@ -19,8 +19,6 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Any
 
-from .problem import Damaged
-
 FORMAT = 1
 MANIFEST = "manifest.json"
 VERIFIED = "verified.json"
@@ -28,12 +26,7 @@ FULL, INCREMENTAL = "full", "incremental"
 NOT_ASKED = "not asked for"  # why a disk is left out that could have been taken
 IMAGE, DOMAIN, NVRAM, TPM = "image", "domain", "nvram", "tpm"
 CONSISTENCIES = ("offline", "filesystem", "crash")
-_ROLES = (IMAGE, DOMAIN, NVRAM, TPM)
 _ID = re.compile(r"\d{8}T\d{6}Z(-[1-9]\d{0,3})?\Z")
-_FILE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.@+-]{0,99}\Z")
-_TARGET = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,62}\Z")
-_DIGEST = re.compile(r"[0-9a-f]{64}\Z")
-_LONGEST = 1e12
 
 
 @dataclass(frozen=True)
@@ -103,6 +96,7 @@ class RestorePoint:
     finished: str
     seconds: float
     frozen_ms: int = 0
+    flush_ms: int = 0
     parent: Parent | None = None
     checkpoint: str = ""
     left_out: tuple[tuple[str, str], ...] = ()
@@ -150,13 +144,13 @@ class RestorePoint:
 
 
 def manifest_text(point: RestorePoint) -> str:
-    """The manifest of a restore point; :func:`parse_manifest` is its inverse."""
+    """The manifest of a restore point; :func:`.manifest.parse_manifest` is its inverse."""
     content = {"format": FORMAT, **dataclasses.asdict(point)}
     del content["digest"]
-    return json.dumps({**content, "seal": _seal(content)}, indent=1, sort_keys=True) + "\n"
+    return json.dumps({**content, "seal": seal_of(content)}, indent=1, sort_keys=True) + "\n"
 
 
-def _seal(content: Mapping[str, Any]) -> str:
+def seal_of(content: Mapping[str, Any]) -> str:
     """The digest of what a manifest says, kept in it: a flipped byte is seen in itself."""
     return digest_of(json.dumps(content, sort_keys=True, separators=(",", ":")))
 
@@ -169,97 +163,6 @@ def digest_of(text: str) -> str:
 def sealed(point: RestorePoint) -> RestorePoint:
     """The point with the digest that its manifest has."""
     return dataclasses.replace(point, digest=digest_of(manifest_text(point)))
-
-
-def parse_manifest(text: str, where: str) -> RestorePoint:
-    """Read a manifest that stands ``where``. Damaged if it breaks the rules of the format."""
-    try:
-        content = json.loads(text)
-        if not isinstance(content, dict) or content.get("format") != FORMAT:
-            raise ValueError(f"it is not of format {FORMAT}")
-        if content.pop("seal", None) != _seal(content):
-            raise ValueError("it is not as it was written, its seal does not match")
-        del content["format"]
-        return _point(content, digest_of(text))
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise Damaged(
-            f"the manifest {where} cannot be understood: {error}",
-            wanted=f"a manifest of format {FORMAT} as this collection writes it",
-            todo="restore from another point, and move the folder of this one away",
-        ) from error
-
-
-def _point(content: Mapping[str, Any], digest: str) -> RestorePoint:
-    values = dict(content)
-    values["files"] = tuple(StoredFile(**file) for file in content["files"])
-    values["disks"] = tuple(StoredDisk(**disk) for disk in content["disks"])
-    values["left_out"] = tuple((str(target), str(why)) for target, why in content["left_out"])
-    values["formerly"] = tuple(content["formerly"])
-    values["parent"] = Parent(**content["parent"]) if content["parent"] else None
-    point = RestorePoint(**values, digest=digest)
-    for complaint in _complaints(point):
-        raise ValueError(complaint)
-    return point
-
-
-def _complaints(point: RestorePoint) -> list[str]:
-    """What is wrong with the values of a manifest, which may have been made to mislead."""
-    digests = [file.sha256 for file in point.files] + list(point.formerly)
-    digests += [point.parent.digest] if point.parent else []
-    names = [file.name for file in point.files]
-    names += [file.staged for file in point.files if file.staged]
-    images = {file.name for file in point.files if file.role == IMAGE}
-    types = {disk.type for disk in point.disks}
-    checks = (
-        (bool(_ID.match(point.id)), "its id is none"),
-        (point.parent is None or bool(_ID.match(point.parent.id)), "its parent's id is none"),
-        (all(_is_text(text) for text in _texts(point)), "a text is none"),
-        (all(_is_file_name(name) for name in names), "a file has a name that is not allowed"),
-        (len(set(names)) == len(names), "two files have one name"),
-        (all(file.role in _ROLES for file in point.files), "a file has an unknown role"),
-        (all(_natural(file.size) for file in point.files), "a size is no number of bytes"),
-        (all(_DIGEST.match(digest) for digest in digests), "a digest is no SHA-256"),
-        ({disk.file for disk in point.disks} == images, "its disks and its images differ"),
-        (len({d.target for d in point.disks}) == len(point.disks), "two disks have one target"),
-        (all(_TARGET.match(disk.target) for disk in point.disks), "a disk has no proper target"),
-        (all(_natural(disk.virtual_size) for disk in point.disks), "a disk has no size"),
-        (types <= {FULL, INCREMENTAL}, "a disk is of an unknown type"),
-        (point.type == type_of(point.disks), "its type is not that of its disks"),
-        ((INCREMENTAL in types) == (point.parent is not None), "it should have a parent or not"),
-        (point.consistency in CONSISTENCIES, "its consistency is unknown"),
-        (_natural(point.sequence), "its sequence is no number"),
-        (_natural(point.frozen_ms), "the time of its freeze is no number"),
-        (_is_duration(point.seconds), "its duration is no number of seconds"),
-        (isinstance(point.protected, bool), "whether it is protected is not said"),
-        (moment(point.time) is not None, "its time is none"),
-    )
-    return [complaint for good, complaint in checks if not good]
-
-
-def _texts(point: RestorePoint) -> list[object]:
-    own = [point.vm, point.uuid, point.reason, point.started, point.finished, point.checkpoint]
-    of_disks = [text for d in point.disks for text in (d.target, d.format, d.source)]
-    of_left_out = [text for pair in point.left_out for text in pair]
-    return [*own, point.libvirt, point.qemu, *of_disks, *of_left_out]
-
-
-def _is_text(text: object) -> bool:
-    return isinstance(text, str)
-
-
-def _is_file_name(name: str) -> bool:
-    """Whether a file of a restore point may be called so: never like what is kept about it."""
-    ours = (MANIFEST, VERIFIED)
-    return bool(_FILE.match(name)) and not name.endswith(".new") and name not in ours
-
-
-def _is_duration(number: object) -> bool:
-    is_number = isinstance(number, (int, float)) and not isinstance(number, bool)
-    return is_number and 0 <= number < _LONGEST  # type: ignore[operator]
-
-
-def _natural(number: object) -> bool:
-    return isinstance(number, int) and not isinstance(number, bool) and number >= 0
 
 
 def type_of(disks: Iterable[StoredDisk]) -> str:
@@ -277,9 +180,10 @@ def moment(text: str) -> datetime | None:
     try:
         # Python 3.9 and 3.10 do not know the Z.
         found = datetime.fromisoformat(re.sub(r"[zZ]\Z", "+00:00", text))
-    except (ValueError, TypeError):
+        zone = found.tzinfo or timezone.utc
+        return found.replace(tzinfo=zone).astimezone(timezone.utc)
+    except (ValueError, TypeError, OverflowError):
         return None
-    return found.astimezone(timezone.utc) if found.tzinfo else found.replace(tzinfo=timezone.utc)
 
 
 def in_utc(time: datetime) -> str:

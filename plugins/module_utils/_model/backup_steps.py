@@ -39,8 +39,9 @@ class BackUp:
 
     ``how`` is running (by libvirt's backup job) or off (the images are copied). ``parent`` is the
     id of the restore point that incremental disks stand on, and ``since`` libvirt's checkpoint of
-    that. ``checkpoint`` is the one to be made, '' for none. ``bytes`` is what the images to be
-    copied in full have allocated.
+    that. ``checkpoint`` is the one to be made, '' for none. ``quiesce``, ``freeze_timeout``,
+    ``flush_timeout`` and ``mountpoints`` are as with TakeSnapshot. ``bytes`` is what the images to
+    be copied in full have allocated.
     """
 
     step: ClassVar[str] = "back_up"
@@ -59,7 +60,14 @@ class BackUp:
     time: str = ""
     quiesce: str = "never"
     freeze_timeout: int = 10
+    flush_timeout: int = 0
     bytes: int = 0
+    mountpoints: tuple[str, ...] = ()
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The targets of the disks that are part of it."""
+        return tuple(copy.target for copy in self.copies)
 
 
 @dataclass(frozen=True)
@@ -86,3 +94,15 @@ class DropCheckpoint:
     step: ClassVar[str] = "drop_checkpoint"
     name: str
     why: str
+
+
+@dataclass(frozen=True)
+class RemoveBitmap:
+    """Remove a bitmap of ours from active images, as ``disks``: (target, image).
+
+    libvirt has lost the checkpoint that it belonged to.
+    """
+
+    step: ClassVar[str] = "remove_bitmap"
+    name: str
+    disks: tuple[tuple[str, str], ...]

@@ -22,8 +22,12 @@ class Backups:
     ``repository_id`` is what it is to get where it is ``new``, a directory that is none yet.
     ``checkpoints`` are all that libvirt has of the VM, and ``unsound`` says why the bitmaps of one
     cannot be used, where that was looked at. ``job`` are the files that a backup job writes, None
-    for no job. ``saved``: the VM is off and its memory is saved. ``tpm`` are the files with the
-    state of its emulated TPM, ``tpm_place`` is where they are to be, '' without such a device.
+    for no job. ``saved``: the VM is off and its memory is saved. ``stopped``: an I/O error has
+    paused it, for which its own images give no reason. ``tpm`` are the files with the state of its
+    emulated TPM, ``tpm_place`` is where they are to be, '' without such a device.
+    ``bitmaps`` are those that QEMU has of the disks of a running VM, as (target, name), where
+    records of libvirt seem to be lost. ``nvram`` is the file with the variables of its firmware,
+    ``nvram_place`` where it is to be.
     """
 
     repository_id: str
@@ -34,8 +38,12 @@ class Backups:
     job: tuple[str, ...] | None = None
     saved: bool = False
     new: bool = False
+    stopped: bool = False
     tpm: tuple[str, ...] = ()
     tpm_place: str = ""
+    bitmaps: tuple[tuple[str, str], ...] = ()
+    nvram: str = ""
+    nvram_place: str = ""
 
     @property
     def prefix(self) -> str:

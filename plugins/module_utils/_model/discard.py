@@ -11,6 +11,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from .problem import Problem
 from .restore import Marker
 from .state import VmState
 
@@ -34,13 +35,14 @@ class Act:
 @dataclass(frozen=True)
 class Restored:
     """The VM as it is. ``there`` are the files of its marker that exist, ``uses`` what else stands
-    on one of them, as a text.
+    on one of them, as a text, ``stored`` the names of its storage snapshots.
     """
 
     vm: VmState
     marker: Marker | None
     there: frozenset[str] = field(default=frozenset())
     uses: tuple[str, ...] = ()
+    stored: tuple[str, ...] = ()
 
 
 @dataclass
@@ -48,7 +50,7 @@ class Discarded:
     """What was done or would be; ``problem`` is why it was not, or not all of it."""
 
     acts: tuple[Act, ...] = ()
-    problem: str = ""
+    problem: Problem | None = None
 
     @property
     def files(self) -> tuple[str, ...]:

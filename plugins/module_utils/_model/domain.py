@@ -14,6 +14,10 @@ import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
+from .firmware import nvram_file, nvram_unnamed, tpm_folder, unkept
+from .hardware import Shape, has_flash, keeping_memory, shape
+from .xml_text import up_to_disks, xml_root, xml_text
+
 AGENT_CHANNEL = "org.qemu.guest_agent.0"
 # Keep the usual prefixes when a document is written again.
 ET.register_namespace("qemu", "http://libvirt.org/schemas/domain/qemu/1.0")
@@ -58,7 +62,10 @@ class Disk:
     """One disk of a domain definition.
 
     ``recorded`` are the images below the source as the definition lists them
-    (``<backingStore>``), which may be out of date where it is not the live one.
+    (``<backingStore>``), which may be out of date where it is not the live one. ``ended`` is False
+    where that list does not say what its last image stands on. ``encrypted`` are those images, the
+    source among them, that it tells QEMU to decrypt (``<encryption>``). A ``transient`` one is as
+    before when the VM is off.
     """
 
     target: str
@@ -69,6 +76,14 @@ class Disk:
     shareable: bool = False
     mirror: Mirror | None = None
     recorded: tuple[str, ...] = ()
+    ended: bool = True
+    encrypted: tuple[str, ...] = ()
+    transient: bool = False
+
+    @property
+    def stacked(self) -> tuple[str, ...]:
+        """What libvirt has put upon each other by snapshots; a full list is somebody else's."""
+        return () if self.ended else (self.path, *self.recorded)
 
     @property
     def writable(self) -> bool:
@@ -85,8 +100,10 @@ class Definition:
     """One domain XML, live or inactive. ``agent`` is None without a channel, else its state.
 
     ``number`` is what libvirt gives to each start of a VM, '' while it is off. ``tpm`` is the
-    folder that the state of its emulated TPM has in libvirt's place for the VM, or by an absolute
-    path; '' without such a device.
+    folder of the state of its emulated TPM in libvirt's place for the VM, or an absolute path, ''
+    without one. ``nvram_unnamed``: libvirt decides where that file is, and ``unkept`` are states
+    that cannot be copied (see firmware.unkept). ``bars`` are devices that keep its memory from
+    being written, ``flash`` and ``shape`` (None: not read) see hardware.
     """
 
     name: str
@@ -97,6 +114,11 @@ class Definition:
     nvram: str = ""
     number: str = ""
     tpm: str = ""
+    nvram_unnamed: bool = False
+    unkept: tuple[tuple[str, str], ...] = ()
+    bars: tuple[str, ...] = ()
+    flash: bool = False
+    shape: Shape | None = ()
 
     @property
     def named(self) -> frozenset[str]:
@@ -114,9 +136,10 @@ class Definition:
 def _moved(disk: Disk, sources: Mapping[str, tuple[str, str]]) -> Disk:
     if disk.path and disk.path in sources:
         path, image_format = sources[disk.path]
-        return replace(disk, source=local_source(path), format=image_format, recorded=())
-    stale = any(path in sources for path in disk.recorded)
-    return replace(disk, recorded=()) if stale else disk
+        disk = replace(disk, source=local_source(path), format=image_format)
+    elif not any(path in sources for path in disk.recorded):
+        return disk
+    return replace(disk, recorded=(), ended=True)
 
 
 def local_source(path: str) -> Source:
@@ -127,20 +150,10 @@ def local_source(path: str) -> Source:
 def parse_domain(xml: str, *, brief: bool = False) -> Definition:
     """Read a domain XML as ``virDomainGetXMLDesc`` returns it; ``brief``: only up to its disks."""
     text = up_to_disks(xml, "</domain>") if brief else xml
-    return domain_from_element(ET.fromstring(text))  # noqa: S314 - the daemon's own output
+    return domain_from_element(xml_root(text), brief=brief)
 
 
-def up_to_disks(xml: str, closing: str) -> str:
-    """A document of libvirt's without what follows the disks of its domain: most of the text.
-
-    libvirt writes them before all other devices. ``closing`` are the tags that are open behind
-    ``<devices>``.
-    """
-    end = xml.rfind("</disk>", max(0, xml.find("<devices>")))
-    return f"{xml[:end]}</disk></devices>{closing}" if end > xml.find("<devices>") > 0 else xml
-
-
-def domain_from_element(root: ET.Element) -> Definition:
+def domain_from_element(root: ET.Element, *, brief: bool = False) -> Definition:
     """The same from an element, such as the ``<domain>`` inside a snapshot."""
     return Definition(
         name=root.findtext("name", ""),
@@ -148,25 +161,15 @@ def domain_from_element(root: ET.Element) -> Definition:
         active=root.get("id") is not None,
         disks=tuple(_disk(node) for node in _devices(root, "disk")),
         agent=_agent(root),
-        nvram=root.findtext("os/nvram", ""),
+        nvram=nvram_file(root),
         number=root.get("id", ""),
         tpm=tpm_folder(root),
+        nvram_unnamed=nvram_unnamed(root),
+        unkept=tuple(unkept(root)),
+        bars=tuple(keeping_memory(root)),
+        flash=has_flash(root),
+        shape=None if brief else shape(root),
     )
-
-
-def tpm_folder(root: ET.Element, *, own: bool = False) -> str:
-    """The folder of an emulated TPM's state, '' for none: see :class:`Definition`.
-
-    With ``own`` libvirt's own, whatever the definition names.
-    https://libvirt.org/formatdomain.html#tpm-device, whose ``source`` libvirt has since 10.10.
-    """
-    backend = root.find("devices/tpm/backend")
-    if backend is None or backend.get("type") != "emulator":
-        return ""
-    source = backend.find("source")
-    if source is not None and source.get("path") and not own:
-        return source.get("path", "")
-    return "tpm1.2" if backend.get("version") == "1.2" else "tpm2"
 
 
 def _disk(node: ET.Element) -> Disk:
@@ -180,7 +183,17 @@ def _disk(node: ET.Element) -> Disk:
         shareable=node.find("shareable") is not None,
         mirror=_mirror(node.find("mirror")),
         recorded=() if below is None else tuple(_paths(below.iter("source"))),
+        ended=below is None or [*below.iter("backingStore")][-1].find("source") is None,
+        encrypted=tuple(_paths(_with_keys(node))),
+        transient=node.find("transient") is not None,
     )
+
+
+def _with_keys(disk: ET.Element) -> Iterator[ET.Element]:
+    """The sources of images that QEMU decrypts; old definitions say it beside the source."""
+    for layer in (disk, *disk.iterfind(".//backingStore")):
+        if layer.find("encryption") is not None or layer.find("source/encryption") is not None:
+            yield from layer.findall("source")
 
 
 def _paths(sources: Iterable[ET.Element]) -> Iterator[str]:
@@ -203,8 +216,7 @@ def _source(node: ET.Element | None, kind: str) -> Source | None:
 def _mirror(node: ET.Element | None) -> Mirror | None:
     if node is None:
         return None
-    source = node.find("source")
-    path = source.get("file") or source.get("dev") or "" if source is not None else ""
+    path = next(_paths(node.findall("source")), "")
     return Mirror(node.get("job", "copy"), path or node.get("file", ""), node.get("ready", ""))
 
 
@@ -244,9 +256,8 @@ def _move_source(disk: ET.Element, sources: Mapping[str, tuple[str, str]]) -> No
     source = disk.find("source")
     kind = disk.get("type", "")
     old = source.get(_PATH_ATTRIBUTE.get(kind, ""), "") if source is not None else ""
-    if source is None or not old or old not in sources:
-        return
-    _move_to(disk, *sources[old])
+    if old and old in sources:
+        _move_to(disk, *sources[old])
 
 
 def _move_to(disk: ET.Element, path: str, image_format: str) -> None:
@@ -284,6 +295,6 @@ def place_disks(root: ET.Element, images: Mapping[str, tuple[str, str]]) -> None
 
 def domain_with_sources(xml: str, sources: Mapping[str, tuple[str, str]]) -> str:
     """A domain XML with the disks moved as in :func:`with_sources`."""
-    root = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
+    root = xml_root(xml)
     with_sources(root, sources)
-    return ET.tostring(root, encoding="unicode")
+    return xml_text(root)

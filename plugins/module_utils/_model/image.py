@@ -218,6 +218,16 @@ class Image(NamedTuple):
     bitmaps: tuple[Bitmap, ...] = ()
     bitmaps_stale: bool = False
 
+    def holding(self, name: str) -> Image:
+        """The image once it holds one more snapshot of its content of now.
+
+        QEMU counts ids up from the highest number there is.
+        """
+        numbers = [int(each.id) for each in self.snapshots if each.id.isdecimal()]
+        id, size = str(max(numbers, default=0) + 1), self.virtual_size or 0
+        taken = InternalSnapshot(id, name, 0, 0, 0, 0, 0, None, size)
+        return self._replace(snapshots=(*self.snapshots, taken))
+
     @property
     def filename(self) -> str:
         return self.file.filename

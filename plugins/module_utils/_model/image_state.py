@@ -82,7 +82,8 @@ class ImageFacts:
 
     ``users`` are the processes that keep an image from being written, ``writers`` those that
     may write to it, as text and only where there are any. ``claims`` are journals of dead runs
-    that have begun to write into an image on behalf of another. ``blocked`` says why a file
+    that have begun to write into an image on behalf of another; ``unknown`` says of those that
+    name an image and that this version does not understand why. ``blocked`` says why a file
     cannot be written, ``missing`` names programs that are not installed.
     """
 
@@ -91,6 +92,7 @@ class ImageFacts:
     writers: Mapping[str, str] = field(default_factory=dict)
     standing: tuple[Standing, ...] = ()
     claims: Mapping[str, str] = field(default_factory=dict)
+    unknown: Mapping[str, str] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)
     directories: Mapping[str, DirectoryFact] = field(default_factory=dict)
     missing: str = ""

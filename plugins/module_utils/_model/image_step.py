@@ -14,6 +14,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Union
 
+from .plain import step_from
+
 
 @dataclass(frozen=True)
 class CreateTag:
@@ -34,11 +36,15 @@ class DeleteTag:
 
 @dataclass(frozen=True)
 class ApplyTag:
-    """Go back to an internal snapshot; what the image holds beside its snapshots is lost."""
+    """Go back to an internal snapshot; what the image holds beside its snapshots is lost.
+
+    ``bitmaps`` are those of backups of ours, with which QEMU does not go back: they are given up.
+    """
 
     step: ClassVar[str] = "apply_snapshot"
     name: str
     id: str
+    bitmaps: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -143,9 +149,8 @@ def to_dict(step: ImageStep) -> dict[str, Any]:
 
 
 def from_dict(data: Mapping[str, Any]) -> ImageStep:
-    """The step that :func:`to_dict` made plain (lists become tuples again)."""
-    values = {key: _frozen(value) for key, value in data.items() if key != "step"}
-    step: ImageStep = _KINDS[data["step"]](**values)
+    """The step that :func:`to_dict` made plain. Conflict for one that is not known here."""
+    step: ImageStep = step_from(_KINDS, data)
     return step
 
 
@@ -160,7 +165,3 @@ def shown(path: str, step: ImageStep) -> dict[str, Any]:
 
 def _empty(value: Any) -> bool:
     return value is None or value is False or value in ("", ())
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(_frozen(item) for item in value) if isinstance(value, (list, tuple)) else value

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What an operator may call things.
 
-Names of snapshots end up in libvirt's metadata file names, in image file names
-and on qemu-img's command line, so one allow-list rules them all.
+Names that we give to snapshots end up in libvirt's metadata file names, in image file names
+and on qemu-img's command line, so one allow-list rules them all. What others have named is looked
+up as it is, and becomes part of a file name only as :func:`file_part`.
 
 This util is PRIVATE to the collection.
 """
@@ -13,7 +14,9 @@ from __future__ import annotations
 
 import posixpath
 import re
+import shlex
 import unicodedata
+from collections.abc import Container
 from urllib.parse import quote
 
 from .problem import BadInput
@@ -36,11 +39,16 @@ def check_snapshot_name(name: str) -> str:
     )
 
 
-def check_vm_name(name: str) -> str:
-    """Return ``name`` if libvirt could have a domain of that name or UUID, else raise BadInput.
+def meant(name: str, known: Container[str]) -> str:
+    """The name as it was given where that is one, else without the blanks beside it."""
+    return name if name in known else name.strip()
 
-    libvirt itself refuses '/' and control characters; a leading dash or dot is refused here
-    because the name becomes part of file names.
+
+def check_vm_name(name: str) -> str:
+    """Return ``name`` if a VM can be called so by us, or is a UUID, else raise BadInput.
+
+    libvirt itself refuses '/' and line ends. A leading dash or dot and other control characters
+    are refused here, because the name is for people and programs as well.
     """
     bad = (
         not name.strip()
@@ -55,6 +63,17 @@ def check_vm_name(name: str) -> str:
             wanted="a libvirt domain name or UUID: at most 255 bytes, no '/', no control"
             " characters, no leading '-' or '.'",
             todo="correct the option 'vm' ('virsh list --all' shows the names)",
+        )
+    return name
+
+
+def check_known_name(name: str) -> str:
+    """Return what libvirt has once called a VM, else raise BadInput: see check_vm_name."""
+    if name in (".", "..", "") or "/" in name or "\n" in name or _NOT_TEXT.search(name):
+        raise BadInput(
+            f"the VM name {_shown(name)} is none that libvirt has given",
+            wanted="a name without '/' and line ends",
+            todo="restore it under another name (option 'as')",
         )
     return name
 
@@ -82,9 +101,36 @@ def check_path(path: str, what: str) -> str:
     )
 
 
+def plain_path(path: str | None) -> str:
+    """A path as it is compared and recorded, '' for none: no slash twice or at the end but of '/'.
+
+    What ``..`` leads to only the kernel knows, since a symbolic link may be before it.
+    """
+    if not path or not path.startswith("/"):
+        return path or ""
+    parts = [part for part in path.split("/") if part not in ("", ".")]
+    return f"/{'/'.join(parts)}"
+
+
+def check_directory(path: str | None) -> str:
+    """The option 'directory' as it is compared and recorded, '' for none. Raises BadInput."""
+    return plain_path(check_path(path, "the option 'directory'")) if path else ""
+
+
 def file_part(name: str) -> str:
-    """``name`` as a part of a file name: everything but plain characters percent-encoded."""
-    return quote(name, safe="_:@+=,")
+    """``name`` as a part of a file name: everything but plain characters percent-encoded.
+
+    So is a dash or a dot at its beginning, which would make it an option, hidden, or a way out.
+    """
+    part = quote(name, safe="_:@+=,")
+    return f"%{ord(part[0]):02X}{part[1:]}" if part[:1] in ("-", ".") else part
+
+
+def in_shell(name: str) -> str:
+    """``name`` as a word of a command in an advice, on one line."""
+    if name.isprintable():
+        return shlex.quote(name)
+    return "$'" + "".join(f"\\x{byte:02x}" for byte in name.encode()) + "'"
 
 
 def _shown(name: str) -> str:

@@ -38,12 +38,17 @@ class StartVm:
 class DefineAsOf:
     """Define the VM as it was when a snapshot was taken, with its disks on these images.
 
-    ``disks`` are (target, image, format) of all disks that have a source.
+    ``disks`` are (target, image, format) of all disks that have a source, ``attached`` those that
+    the VM does not have, or not on what they were, ``media`` what is put into drives again, and
+    ``detached`` what leaves it: each (target, image).
     """
 
     step: ClassVar[str] = "define_as_of"
     snapshot: str
     disks: tuple[tuple[str, str, str], ...]
+    attached: tuple[tuple[str, str], ...] = ()
+    media: tuple[tuple[str, str], ...] = ()
+    detached: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -60,13 +65,17 @@ class RestoreMemory:
 class RevertInternal:
     """Bring back what the images hold under this name, the memory too if it is there.
 
-    ``status`` is how the VM is to be afterwards: running, paused or shutoff.
+    ``status`` is how the VM is to be afterwards: running, paused or shutoff. ``attached``,
+    ``media`` and ``detached``: see DefineAsOf.
     """
 
     step: ClassVar[str] = "revert_internal"
     name: str
     images: tuple[str, ...]
     status: str
+    attached: tuple[tuple[str, str], ...] = ()
+    media: tuple[tuple[str, str], ...] = ()
+    detached: tuple[tuple[str, str], ...] = ()
 
     def mark(self, number: str) -> str:
         """The note made in the journal before libvirt is told; ``number``: see Definition."""

@@ -54,3 +54,11 @@ class Unreachable(Problem):
 
 class Damaged(Problem):
     """A file whose content breaks the rules of its format: truncated, torn or made to mislead."""
+
+
+class Denied(Problem):
+    """The system refuses this user something. That tells nothing about what is there."""
+
+
+class Unwritten(Problem):
+    """A record could not be written or removed: the one that was there is as it was."""

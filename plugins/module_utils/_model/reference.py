@@ -12,7 +12,11 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Iterator
+from html import unescape
+
+_NAMED = re.compile(r"""\b(?:file|dev)\s*=\s*(?:"(/[^"]*)"|'(/[^']*)')""")
 
 
 def is_reference(name: str) -> bool:
@@ -51,3 +55,8 @@ def shown(name: str, limit: int = 120) -> str:
     text = name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
     text = "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
     return f"'{text}'" if len(text) <= limit else f"'{text[:limit]}...' ({len(text)} characters)"
+
+
+def paths_named_in(text: str) -> Iterator[str]:
+    """All paths that a definition names as images, each once, whatever else it says."""
+    yield from dict.fromkeys(unescape(a or b) for a, b in _NAMED.findall(text))

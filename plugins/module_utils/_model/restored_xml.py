@@ -18,6 +18,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from .domain import place_disks
+from .firmware import set_nvram
 from .problem import Damaged
 from .restore import Marker, place_marker
 
@@ -81,13 +82,8 @@ def restored_xml(root: ET.Element, change: Change, marker: Marker) -> str:
 
 def _set_nvram(root: ET.Element, change: Change) -> None:
     """A VM under another name never shares the file; without one libvirt makes a new one."""
-    node = root.find("os/nvram")
-    if node is None or not (change.nvram or change.clone):
-        return
-    for source in node.findall("source"):
-        node.remove(source)
-    node.attrib.pop("type", None)
-    node.text = change.nvram or None
+    if change.nvram or (change.clone and root.find("os/nvram") is not None):
+        set_nvram(root, change.nvram)
 
 
 def _identify(root: ET.Element, change: Change) -> None:

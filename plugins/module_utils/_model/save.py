@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import struct
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from .domain import Definition, domain_from_element
@@ -140,6 +140,14 @@ def changes(save: Save) -> Iterator[str]:
             yield f"disk {image.target}: {image.path} {told}"
     for target, path in before:
         yield f"disk {target}: it stood on {path} then"
+
+
+def moved(save: Save, now: Mapping[str, str]) -> Iterator[str]:
+    """Disks that would be other ones than those that the VM is defined with now, target -> path."""
+    for disk in save.definition.disks if save.definition else ():
+        path = now.get(disk.target, disk.path)
+        if disk.writable and path != disk.path:
+            yield f"disk {disk.target}: it stood on {disk.path}, and is {path} now"
 
 
 def _differences(save: Save, then: SavedImage, now: SavedImage) -> Iterator[str]:

@@ -17,7 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-from .domain import Definition, domain_from_element, up_to_disks, with_sources
+from .domain import Definition, domain_from_element, with_sources
+from .stamp import Stamp, from_note
+from .xml_text import up_to_disks, xml_root, xml_text
 
 OFFLINE, FILESYSTEM, MEMORY, CRASH = "offline", "filesystem", "memory", "crash"
 CHECKPOINT = "checkpoint"
@@ -66,7 +68,7 @@ class SnapshotSpec:
             if disk.mode == "external":
                 ET.SubElement(node, "driver", {"type": disk.format})
                 ET.SubElement(node, "source", {"file": disk.file})
-        return ET.tostring(root, encoding="unicode")
+        return xml_text(root)
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,11 @@ class Snapshot:
     """A snapshot that libvirt knows; ``ours`` if this collection took it.
 
     ``before`` is the domain as it was at that point, ``named`` every image that its recorded
-    definitions, live and inactive, name. ``former`` are overlays that it made and that stood on
+    definitions, live and inactive, name; ``later`` is the inactive one, where the VM ran and it was
+    read. ``former`` are overlays that it made and that stood on
     its point until the VM was brought back to it. ``kind`` is checkpoint for one of
     vm_checkpoint, else ''. ``state`` is that of the VM before it was paused for it, if it was.
+    ``stamps`` are of the images that it needs and that nothing is to write to any more.
     """
 
     name: str
@@ -95,6 +99,8 @@ class Snapshot:
     ours: bool = True
     former: tuple[str, ...] = ()
     kind: str = ""
+    stamps: tuple[Stamp, ...] = ()
+    later: Definition | None = None
 
     @property
     def made(self) -> tuple[str, ...]:
@@ -140,14 +146,14 @@ def parse_snapshot(xml: str, *, current: bool = False, brief: bool = False) -> S
     of the text.
     """
     text = _brief(xml) if brief else xml
-    root = ET.fromstring(text)  # noqa: S314 - the daemon's own output
+    root = xml_root(text)
     state = root.findtext("state", "")
     memory = root.find("memory")
     memory_mode = memory.get("snapshot", "no") if memory is not None else "no"
     stored = root.findtext("description", "")
     description, consistency = read_note(stored)
     more = read_more(stored)
-    before = [domain_from_element(node) for node in root.iterfind("domain")]
+    before = [domain_from_element(node, brief=brief) for node in root.iterfind("domain")]
     others = [domain_from_element(node) for node in root.iterfind("inactiveDomain")]
     return Snapshot(
         name=root.findtext("name", ""),
@@ -166,6 +172,8 @@ def parse_snapshot(xml: str, *, current: bool = False, brief: bool = False) -> S
         ours=bool(consistency),
         former=tuple(unquote(path) for path in more.get("former", "").split(",") if path),
         kind=more.get("kind", ""),
+        stamps=from_note(more.get("stamps", "")),
+        later=others[0] if others else None,
     )
 
 
@@ -222,28 +230,31 @@ def rewritten(
     without: Iterable[str] = (),
     files: Mapping[str, str] | None = None,
     consistency: str = "",
+    stamps: str | None = None,
+    former: Iterable[str] = (),
 ) -> str:
     """A snapshot's XML after images were merged or its note was corrected.
 
     ``sources`` maps each image that is gone to (image, format) that holds its content now;
     the disks ``without`` are no longer part of the snapshot; ``files`` maps targets to the
-    overlays that stand on its points now.
+    overlays that stand on its points now; ``stamps``, unless None, takes the place of those noted;
+    ``former`` are noted as overlays of its own that do not stand there any more.
     """
-    root = ET.fromstring(xml)  # noqa: S314 - the daemon's own output
+    root = xml_root(xml)
     for tag in ("domain", "inactiveDomain"):
         node = root.find(tag)
         if node is not None:
             with_sources(node, sources)
-    former: list[str] = []
+    gone = list(former)
     for disk in root.iterfind("disks/disk"):
-        former.extend(_on_other_overlay(disk, files or {}))
+        gone.extend(_on_other_overlay(disk, files or {}))
         if disk.get("name", "") in without:
             disk.set("snapshot", "no")
             disk.attrib.pop("type", None)
             for child in list(disk):
                 disk.remove(child)
-    _renote(root.find("description"), consistency, former)
-    return ET.tostring(root, encoding="unicode")
+    _renote(root.find("description"), consistency, gone, stamps)
+    return xml_text(root)
 
 
 def _on_other_overlay(disk: ET.Element, files: Mapping[str, str]) -> Iterator[str]:
@@ -254,7 +265,9 @@ def _on_other_overlay(disk: ET.Element, files: Mapping[str, str]) -> Iterator[st
         source.set("file", files[name])
 
 
-def _renote(node: ET.Element | None, consistency: str, former: Sequence[str]) -> None:
+def _renote(
+    node: ET.Element | None, consistency: str, former: Sequence[str], stamps: str | None
+) -> None:
     """Correct our note; a snapshot without one is somebody else's, and gets none."""
     stored = (node.text or "") if node is not None else ""
     text, known = read_note(stored)
@@ -263,4 +276,5 @@ def _renote(node: ET.Element | None, consistency: str, former: Sequence[str]) ->
     more = read_more(stored)
     left = [*more.get("former", "").split(","), *(quote(path, safe="/") for path in former)]
     more["former"] = ",".join(path for path in left if path)
+    more["stamps"] = more.get("stamps", "") if stamps is None else stamps
     node.text = noted(text, consistency or known, more)

@@ -19,7 +19,9 @@ class TakeSnapshot:
     """Ask libvirt for the snapshot. ``quiesce`` is required, preferred or never.
 
     ``pause``: the vCPUs stand still until it is taken, so that a group has one point in time
-    also where the memory is part of it.
+    also where the memory is part of it. ``flush_timeout`` is how many seconds the guest may write
+    out before it is frozen, 0 where it is not asked to. Only what is mounted on ``mountpoints`` is
+    frozen, all where there are none.
     """
 
     step: ClassVar[str] = "take_snapshot"
@@ -28,6 +30,13 @@ class TakeSnapshot:
     quiesce: str
     freeze_timeout: int
     pause: bool = False
+    flush_timeout: int = 0
+    mountpoints: tuple[str, ...] = ()
+
+    @property
+    def taken(self) -> tuple[str, ...]:
+        """The targets of the disks that are part of it."""
+        return tuple(disk.target for disk in self.spec.disks if disk.mode != "no")
 
 
 @dataclass(frozen=True)
@@ -53,6 +62,7 @@ class RewriteSnapshot:
 
     ``sources`` are (old, new, new format); disks ``without`` are no longer part of it; ``files``
     are (target, overlay that stands on its point now). ``current`` makes it the current one.
+    ``former`` are overlays of snapshots that go, which it needs: they go with it.
     """
 
     step: ClassVar[str] = "rewrite_snapshot"
@@ -61,6 +71,7 @@ class RewriteSnapshot:
     without: tuple[str, ...] = ()
     files: tuple[tuple[str, str], ...] = ()
     current: bool = False
+    former: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from .freeze import FreezeRecord, Guest
 from .image import Image
 from .save import Saves
 from .snapshot import Snapshot
+from .stamp import Seen
 from .storage import UNSEEN, StorageState
 
 OFF = "shutoff"
@@ -29,7 +30,9 @@ class DiskState:
 
     ``persistent`` is the path in the inactive definition ('' for a transient VM), ``recorded``
     what that lists below it; ``trouble`` says why the chain could not be read, which then is
-    empty. ``unwritten`` is True where the VM is off and its active image holds nothing yet.
+    empty, and ``denied`` what to do where only this user may not. ``unwritten`` is True where the
+    VM is off and its active image holds nothing yet. ``stacked`` is what the inactive definition
+    tells of snapshots before (see Disk).
     """
 
     disk: Disk
@@ -38,6 +41,8 @@ class DiskState:
     recorded: tuple[str, ...] = ()
     trouble: str = ""
     unwritten: bool = False
+    stacked: tuple[str, ...] = ()
+    denied: str = ""
 
     @property
     def target(self) -> str:
@@ -72,7 +77,11 @@ class VmState:
     ours that outlives its run. ``dropped`` are snapshots that libvirt forgot when the VM, which is
     transient, stopped, each after its parent. ``guest`` and ``saves`` are there only for plans that
     want to know them, as are ``shared``, the images in its chains that something else stands on,
-    and ``backups``, its restore points in the repository that a run is about.
+    ``committed``, overlays in no chain whose content was provably moved into one by hand, and
+    ``backups``, its restore points in the repository that a run is about. ``seen`` is what the
+    images tell that snapshots have stamps of. ``config`` is the definition by which it starts next,
+    None where that was not read. ``unfit`` are (memory file of a snapshot, why no VM, or not this
+    one, could go on from it).
     """
 
     name: str
@@ -92,7 +101,11 @@ class VmState:
     dropped: tuple[Snapshot, ...] = ()
     saves: Saves | None = None
     shared: frozenset[str] = frozenset()
+    committed: frozenset[str] = frozenset()
     backups: Backups | None = None
+    seen: tuple[Seen, ...] = ()
+    config: Definition | None = None
+    unfit: tuple[tuple[str, str], ...] = ()
 
     @property
     def off(self) -> bool:
@@ -106,6 +119,11 @@ class VmState:
 
     def disk(self, target: str) -> DiskState | None:
         return next((disk for disk in self.disks if disk.target == target), None)
+
+    @property
+    def paths(self) -> dict[str, str]:
+        """target -> the image that a disk is on now."""
+        return {disk.target: disk.disk.path for disk in self.disks}
 
     def snapshot(self, name: str) -> Snapshot | None:
         return next((snapshot for snapshot in self.snapshots if snapshot.name == name), None)
@@ -139,12 +157,16 @@ class FileFact:
 
 @dataclass(frozen=True)
 class DirectoryFact:
-    """A directory that is to receive files, in bytes. ``trouble`` is '' when it can."""
+    """A directory that is to receive files, in bytes. ``trouble`` is '' when it can.
+
+    ``real`` is its path without symbolic links, '' where that was not looked up.
+    """
 
     path: str
     free: int = 0
     trouble: str = ""
     size: int = 0
+    real: str = ""
 
 
 @dataclass(frozen=True)
@@ -173,10 +195,18 @@ class Job:
 class Facts:
     """What was looked up for one plan: only what its steps need.
 
-    ``agent`` is thawed, frozen or silent, '' where it was not asked; ``memory`` is in bytes.
+    ``read_only`` are images to be written to that are on a read-only file system. ``held`` is why
+    QEMU would not write memory.
+    ``agent`` is thawed, frozen or silent, '' where it was not asked; ``blocked`` are the commands
+    that it is known not to allow, ``points`` the mount points of what lies on the disks that are
+    taken, None where all is to be frozen. ``memory`` is in bytes.
     ``clones`` tells of directories why files cannot be cloned there ('' if they can), and
     ``dwellers`` which disks of other VMs lie in a subvolume. ``backups`` are the names of libvirt's
-    backup checkpoints, where they matter.
+    backup checkpoints, where they matter, and ``bitmaps`` are (image, name) of what a running QEMU
+    will write to images when it ends. ``rooms`` are bytes that the new image of a disk takes in
+    a restore point, by target; ``left`` has to stay free there for guests, and ``debris`` becomes
+    free before. ``flash``: libvirt takes internal snapshots of VMs with UEFI that are off.
+    ``saved_to`` is a file that we have saved the VM to and that it can go on from.
     """
 
     files: Mapping[str, FileFact]
@@ -184,11 +214,21 @@ class Facts:
     uses: tuple[ImageUse, ...] = ()
     jobs: tuple[Job, ...] = ()
     managed_save: bool = False
+    saved_to: str = ""
+    held: tuple[str, ...] = ()
+    read_only: tuple[str, ...] = ()
     agent: str = ""
+    blocked: tuple[str, ...] = ()
+    points: tuple[str, ...] | None = None
     memory: int = 0
     clones: Mapping[str, str] = field(default_factory=dict)
     dwellers: tuple[ImageUse, ...] = ()
     backups: tuple[str, ...] = ()
+    bitmaps: tuple[tuple[str, str], ...] = ()
+    rooms: Mapping[str, int] = field(default_factory=dict)
+    left: int = 0
+    debris: int = 0
+    flash: bool = False
 
     def job(self, target: str) -> Job | None:
         return next((job for job in self.jobs if job.target == target), None)

@@ -14,7 +14,7 @@ from datetime import datetime
 from functools import cached_property
 
 from .backup import FULL, RestorePoint, StoredDisk, is_id, moment
-from .problem import NotFound
+from .problem import NotFound, Problem
 
 LATEST = "latest"
 LONGEST_NAME = 4095
@@ -43,7 +43,9 @@ class Stock:
     an entry of its own. ``debris`` are folders without a manifest and files that no manifest names,
     which dead runs have left. ``staged`` are the points of which a merge was complete but for the
     last renaming, and ``verified`` is what the last verification of each point found. ``uses`` says
-    what stands on points from outside, as far as that was looked at.
+    what stands on points from outside, as far as that was looked at. ``unclear`` are those that
+    another version has written, that this user may not read, or at which something unforeseen
+    happened, among the broken ones or the points: they may be as good as any.
     """
 
     repository: str
@@ -55,6 +57,7 @@ class Stock:
     staged: tuple[str, ...] = ()
     verified: Mapping[str, Verified] = field(default_factory=dict)
     uses: Mapping[str, str] = field(default_factory=dict)
+    unclear: Mapping[str, Problem] = field(default_factory=dict)
 
     # Each of these is worked out once for all points, since there may be hundreds in one chain.
 
@@ -104,6 +107,12 @@ class Stock:
     def good(self) -> tuple[RestorePoint, ...]:
         """The points that nothing is known against, oldest first."""
         return tuple(point for point in self.points if point.id not in self._spoilt_by)
+
+    def check_clear(self, but_older_than: str = "") -> None:
+        """Raise what is unclear about any point, or any that is not older than one."""
+        for id, problem in self.unclear.items():
+            if id >= but_older_than:
+                raise problem
 
     @property
     def next_sequence(self) -> int:
@@ -183,6 +192,9 @@ class Stock:
 
     def passed_over(self, chosen: RestorePoint, targets: Sequence[str]) -> Iterator[str]:
         """Why each newer point is not the latest one."""
+        for id, why in self.broken.items():
+            if id > chosen.id:
+                yield f"{id} is newer, but would not restore: {why}"
         for point in self.points[self.points.index(chosen) + 1 :]:
             trouble = self.trouble_of(point)
             if trouble:

@@ -11,13 +11,13 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
 
 from .snapshot import CRASH, FILESYSTEM, OFFLINE
 from .volume import Volume
 
 LVM, REFLINK, BTRFS = "lvm", "reflink", "btrfs"
 BACKENDS = (LVM, REFLINK, BTRFS)
+_STORED = "storage snapshot "
 SUBVOLUMES = ".vmkeep"
 """The directory in a subvolume that holds the snapshots of it."""
 
@@ -30,7 +30,8 @@ class Copy:
     definition names it. ``file`` is where its content can be read, ``made`` what was made for it:
     that file, the logical volume VG/LV, or the subvolume that holds it. ``volume`` is what holds
     the image: VG/LV, or a subvolume. ``size`` are the bytes for changes of an LVM snapshot that is
-    not thin. ``below`` are (path, stamp) of the images that the image stands on.
+    not thin. ``below`` are (path, stamp) of the images that the image stands on. ``stamp`` is that
+    of what was made, as text (see stamp.py), '' where it could not be read.
     """
 
     target: str
@@ -42,6 +43,7 @@ class Copy:
     thin: bool = False
     size: int = 0
     below: tuple[tuple[str, str], ...] = ()
+    stamp: str = ""
 
     @property
     def is_merged(self) -> bool:
@@ -82,6 +84,16 @@ class StorageSnapshot:
         return next((copy for copy in self.copies if copy.target == target), None)
 
 
+def stored_user(name: str, vm: str) -> str:
+    """How a storage snapshot is called that stands on an image."""
+    return f"{_STORED}{name} of VM {vm}"
+
+
+def stored_name(user: str) -> str:
+    """The name of the storage snapshot that is called so, '' for another user of an image."""
+    return user[len(_STORED) :].partition(" ")[0] if user.startswith(_STORED) else ""
+
+
 @dataclass(frozen=True)
 class Ground:
     """What is below the active image of a disk.
@@ -101,9 +113,11 @@ class Ground:
 class StorageState:
     """What was observed below the images of one VM; only where ``seen``.
 
-    ``existing`` are those of the things that its copies and its journal name that exist. ``at``
+    ``existing`` are those of the things that its copies and its journal name that exist, and
+    ``written`` those that somebody wrote to, or put another one in the place of. ``at``
     are (target, snapshot) of the disks that provably hold just what that snapshot holds, since
-    they went back to it and nothing was written to them since.
+    they went back to it and nothing was written to them since. ``below`` are (path, stamp) of the
+    images that its copies stand on, as they are now, of those that exist.
     """
 
     seen: bool = False
@@ -112,6 +126,8 @@ class StorageState:
     volumes: tuple[Volume, ...] = ()
     existing: frozenset[str] = frozenset()
     at: tuple[tuple[str, str], ...] = field(default=())
+    written: frozenset[str] = frozenset()
+    below: tuple[tuple[str, str], ...] = ()
 
     def snapshot(self, name: str) -> StorageSnapshot | None:
         return next((found for found in self.snapshots if found.name == name), None)
@@ -133,6 +149,8 @@ class StorageState:
                     f"{copy.made}, which held {copy.target}, is invalid: its space for changes"
                     " overflowed"
                 )
+            elif copy.made in self.written:
+                yield f"{copy.file}, which held {copy.target}, was written to since"
 
 
 UNSEEN = StorageState()
@@ -193,9 +211,3 @@ def gathered(found: Iterator[StorageSnapshot]) -> tuple[StorageSnapshot, ...]:
         copies = tuple(sorted((*other.copies, *part.copies), key=lambda copy: copy.target))
         by_name[part.name] = replace(other, consistency=worth, copies=copies)
     return tuple(by_name.values())
-
-
-def to_copy(data: Mapping[str, Any]) -> Copy:
-    """A copy from plain data, such as a journal or a record holds."""
-    below = tuple((str(path), str(stamp)) for path, stamp in data.get("below", ()))
-    return Copy(**{**data, "below": below})

@@ -8,14 +8,14 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from .snapshot import Snapshot, oldest_first
 
 
 def descendants(snapshots: Iterable[Snapshot], name: str) -> tuple[str, ...]:
     """``name`` and all that descend from it, parents before children."""
-    children = _children(snapshots)
+    children = _children(oldest_first(snapshots))
     found, todo = [], [name]
     while todo:
         found.append(todo.pop(0))
@@ -24,18 +24,26 @@ def descendants(snapshots: Iterable[Snapshot], name: str) -> tuple[str, ...]:
 
 
 def tree_text(snapshots: Iterable[Snapshot]) -> str:
-    """The tree as ``virsh snapshot-list --tree`` draws it; the current one is marked."""
-    children = _children(snapshots)
+    """The tree as ``virsh snapshot-list --tree`` draws it, by names; the current one is marked.
+
+    Not by age: libvirt counts seconds, and a plan could not tell which of two will be the older.
+    """
+    children = _children(sorted(snapshots, key=_by_name))
     roots = children.get("", [])
     lines = [line for root in roots for line in _branch(root, children, last=root is roots[-1])]
     return "\n".join(line.rstrip() for line in lines).rstrip("\n")
 
 
-def _children(snapshots: Iterable[Snapshot]) -> dict[str, list[Snapshot]]:
-    listed = oldest_first(snapshots)
-    names = {snapshot.name for snapshot in listed}
+def _by_name(snapshot: Snapshot) -> tuple[str, str]:
+    """As virsh sorts: upper and lower case are one."""
+    return (snapshot.name.lower(), snapshot.name)
+
+
+def _children(snapshots: Sequence[Snapshot]) -> dict[str, list[Snapshot]]:
+    """By parent, '' for those without one, in the order that they are given in."""
+    names = {snapshot.name for snapshot in snapshots}
     children: dict[str, list[Snapshot]] = {}
-    for snapshot in listed:
+    for snapshot in snapshots:
         children.setdefault(snapshot.parent if snapshot.parent in names else "", []).append(
             snapshot
         )

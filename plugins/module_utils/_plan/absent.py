@@ -21,8 +21,10 @@ from .._model.step import CommitDisk, DeleteInternal, ForgetSnapshot, Plan, Remo
 from .._model.tree import (
     descendants,
 )
+from .encrypted import check_outside
 from .kind import check_kind
 from .merge import check_points, consequences, merge
+from .own import own_disk
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,7 @@ def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
     merged = [path for step in merges for path in step.merged]
     files = [step.file for step in steps if isinstance(step, RemoveFile)]
     check_points(vm, merges, names, [file for file in files if file not in merged])
-    return Plan(vm.name, steps, _left_alone(vm, names))
+    return Plan(vm.name, steps, (*_left_alone(vm, names), *_own_now(vm, names)))
 
 
 def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step, ...]:
@@ -61,7 +63,10 @@ def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step
     merges = _merges(vm, doomed, bandwidth)
     internal = {snapshot.name: snapshot for snapshot in doomed if snapshot.mode == "internal"}
     deletions = [
-        _delete_internal(vm, internal[name]) for name in reversed(names) if name in internal
+        step
+        for name in reversed(names)
+        if name in internal
+        for step in _delete_internal(vm, internal[name])
     ]
     after = [
         step
@@ -79,7 +84,7 @@ def _check_readable(vm: VmState, doomed: tuple[Snapshot, ...]) -> None:
             raise Unsupported(
                 f"the chain of disk {target} of VM {vm.name} cannot be read: {disk.trouble}",
                 wanted="to know whether the overlay of the snapshot is in use",
-                todo="repair the image, or use 'metadata_only: true'",
+                todo=disk.denied or "repair the image, or use 'metadata_only: true'",
             )
 
 
@@ -90,7 +95,7 @@ def _merges(vm: VmState, doomed: tuple[Snapshot, ...], bandwidth: int) -> tuple[
             depth
             for snapshot in doomed
             for depth in [disk.depth_of(snapshot.overlays.get(disk.target, ""))]
-            if depth is not None
+            if depth is not None and depth < own_disk(vm, disk).depth
         )
         if depths:
             _check_together(vm, disk, depths)
@@ -100,13 +105,6 @@ def _merges(vm: VmState, doomed: tuple[Snapshot, ...], bandwidth: int) -> tuple[
 
 def _check_together(vm: VmState, disk: DiskState, depths: list[int]) -> None:
     """A subtree is merged in one go; an image in between that is not part of it stays ours not."""
-    if depths[-1] >= len(disk.chain) - 1:
-        raise Conflict(
-            f"image {disk.chain[-1].filename} of disk {disk.target} of VM {vm.name} is called the"
-            " overlay of a snapshot but stands on nothing",
-            wanted="an image below it to merge it into",
-            todo="it was flattened by another tool; use 'metadata_only: true'",
-        )
     foreign = [
         disk.chain[depth].filename for depth in range(depths[0], depths[-1]) if depth not in depths
     ]
@@ -119,25 +117,35 @@ def _check_together(vm: VmState, disk: DiskState, depths: list[int]) -> None:
         )
 
 
-def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> tuple[Step, ...]:
+def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[Step]:
     """Overlays of the snapshots that are in no chain any more (changed by hand, or reverted)."""
-    return tuple(
-        RemoveFile(file, f"overlay of snapshot {snapshot.name}, in no chain")
-        for snapshot in doomed
-        for target, file in snapshot.overlays.items()
-        if file not in vm.missing and not _in_a_chain(vm, file) and vm.disk(target) is not None
-    )
+    needed = _needed(vm, doomed)
+    for snapshot in doomed:
+        for target, file in snapshot.overlays.items():
+            loose = file not in vm.missing and not _in_a_chain(vm, file)
+            if loose and file not in needed and vm.disk(target) is not None:
+                yield RemoveFile(file, f"overlay of snapshot {snapshot.name}, in no chain")
+        for file in snapshot.former:
+            if file not in vm.missing and not _in_a_chain(vm, file) and file not in needed:
+                yield RemoveFile(file, f"former overlay of snapshot {snapshot.name}")
+
+
+def _needed(vm: VmState, doomed: tuple[Snapshot, ...]) -> set[str]:
+    """What the snapshots that stay are made of."""
+    surviving = [snapshot for snapshot in vm.snapshots if snapshot not in doomed]
+    needed = {image.filename for s in surviving for image in points_of(vm, s)}
+    return needed.union(file for s in surviving for file in s.overlays.values())
 
 
 def _beside(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[Step]:
     """Images of ours beside the present state that only these snapshots go back to."""
-    surviving = [snapshot for snapshot in vm.snapshots if snapshot not in doomed]
-    needed = {image.filename for s in surviving for image in points_of(vm, s)}
-    needed.update(file for s in surviving for file in s.overlays.values())
+    needed = _needed(vm, doomed)
     made = {file for snapshot in vm.snapshots if snapshot.ours for file in snapshot.made}
     found = {image.filename: image for snapshot in doomed for image in points_of(vm, snapshot)}
     for path in found:
-        if path in made and path not in needed and not _in_a_chain(vm, path):
+        gone = path in made and path not in needed and not _in_a_chain(vm, path)
+        # What a snapshot of these made itself goes as its overlay.
+        if gone and not any(path in snapshot.made for snapshot in doomed):
             yield RemoveFile(path, "held the point of a removed snapshot")
 
 
@@ -158,22 +166,66 @@ def _left_alone(vm: VmState, names: Sequence[str]) -> tuple[str, ...]:
     )
 
 
+def _own_now(vm: VmState, names: Sequence[str]) -> Iterator[str]:
+    """An overlay with nothing below it but a template, or nothing at all, is merged into nothing.
+
+    What it stood on was pulled into it, or merged away by hand: it is the VM's own disk now.
+    """
+    for snapshot in vm.snapshots:
+        for target, file in snapshot.overlays.items() if snapshot.name in names else ():
+            disk = vm.disk(target)
+            depth = disk.depth_of(file) if disk else None
+            if disk and depth is not None and depth >= own_disk(vm, disk).depth:
+                yield (
+                    f"{vm.name}: {file} stays in use by {target}: what snapshot {snapshot.name}"
+                    " went back to is not in the chain, so there is nothing to merge it into"
+                )
+
+
 def _in_a_chain(vm: VmState, file: str) -> bool:
     return any(disk.depth_of(file) is not None for disk in vm.disks)
 
 
-def _delete_internal(vm: VmState, snapshot: Snapshot) -> Step:
+def _delete_internal(vm: VmState, snapshot: Snapshot) -> Iterator[Step]:
+    """libvirt deletes it from the active images; beside the present state its image goes."""
     images = []
     for entry in snapshot.taken:
         disk, point = vm.disk(entry.target), snapshot.image_before(entry.target)
         if disk is None:
             continue
-        if disk.chain and disk.depth_of(point) != 0:
+        check_outside(vm, disk, f"to delete the internal snapshot {snapshot.name}")
+        depth = disk.depth_of(point)
+        if depth:
             raise Conflict(
                 f"the internal snapshot {snapshot.name} of VM {vm.name} lives in {point}, which is"
                 f" not the active image of disk {entry.target} ({disk.files[0]})",
                 wanted="the image that holds it on top",
-                todo="merge the overlays above it first (vm_blockcommit)",
+                todo="merge the overlays above it first (vm_blockcommit with"
+                f" 'disks: [{entry.target}]' and 'base: {point}')",
             )
-        images.append(point)
-    return DeleteInternal(snapshot.name, tuple(images))
+        if depth == 0 or not disk.chain:
+            images.append(point)
+    if not images:
+        yield ForgetSnapshot(snapshot.name)
+        return
+    _check_as_then(vm, snapshot)
+    yield DeleteInternal(snapshot.name, tuple(images))
+
+
+def _check_as_then(vm: VmState, snapshot: Snapshot) -> None:
+    """Raise Conflict where a VM that runs has not the disks and media that it had then.
+
+    libvirt then refuses to delete an internal snapshot, and dies of a target that is gone (seen
+    with 9.0).
+    """
+    for disk in snapshot.before.disks if snapshot.before and not vm.off else ():
+        now = vm.disk(disk.target)
+        if now is None or now.disk.source != disk.source:
+            has = f"has {now.disk.source or 'nothing'} there now" if now else "has it no more"
+            raise Conflict(
+                f"{disk.target} of VM {vm.name} was {disk.source or 'empty'} when the internal"
+                f" snapshot {snapshot.name} was taken, and the VM {has}",
+                wanted="to delete it while the VM runs, for which libvirt needs the disks and media"
+                " of then",
+                todo="switch the VM off first, or bring them back",
+            )

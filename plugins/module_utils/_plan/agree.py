@@ -9,8 +9,10 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import islice
 
 from .._model.state import DiskState, VmState
+from .own import own_disk
 
 
 def disagreements(vm: VmState) -> list[dict[str, str]]:
@@ -93,7 +95,9 @@ def _about_disk(vm: VmState, disk: DiskState) -> Iterator[dict[str, str]]:
         )
         yield _entry("definition_differs", message, disk=disk.target, file=disk.persistent)
     recorded = {disk.depth_of(found.overlays.get(disk.target, "")) for found in vm.snapshots}
-    for depth, (image, below) in enumerate(zip(disk.files, disk.files[1:])):
+    own = own_disk(vm, disk)
+    pairs = zip(disk.files, disk.files[1:])
+    for depth, (image, below) in enumerate(islice(pairs, own.lowest)):
         if depth not in recorded:
             message = f"{image} stands on {below} ({disk.target}), but no snapshot records it"
             yield _entry("overlay_without_snapshot", message, disk=disk.target, file=image)

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from .._model.backup import (
     FULL,
     INCREMENTAL,
-    NOT_ASKED,
     RestorePoint,
     StoredDisk,
     id_at,
@@ -32,10 +31,14 @@ from .._model.backup_steps import (
     EndBackup,
 )
 from .._model.backups import Backups
-from .._model.problem import Conflict, NotFound, Problem, Unsupported
+from .._model.names import in_shell
+from .._model.problem import Conflict, Problem
 from .._model.state import DiskState, VmState
-from .._model.step import Plan, Step
+from .._model.step import Plan, ResumeVm, Step
 from .._model.stock_step import RemoveDebris
+from .backup_bitmaps import lost_bitmaps
+from .backup_disks import allocated, check_disk, chosen, same_disk, size_of
+from .backup_state import state_notes
 
 AUTO = "auto"
 
@@ -45,7 +48,8 @@ class BackupWish:
     """What is asked for.
 
     ``max_age`` is in seconds, None for a new restore point in any case; ``max_increments`` is how
-    many may stand on a full one. No ``disks`` are all that a guest writes to.
+    many may stand on a full one. No ``disks`` are all that a guest writes to. ``without`` are
+    states that need not be kept: nvram, tpm.
     """
 
     type: str = AUTO
@@ -55,6 +59,8 @@ class BackupWish:
     protected: bool = False
     quiesce: str = "preferred"
     freeze_timeout: int = 10
+    flush_timeout: int = 0
+    without: tuple[str, ...] = ()
 
 
 def plan_backup(wish: BackupWish, vm: VmState) -> Plan:
@@ -63,27 +69,12 @@ def plan_backup(wish: BackupWish, vm: VmState) -> Plan:
     young = _young(wish, vm, known)
     if young:
         note = f"{vm.name}: restore point {young.id} is young enough"
-        return Plan(vm.name, tuple(_tidy(vm, known)), (note,))
+        return Plan(vm.name, (*_tidy(vm, known), *lost_bitmaps(vm, known)), (note,))
     _check_job(vm, known)
     step = _back_up(wish, vm, known)
-    notes = tuple(_without_tpm(vm, known))
+    notes = tuple(state_notes(vm, known, wish.without))
     stale = () if step.how == OFF else tuple(_replaced(known))
-    return Plan(vm.name, (*_tidy(vm, known), step, *stale), notes)
-
-
-def _without_tpm(vm: VmState, known: Backups) -> Iterator[str]:
-    """A note where nothing of its TPM is found though it may have one; it has while it runs."""
-    if not known.tpm_place or known.tpm:
-        return
-    what = f"the state of the TPM of VM {vm.name} is not in {known.tpm_place}"
-    if not vm.off:
-        raise NotFound(
-            what,
-            wanted="to keep it, since a guest can lose what it has encrypted without it",
-            todo="run the task as the user of libvirt's daemon, with its XDG_CONFIG_HOME; where the"
-            " definition names a file for it, name a directory",
-        )
-    yield f"{what}, so nothing of it is kept; a VM that was never started has none"
+    return Plan(vm.name, (*_tidy(vm, known), *lost_bitmaps(vm, known), step, *stale), notes)
 
 
 def left_to_do(vm: VmState) -> Plan:
@@ -100,7 +91,7 @@ def backups_of(vm: VmState) -> Backups:
 
 def _young(wish: BackupWish, vm: VmState, known: Backups) -> RestorePoint | None:
     """The newest restore point with all disks that are asked for, if it is young enough."""
-    targets = [disk.target for disk in _chosen(wish, vm)[0]]
+    targets = [disk.target for disk in chosen(wish.disks, vm)[0]]
     newest = next((point for point in known.stock.good[::-1] if point.covers(targets)), None)
     taken = moment(newest.time) if newest else None
     if wish.max_age is None or taken is None:
@@ -118,11 +109,19 @@ def _tidy(vm: VmState, known: Backups) -> Iterator[Step]:
         yield EndBackup(folder)
     for path in known.stock.debris:
         yield RemoveDebris(path)
+    if known.stopped and _had_begun(known):
+        yield ResumeVm()
     if not vm.off:
         wanted = known.tracked.checkpoint if known.tracked else ""
         for name in known.ours:
             if name != wanted:
                 yield DropCheckpoint(name, "no restore point needs it")
+
+
+def _had_begun(known: Backups) -> bool:
+    """Whether a dead run got as far as QEMU's job, which stops a guest where it has no room."""
+    made = {known.prefix + posixpath.basename(path) for path in known.stock.debris}
+    return bool(_folder_of_job(known)) or not made.isdisjoint(known.checkpoints)
 
 
 def _folder_of_job(known: Backups) -> str:
@@ -137,7 +136,7 @@ def _check_job(vm: VmState, known: Backups) -> None:
             f"VM {vm.name} has a backup job of somebody else (it writes"
             f" {', '.join(known.job) or 'to nobody yet'})",
             wanted="to make a restore point",
-            todo=f"let it end, or end it (virsh domjobabort {vm.name})",
+            todo=f"let it end, or end it (virsh domjobabort {in_shell(vm.name)})",
         )
 
 
@@ -147,9 +146,9 @@ def _replaced(known: Backups) -> Iterator[Step]:
 
 
 def _back_up(wish: BackupWish, vm: VmState, known: Backups) -> BackUp:
-    disks, left_out = _chosen(wish, vm)
+    disks, left_out = chosen(wish.disks, vm)
     for disk in disks:
-        _check_disk(vm, disk)
+        check_disk(vm, disk)
     parent, reason = _parent(wish, vm, known)
     copies = tuple(_copy(disk, parent, vm) for disk in disks)
     if parent and all(copy.type == FULL for copy in copies):
@@ -163,6 +162,7 @@ def _back_up(wish: BackupWish, vm: VmState, known: Backups) -> BackUp:
         )
     id = id_at(known.now, (*known.stock.broken, *(point.id for point in known.stock.points)))
     tracks = not vm.off and any(copy.tracked for copy in copies)
+    quiesce = "never" if vm.off else wish.quiesce
     return BackUp(
         id=id,
         repository=known.stock.repository,
@@ -177,66 +177,11 @@ def _back_up(wish: BackupWish, vm: VmState, known: Backups) -> BackUp:
         left_out=left_out,
         protected=wish.protected,
         time=in_utc(known.now),
-        quiesce="never" if vm.off else wish.quiesce,
+        quiesce=quiesce,
         freeze_timeout=wish.freeze_timeout,
-        bytes=sum(_allocated(disk) for disk, copy in zip(disks, copies) if copy.type == FULL),
+        flush_timeout=wish.flush_timeout if quiesce != "never" else 0,
+        bytes=sum(allocated(disk) for disk, copy in zip(disks, copies) if copy.type == FULL),
     )
-
-
-def _allocated(disk: DiskState) -> int:
-    """What a full copy takes at most."""
-    return min(_size(disk), sum(image.actual_size for image in disk.chain))
-
-
-def _size(disk: DiskState) -> int:
-    return disk.chain[0].virtual_size or 0
-
-
-def _chosen(
-    wish: BackupWish, vm: VmState
-) -> tuple[tuple[DiskState, ...], tuple[tuple[str, str], ...]]:
-    """The disks that go into the restore point, and the others with the reason."""
-    unknown = [target for target in wish.disks if not any(d.target == target for d in vm.writable)]
-    if unknown:
-        raise NotFound(
-            f"VM {vm.name} has no disk {', '.join(unknown)} that a guest writes to",
-            wanted=f"some of: {', '.join(disk.target for disk in vm.writable)}",
-            todo="correct the option 'disks'",
-        )
-    chosen = tuple(d for d in vm.writable if not wish.disks or d.target in wish.disks)
-    if not chosen:
-        raise NotFound(
-            f"VM {vm.name} has no disk that a guest writes to",
-            wanted="a disk to back up",
-            todo="leave this VM out",
-        )
-    others = (disk for disk in vm.disks if disk not in chosen)
-    return chosen, tuple((disk.target, _why_not(disk)) for disk in others)
-
-
-def _why_not(disk: DiskState) -> str:
-    if disk.disk.writable:
-        return NOT_ASKED
-    if disk.disk.source is None:
-        return f"{disk.disk.device} without a medium"
-    return "read-only" if disk.disk.readonly and disk.disk.device == "disk" else disk.disk.device
-
-
-def _check_disk(vm: VmState, disk: DiskState) -> None:
-    """Refuse by name what cannot be copied."""
-    where = f"disk {disk.target} of VM {vm.name}"
-    todo = "name the disks to back up with the option 'disks', without this one"
-    if not disk.chain:
-        raise Unsupported(f"{where}: {disk.trouble}", wanted="to read its images", todo=todo)
-    if disk.disk.device == "lun" or disk.disk.shareable:
-        kind = "is passed through as a LUN" if disk.disk.device == "lun" else "is shareable"
-        raise Unsupported(f"{where} {kind}", wanted="a disk of this VM alone", todo=todo)
-    if any(image.encrypted for image in disk.chain):
-        raise Unsupported(
-            f"{where} is encrypted",
-            wanted="a copy that is as safe, which libvirt's backup does not make here",
-            todo=todo,
-        )
 
 
 def _parent(wish: BackupWish, vm: VmState, known: Backups) -> tuple[RestorePoint | None, str]:
@@ -270,12 +215,13 @@ def _parent(wish: BackupWish, vm: VmState, known: Backups) -> tuple[RestorePoint
 
 def _copy(disk: DiskState, parent: RestorePoint | None, vm: VmState) -> DiskBackup:
     stored = parent.disk(disk.target) if parent else None
-    size, file = _size(disk), f"{disk.target}.qcow2"
+    size, file = size_of(disk), f"{disk.target}.qcow2"
     tracked = _tracked(disk)
     goes_on = (
-        stored is not None
+        parent is not None
+        and stored is not None
         and stored.virtual_size == size
-        and (vm.off or _was_tracked(stored, disk))
+        and (vm.off or (_was_tracked(stored, disk) and same_disk(disk, parent, vm)))
     )
     backing = f"../{parent.id}/{stored.file}" if parent and stored and goes_on else ""
     return DiskBackup(

@@ -17,6 +17,7 @@ from .._model.backup_steps import (
     CreateRepository,
     DropCheckpoint,
     EndBackup,
+    RemoveBitmap,
 )
 from .._model.backups import Backups
 from .._model.state import VmState
@@ -39,8 +40,23 @@ def after_backup(vm: VmState, step: Step) -> VmState:
         return replace(vm, backups=replace(known, stock=replace(known.stock, debris=left)))
     if isinstance(step, DropCheckpoint):
         names = tuple(name for name in known.checkpoints if name != step.name)
-        return replace(vm, backups=replace(known, checkpoints=names))
+        return _without_bitmap(replace(vm, backups=replace(known, checkpoints=names)), step.name)
+    if isinstance(step, RemoveBitmap):
+        bitmaps = tuple(found for found in known.bitmaps if found[1] != step.name)
+        return _without_bitmap(replace(vm, backups=replace(known, bitmaps=bitmaps)), step.name)
     return _with_point(vm, known, step) if isinstance(step, BackUp) else vm
+
+
+def _without_bitmap(vm: VmState, name: str) -> VmState:
+    """The VM without a bitmap in its active images."""
+    disks = []
+    for disk in vm.disks:
+        for active in disk.chain[:1]:
+            left = tuple(bitmap for bitmap in active.bitmaps if bitmap.name != name)
+            chain = (active._replace(bitmaps=left), *disk.chain[1:])
+            disk = replace(disk, chain=chain)
+        disks.append(disk)
+    return replace(vm, disks=tuple(disks))
 
 
 def _with_point(vm: VmState, known: Backups, step: BackUp) -> VmState:

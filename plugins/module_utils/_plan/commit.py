@@ -17,6 +17,8 @@ from .._model.step import CommitDisk, Plan
 from .keep import spans_by_depth
 from .kind import check_checkpoints
 from .merge import check_points, check_readable, consequences, merge
+from .own import Own, doubt, own_disk
+from .spent import left_by_hand, removed_with, spent
 
 Spans = tuple[tuple[int, int], ...]
 
@@ -24,6 +26,8 @@ Spans = tuple[tuple[int, int], ...]
 @dataclass(frozen=True)
 class CommitWish:
     """The chain that is wanted: nothing between ``base`` and ``top``, or ``max_depth`` images.
+
+    Images are counted down to the VM's own disk, which is the base where none is named.
 
     ``disks`` empty means all writable ones; ``bandwidth`` is in MiB/s, 0 for no limit. ``keep``:
     what checkpoints and others need stays, where the merge would be refused otherwise.
@@ -51,14 +55,19 @@ def plan_commit(wish: CommitWish, vm: VmState) -> Plan:
     merges = _rounds(
         [[merge(vm, disk, *span, wish.bandwidth) for span in spans] for disk, spans, _note in found]
     )
-    if not merges:
+    targets = {disk.target for disk, _spans, _note in found}
+    gone = spent(vm, merges, targets)
+    notes.extend(left_by_hand(vm, gone, targets))
+    if not (merges or gone):
         return Plan(vm.name, (), tuple(notes))
-    check_points(vm, merges)
+    doomed = tuple(snapshot.name for snapshot in gone)
+    loose = tuple(removed_with(vm, gone)) if wish.delete_merged else ()
+    check_points(vm, merges, doomed, [step.file for step in loose])
     check_checkpoints(vm, {path for step in merges for path in step.merged})
     if not (wish.base or wish.top):
         _check_foreign(vm, merges)
-    after = consequences(vm, merges, delete=wish.delete_merged)
-    return Plan(vm.name, (*merges, *after), tuple(notes))
+    after = consequences(vm, merges, doomed, delete=wish.delete_merged)
+    return Plan(vm.name, (*merges, *after, *loose), tuple(notes))
 
 
 def _rounds(of_disks: list[list[CommitDisk]]) -> list[CommitDisk]:
@@ -115,15 +124,20 @@ def _spans(wish: CommitWish, vm: VmState, disk: DiskState) -> tuple[Spans, str]:
     check_readable(vm, disk)
     if wish.keep:
         return spans_by_depth(vm, disk, wish.max_depth)
+    own = own_disk(vm, disk)
+    if own.doubt and not wish.base and own.lowest >= wish.max_depth:
+        raise doubt(vm, disk, own)
     if not (wish.base or wish.top):
-        return _by_depth(wish.max_depth, len(disk.chain)), ""
-    base = depth_of_base(wish.base, vm, disk) if wish.base else len(disk.chain) - 1
+        return _by_depth(wish.max_depth, own.depth + 1), _below_own(wish, vm, disk, own)
+    base = depth_of_base(wish.base, vm, disk) if wish.base else own.depth
     if not wish.top:
         return (((0, base),) if base else ()), ""
     top = disk.depth_of(wish.top)
     if top is None:
         note = f"{vm.name}: {wish.top} is not in the chain of {disk.target}; nothing to merge there"
         return (), note
+    if top >= base and not wish.base:
+        raise _own_on_top(vm, disk, top, own)
     if top >= base:
         raise BadInput(
             f"top {wish.top} is not above base {disk.chain[base].filename} in the chain of disk"
@@ -132,6 +146,26 @@ def _spans(wish: CommitWish, vm: VmState, disk: DiskState) -> tuple[Spans, str]:
             todo="exchange or correct them",
         )
     return ((top, base),), ""
+
+
+def _below_own(wish: CommitWish, vm: VmState, disk: DiskState, own: Own) -> str:
+    """A note where all that could be merged is a template."""
+    if own.depth >= wish.max_depth or len(disk.chain) <= wish.max_depth:
+        return ""
+    upper, lower = disk.files[own.depth : own.depth + 2]
+    return (
+        f"{vm.name}: {upper} is the VM's own disk {disk.target}; {lower} below it is a template,"
+        " and is written only if 'base' names it"
+    )
+
+
+def _own_on_top(vm: VmState, disk: DiskState, top: int, own: Own) -> BadInput:
+    return BadInput(
+        f"top {disk.chain[top].filename} is not above the own disk {disk.chain[own.depth].filename}"
+        f" of VM {vm.name}, disk {disk.target}: {' <- '.join(reversed(disk.files))}",
+        wanted="to merge into the VM's own disk: what is below it is written only if it is named",
+        todo="correct 'top', or name the image that is to receive the data with 'base'",
+    )
 
 
 def _by_depth(max_depth: int, depth: int) -> Spans:

@@ -3,33 +3,252 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Why a snapshot that libvirt lists could not be gone back to.
 
+An image holds its point as long as nothing is written to it, nor to any image that it stands on.
+An image that is the active one of a disk is being written to. Of others their stamps tell, where
+they have some: then any write counts, also that of a merge by hand which left the content as it
+was, since nobody can see that. Where there are none, what stands on an image now tells: one that
+carries an image which once stood higher has got the data of those in between. A memory file has a
+stamp, too: a guest that goes on with other memory than its disks were left with destroys them.
+
 This util is PRIVATE to the collection.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import datetime, timezone
+from itertools import takewhile
+from shlex import quote
 
+from .._model.image import Image
+from .._model.reference import full_name
 from .._model.snapshot import Snapshot
-from .._model.state import VmState
+from .._model.stamp import Seen
+from .._model.state import DiskState, VmState
+from .rechained import higher_point, other_bases
+
+_SECOND = 1_000_000_000
 
 
 def damages(vm: VmState, found: Snapshot) -> Iterator[str]:
-    """Each thing that an external snapshot has lost, in words; none for one that is whole.
+    """Each thing that a snapshot has lost, in words; none for one that is whole.
 
-    An image holds its point as long as nothing is written to it: it must not be an active image,
-    and what stands on it in a chain must be the overlay that the snapshot records. An overlay may
-    be gone, as that of a snapshot beside the present state is.
+    An overlay may be gone, as that of a snapshot beside the present state is.
     """
-    for target, point in found.points.items():
-        disk, file = vm.disk(target), found.overlays[target]
-        depth = disk.depth_of(point) if disk else None
-        if point in vm.missing:
-            yield f"image {point}, which held that point of {target}, is gone"
-        elif disk is not None and depth is not None and disk.depth_of(file) is None:
-            yield (
-                f"its overlay {file} is no longer in the chain of {target}, so image {point} no"
-                " longer holds that point"
+    for entry in found.taken:
+        image = found.image_before(entry.target)
+        if image in vm.missing:
+            yield f"image {image}, which held that point of {entry.target}, is gone"
+        else:
+            images = held(vm, found, entry.target)
+            higher = higher_point(vm, found, entry.target)
+            if higher:
+                yield f"its record names {image}, and that point of {entry.target} is in {higher}"
+            yield from _inside(vm, found, entry.target)
+            yield from _written(vm, found, entry.target, images)
+            for other in other_bases(vm, found, entry.target, images):
+                part = _part(found, entry.target, other.image)
+                then = other.then or "nothing"
+                yield f"{part}, stands on {other.now or 'nothing'} now, and stood on {then} then"
+    yield from _memory(vm, found)
+
+
+def _memory(vm: VmState, found: Snapshot) -> Iterator[str]:
+    """Why the VM could not go on from the memory file, or from none of that point."""
+    path = found.memory_file
+    seen, unfit = _seen(vm, found, path), dict(vm.unfit).get(path)
+    if path in vm.missing:
+        yield f"its memory file {path} is gone"
+    elif unfit:
+        yield f"its memory file {path} is no save of it: {unfit}"
+    elif seen is not None and seen.written:
+        yield f"its memory file {path} {_when(seen)}"
+
+
+def _inside(vm: VmState, found: Snapshot, target: str) -> Iterator[str]:
+    """Whether an image still holds an internal snapshot, and not another one of that name."""
+    image = found.image_before(target)
+    chain = vm.chain_of(image)
+    if target in found.overlays or not chain:
+        return
+    seen = _seen(vm, found, image)
+    there = any(entry.name == found.name for entry in chain[0].snapshots)
+    if seen is not None and seen.written and there:
+        yield f"image {image} of {target} holds another snapshot of that name"
+    elif (not found.ours or (seen is not None and seen.written)) and not there:
+        yield f"image {image} of {target} does not hold it any more"
+
+
+def held(vm: VmState, found: Snapshot, target: str) -> tuple[Image, ...]:
+    """The images of a disk that must stay as they are for a snapshot, the topmost first.
+
+    What an internal snapshot has of its own image stays as it is whatever is written there.
+    () where they cannot be read.
+    """
+    chain = vm.chain_of(found.image_before(target))
+    return chain if target in found.overlays else chain[1:]
+
+
+def files_of(images: Iterable[Image]) -> Iterator[tuple[str, str]]:
+    """(path, format) of each image, and of the file that has its data where it has not itself."""
+    for image in images:
+        yield image.filename, image.format
+        if image.data_file:
+            yield full_name(image.filename, image.data_file), "raw"
+
+
+def way_on(vm: VmState, found: Snapshot) -> str:
+    """What to do about a snapshot that is not whole."""
+    last = "go back to another one; remove this one (state: absent)"
+    late = [seen for entry in found.taken for seen in _late(vm, found, entry.target)]
+    late.extend(_late_memory(vm, found))
+    if not late or len(late) < len(list(damages(vm, found))):
+        return last
+    commands = dict.fromkeys(
+        f"touch --date=@{seen.then // _SECOND}.{seen.then % _SECOND:09d} {quote(seen.image)}"
+        for seen in late
+    )
+    known = "; ".join(commands)
+    return f"if you know that the content is that of then, give it its time back ({known}); {last}"
+
+
+def _late(vm: VmState, found: Snapshot, target: str) -> Iterator[Seen]:
+    """The images against which nothing speaks but the time of their last write."""
+    for image in held(vm, found, target):
+        for path, _format in files_of([image]):
+            seen = _seen(vm, found, path)
+            if seen is not None and seen.written and seen.then and _writer(vm, image) is None:
+                yield seen
+
+
+def _late_memory(vm: VmState, found: Snapshot) -> Iterator[Seen]:
+    """The same of its memory file."""
+    seen = _seen(vm, found, found.memory_file)
+    if seen is not None and seen.written and found.memory_file not in dict(vm.unfit):
+        yield seen
+
+
+def _written(vm: VmState, found: Snapshot, target: str, images: Sequence[Image]) -> Iterator[str]:
+    """For each image of a chain why it no longer holds what it did."""
+    if not images:
+        yield from _gone(vm, found, target)
+    for image in images:
+        part = _part(found, target, image.filename)
+        writer = _writer(vm, image)
+        seen = _seen(vm, found, image.filename)
+        if writer is not None:
+            yield _lost_overlay(vm, found, target, image.filename) or (
+                f"{part}, is the active image of {writer.target} now, which is written to"
             )
-    if found.memory_file in vm.missing:
-        yield f"its memory file {found.memory_file} is gone"
+        elif seen is not None and seen.written:
+            yield f"{part}, {_when(seen)}"
+        elif seen is None or seen.written is None:
+            yield from _displaced(vm, found, target, images, image)
+        yield from _written_beside(vm, found, image)
+
+
+def _written_beside(vm: VmState, found: Snapshot, image: Image) -> Iterator[str]:
+    """Whether somebody wrote to the file with an image's data, of which that does not tell."""
+    for path, _format in files_of([image] if _writer(vm, image) is None else []):
+        seen = _seen(vm, found, path) if path != image.filename else None
+        if seen is not None and seen.written:
+            yield f"{path}, which holds the data of {image.filename}, {_when(seen)}"
+
+
+def _writer(vm: VmState, image: Image) -> DiskState | None:
+    """The disk of which it is the active image."""
+    return next((disk for disk in vm.writable if _depth(disk, image) == 0), None)
+
+
+def _part(found: Snapshot, target: str, path: str) -> str:
+    if path == found.image_before(target):
+        return f"image {path}, which held that point of {target}"
+    return f"image {path}, on which that point of {target} stands"
+
+
+def _when(seen: Seen) -> str:
+    if not (seen.then and seen.now):
+        return "was written to since"
+    return f"was last written to at {_clock(seen.now)}, and not at {_clock(seen.then)} as then"
+
+
+def _clock(time: int) -> str:
+    moment = datetime.fromtimestamp(time // _SECOND, timezone.utc)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{time % _SECOND // 1_000_000:03d} UTC"
+
+
+def _gone(vm: VmState, found: Snapshot, target: str) -> Iterator[str]:
+    """Of a chain that cannot be read the images that do not exist."""
+    for path in _recorded(found, target):
+        if path in vm.missing:
+            yield f"{_part(found, target, path)}, is gone"
+
+
+def _recorded(found: Snapshot, target: str) -> tuple[str, ...]:
+    """The chain of a disk as the stamps have it, () where there are none."""
+    names = [stamp.image for stamp in found.stamps]
+    point = found.image_before(target)
+    if point not in names:
+        return ()
+    others = {found.image_before(entry.target) for entry in found.taken} - {point}
+    below = names[names.index(point) + 1 :]
+    return (point, *takewhile(lambda name: name not in others, below))
+
+
+def _seen(vm: VmState, found: Snapshot, path: str) -> Seen | None:
+    return next((s for s in vm.seen if s.snapshot == found.name and s.image == path), None)
+
+
+def _depth(disk: DiskState, image: Image) -> int | None:
+    depth = disk.depth_of(image.filename)
+    return disk.depth_of(image.file.real) if depth is None else depth
+
+
+def _standing(disk: DiskState, images: Sequence[Image]) -> tuple[str, str]:
+    """The topmost of these images that a disk's chain has, and what stands on it there; or ''."""
+    for image in images:
+        depth = _depth(disk, image)
+        if depth:
+            return image.filename, disk.chain[depth - 1].filename
+        if depth == 0:
+            break
+    return "", ""
+
+
+def _origins(vm: VmState, target: str, overlay: str) -> tuple[str, ...]:
+    """The images on which snapshots once put an overlay."""
+    return tuple(
+        snapshot.image_before(target) for snapshot in vm.snapshots if overlay in snapshot.made
+    )
+
+
+def _displaced(
+    vm: VmState, found: Snapshot, target: str, images: Sequence[Image], image: Image
+) -> Iterator[str]:
+    """Whether newer data was merged into an image, as far as what stands on it now tells."""
+    disk = vm.disk(target)
+    below, above = _standing(disk, images) if disk else ("", "")
+    origins = _origins(vm, target, above)
+    if disk is None or below != image.filename or below in origins:
+        return
+    if any(origin == held_one.filename for held_one in images for origin in origins):
+        return
+    lost = _lost_overlay(vm, found, target, below)
+    if lost:
+        yield lost
+    elif origins:
+        yield f"{_part(found, target, below)}, carries {above} now, which stood on {origins[0]}"
+
+
+def _lost_overlay(vm: VmState, found: Snapshot, target: str, image: str) -> str:
+    """What to say of a point in a chain without the overlay that was put on it; else ''."""
+    disk, overlay = vm.disk(target), found.overlays.get(target, "")
+    in_chain = disk is not None and disk.depth_of(image) is not None
+    if not overlay or not in_chain or image != found.image_before(target):
+        return ""
+    if disk is not None and disk.depth_of(overlay) is not None:
+        return ""
+    return (
+        f"its overlay {overlay} is no longer in the chain of {target}, so image {image} no longer"
+        " holds that point"
+    )

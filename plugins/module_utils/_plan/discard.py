@@ -55,6 +55,9 @@ def _against(found: Restored) -> Iterator[str]:
         yield "is transient"
     if vm.snapshots:
         yield f"has snapshots: {', '.join(snapshot.name for snapshot in vm.snapshots)}"
+    if found.stored:
+        names = ", ".join(found.stored)
+        yield f"has storage snapshots: {names} (vm_storage_snapshot with state absent removes them)"
     for target, file in marker.files.items():
         if not posixpath.basename(file).startswith(f"{file_part(vm.name)}-{target}."):
             yield f"has an image that was not made for it: {file}"

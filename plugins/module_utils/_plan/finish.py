@@ -8,7 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 
 from .._model.state import VmState
@@ -74,9 +74,25 @@ def close_up(left: Left, vm: VmState) -> Iterator[Step]:
         yield from storage_as_of_now(step, left, vm, done=done)
     pulls, pulled = _pulled(left, vm)
     yield from pulls
-    for after in (*consequences(vm, finished), *pull_consequences(vm, pulled)):
+    following = (*consequences(vm, finished), *pull_consequences(vm, pulled))
+    for after in (*following, *_orphaned(left, vm, finished, following)):
         if not isinstance(after, RemoveFile) or after.file in left.existing:
             yield after
+
+
+def _orphaned(
+    left: Left, vm: VmState, finished: Collection[Step], following: Collection[Step]
+) -> Iterator[RemoveFile]:
+    """The files that nobody would know of any more, once all their snapshots are gone."""
+    merges = [step for step in left.steps if isinstance(step, CommitDisk)]
+    forgotten = {step.name for step in following if isinstance(step, ForgetSnapshot)}
+    doomed = {s.name for s in left.steps if isinstance(s, (ForgetSnapshot, DeleteInternal))}
+    if any(vm.snapshot(name) for name in doomed - forgotten) or len(merges) > len(finished):
+        return
+    known = {step.file for step in following if isinstance(step, RemoveFile)} | unknown(left, vm)
+    for step, done in zip(left.steps, left.done):
+        if isinstance(step, RemoveFile) and doomed and not done and step.file not in known:
+            yield from () if in_a_chain(step.file, vm) else (step,)
 
 
 def _pulled(left: Left, vm: VmState) -> tuple[list[PullDisk], list[PullDisk]]:
@@ -112,4 +128,5 @@ def _rewrite_needed(step: RewriteSnapshot, vm: VmState) -> bool:
         return False
     stale = any(old in snapshot.named for old, _new, _format in step.sources)
     moved = any(snapshot.overlays.get(target, file) != file for target, file in step.files)
-    return stale or moved or any(target in snapshot.overlays for target in step.without)
+    heir = not set(step.former).issubset(snapshot.former)
+    return stale or moved or heir or any(target in snapshot.overlays for target in step.without)

@@ -11,10 +11,25 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .._model.freeze import FROZEN, THAWED, FreezeGuest, FreezeRecord, Guest, ThawGuest
+from .._model.freeze import (
+    ALLOW,
+    FREEZE_COMMANDS,
+    FROZEN,
+    NOT_WRITTEN_OUT,
+    PROGRAM_COMMANDS,
+    STATUS_COMMAND,
+    THAW_COMMAND,
+    THAWED,
+    FreezeGuest,
+    FreezeRecord,
+    Guest,
+    ThawGuest,
+)
+from .._model.names import in_shell
 from .._model.problem import Conflict, NotFound, Unsupported
 from .._model.state import VmState
 from .._model.step import Plan, Step
+from .barred import to_wake
 
 _RUNNING = ("running", "blocked")
 _STOPPED = ("shutoff", "crashed")
@@ -22,18 +37,22 @@ _STOPPED = ("shutoff", "crashed")
 
 @dataclass(frozen=True)
 class FreezeWish:
-    """How the guest is to be; without ``mountpoints`` all file systems are meant."""
+    """How the guest is to be; without ``mountpoints`` all file systems are meant.
+
+    ``deadline`` and ``flush_timeout`` (see FreezeGuest) are in seconds.
+    """
 
     frozen: bool
     deadline: int = 60
     mountpoints: tuple[str, ...] = ()
+    flush_timeout: int = 0
 
 
 def plan_freeze(wish: FreezeWish, vm: VmState) -> Plan:
     """The steps, none if the guest is as wanted. Needs what the agent says (``vm.guest``)."""
     if not wish.frozen and vm.status in _STOPPED:
         return Plan(vm.name)
-    guest = _heard(vm)
+    guest = _heard(wish, vm)
     if wish.frozen:
         return _frozen(wish, vm, guest)
     if guest.status != FROZEN:
@@ -42,13 +61,21 @@ def plan_freeze(wish: FreezeWish, vm: VmState) -> Plan:
     return Plan(vm.name, (ThawGuest(),), () if vm.freeze else (note,))
 
 
-def _heard(vm: VmState) -> Guest:
+def _heard(wish: FreezeWish, vm: VmState) -> Guest:
     """What the agent says; Unsupported if it cannot be asked or does not answer."""
     if vm.status not in _RUNNING:
         raise Unsupported(
             f"VM {vm.name} is {vm.status}, so its guest agent cannot be asked",
             wanted="a running VM",
-            todo="start or resume it first",
+            todo=to_wake(vm, "start or resume it first"),
+        )
+    needed = FREEZE_COMMANDS if wish.frozen else (THAW_COMMAND, STATUS_COMMAND)
+    refused = [name for name in needed if vm.guest and name in vm.guest.blocked]
+    if refused:
+        raise Unsupported(
+            f"the guest agent of VM {vm.name} does not allow {' and '.join(refused)}",
+            wanted="to know and to change whether its file systems are frozen",
+            todo=ALLOW,
         )
     if vm.guest is None or not vm.guest.status:
         held = f"; it was frozen until {vm.freeze.until}" if vm.freeze else ""
@@ -75,7 +102,11 @@ def _frozen(wish: FreezeWish, vm: VmState, guest: Guest) -> Plan:
             todo="correct the option 'mountpoints'",
         )
     points = tuple(sorted(wish.mountpoints)) or known
-    return Plan(vm.name, (FreezeGuest(points, wish.deadline, bool(wish.mountpoints)),))
+    refused = [name for name in PROGRAM_COMMANDS if name in guest.blocked]
+    flush = 0 if refused else wish.flush_timeout
+    step = FreezeGuest(points, wish.deadline, bool(wish.mountpoints), flush)
+    told = refused and wish.flush_timeout
+    return Plan(vm.name, (step,), (unflushed_note(vm.name, refused[0]),) if told else ())
 
 
 def _check_ours(wish: FreezeWish, vm: VmState) -> None:
@@ -90,13 +121,18 @@ def _check_ours(wish: FreezeWish, vm: VmState) -> None:
         )
 
 
+def unflushed_note(vm: str, command: str) -> str:
+    """The note where a guest is frozen without having written out, since that is blocked."""
+    return f"{vm}: {NOT_WRITTEN_OUT}: its agent does not allow {command}"
+
+
 def held(vm: VmState) -> Conflict:
     """The error for a guest that is frozen, and by whom."""
     if vm.freeze is None:
         return Conflict(
             f"the file systems of VM {vm.name} are frozen by somebody else",
             wanted="a guest that runs",
-            todo=f"let the other tool end, or thaw it (virsh domfsthaw {vm.name})",
+            todo=f"let the other tool end, or thaw it (virsh domfsthaw {in_shell(vm.name)})",
         )
     return Conflict(
         f"the file systems of VM {vm.name} are frozen by vm_freeze until {vm.freeze.until}",
@@ -123,7 +159,7 @@ def _thawed(vm: VmState) -> VmState:
 def without_expired(vm: VmState) -> VmState:
     """The VM without a freeze that should have ended: every run ends it first, if it can."""
     expired = vm.freeze is not None and vm.freeze.expired
-    silent = vm.guest is not None and not vm.guest.status
+    silent = vm.status == "paused" or (vm.guest is not None and not vm.guest.status)
     return _thawed(vm) if expired and not silent else vm
 
 

@@ -16,7 +16,7 @@ from .._model.image_state import ImageState
 from .._model.image_step import CommitOverlay, RemoveOverlay
 from .._model.problem import Conflict, Unsupported
 from .._model.reference import shown
-from .image_sound import BASES, check_sound
+from .image_sound import BASES, check_open, check_sound
 from .image_wish import (
     Decision,
     OverlayWish,
@@ -40,6 +40,7 @@ def plan_commit(wish: OverlayWish, state: ImageState) -> Decision:
     check_recorded(state, len(state.chain))
     check_sound(overlay, "a commit")
     check_sound(base, "a commit", BASES)
+    check_open(state.chain)
     if overlay.snapshots:
         raise Unsupported(
             f"{shown(state.path)} holds internal snapshots: {tag_names(overlay)}",

@@ -14,7 +14,7 @@ from .._model.image_step import ImagePlan, NewOverlay, Rebase, RemoveOverlay
 from .._model.problem import BadInput, Conflict, Unsupported
 from .._model.reference import shown
 from .image_commit import plan_commit
-from .image_sound import BASES, check_sound, check_usable
+from .image_sound import BASES, check_open, check_sound, check_usable
 from .image_wish import (
     Decision,
     OverlayWish,
@@ -59,6 +59,7 @@ def _present(wish: OverlayWish, state: ImageState) -> Decision:
 def _created(wish: OverlayWish, state: ImageState) -> Decision:
     base = state.wanted[0]
     check_usable(base, "the base of an overlay", BASES)
+    check_open(state.wanted)
     size = base.virtual_size if wish.size is None else _sectors(wish.size)
     if size is None or size < (base.virtual_size or 0):
         raise BadInput(
@@ -154,6 +155,7 @@ def _check_copied(state: ImageState, overlay: Image) -> None:
             todo="repair it, or set 'base_moved: true' if the base was only moved or renamed",
         )
     check_recorded(state, len(state.chain))
+    check_open((*state.chain, *state.wanted))
     if overlay.snapshots:
         raise Unsupported(
             f"{shown(state.path)} holds internal snapshots: {tag_names(overlay)}",

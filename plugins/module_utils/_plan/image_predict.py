@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
-from .._model.image import File, Image, InternalSnapshot
+from .._model.image import File, Image
 from .._model.image_state import ImageState
 from .._model.image_step import (
     ApplyTag,
@@ -54,7 +54,8 @@ def _after(state: ImageState, step: ImageStep) -> ImageState:
     if isinstance(step, ApplyTag):
         (size,) = {each.disk_size for each in image.snapshots if each.id == step.id}
         marks = {**state.marks, PRESENT: state.marks.get(step.id, b"")}
-        return replace(_with(state, image._replace(virtual_size=size)), marks=marks)
+        back = image._replace(virtual_size=size, bitmaps=())
+        return replace(_with(state, back), marks=marks)
     if isinstance(step, Rebase):
         named = image._replace(backing_filename=step.backing, backing_format=step.backing_format)
         return replace(state, chain=(named, *state.wanted), trouble=None, lost=False)
@@ -66,13 +67,10 @@ def _with(state: ImageState, image: Image) -> ImageState:
 
 
 def _with_tag(state: ImageState, image: Image, name: str) -> ImageState:
-    """QEMU counts ids up from the highest number there is."""
-    numbers = [int(each.id) for each in image.snapshots if each.id.isdecimal()]
-    new = str(max(numbers, default=0) + 1)
-    size = image.virtual_size or 0
-    tag = InternalSnapshot(new, name, 0, 0, 0, 0, 0, None, size)
+    held = image.holding(name)
+    new = held.snapshots[-1].id
     marks = {**state.marks, new: state.marks[PRESENT]} if PRESENT in state.marks else state.marks
-    return replace(_with(state, image._replace(snapshots=(*image.snapshots, tag))), marks=marks)
+    return replace(_with(state, held), marks=marks)
 
 
 def _overlay(state: ImageState, step: NewOverlay) -> Image:

@@ -16,6 +16,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 
+from .._model.checkpoint_steps import is_ours
 from .._model.image import Image, InternalSnapshot, damaged
 from .._model.image_state import ImageState
 from .._model.image_step import ApplyTag, CreateTag, DeleteTag, ImagePlan, ImageStep
@@ -108,7 +109,9 @@ def _applied(wish: TagWish, state: ImageState, image: Image) -> _Decision:
                 todo="choose another name for 'keep_current', or delete that snapshot",
             )
         steps.append(CreateTag(wish.keep_current))
-    return [*steps, ApplyTag(snapshot.name, snapshot.id)], _memory_note(state, snapshot)
+    bitmaps = tuple(bitmap.name for bitmap in image.bitmaps)
+    steps.append(ApplyTag(snapshot.name, snapshot.id, bitmaps))
+    return steps, [*_memory_note(state, snapshot), *_bitmap_note(state, bitmaps)]
 
 
 _PLANS = {"present": _present, "absent": _absent, "applied": _applied}
@@ -143,12 +146,20 @@ def _memory_note(state: ImageState, snapshot: InternalSnapshot) -> list[str]:
     return [f"{state.path}: {what}: for a guest it is as after a power cut"]
 
 
+def _bitmap_note(state: ImageState, bitmaps: Sequence[str]) -> list[str]:
+    if not bitmaps:
+        return []
+    given_up = f"the bitmap {', '.join(map(shown, bitmaps))} of its backups is given up"
+    return [f"{state.path}: {given_up}, so the next restore point is a full one"]
+
+
 def _check_applicable(state: ImageState, image: Image, snapshot: InternalSnapshot) -> None:
     """What qemu-img would refuse, or do by half, is refused before it is asked."""
     if [each.id for each in image.snapshots].count(snapshot.id) > 1:
         raise damaged(f"{shown(state.path)} has several snapshots with the id {shown(snapshot.id)}")
-    if image.bitmaps:
-        names = ", ".join(shown(bitmap.name) for bitmap in image.bitmaps)
+    foreign = [bitmap.name for bitmap in image.bitmaps if not is_ours(bitmap.name)]
+    if foreign:
+        names = ", ".join(map(shown, foreign))
         raise Unsupported(
             f"{shown(state.path)} has persistent bitmaps: {names}",
             wanted="an image without any, since QEMU goes back to no snapshot with them",

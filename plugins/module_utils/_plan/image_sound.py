@@ -8,6 +8,8 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from .._model.image import Image
 from .._model.problem import Damaged, Unsupported
 from .._model.reference import shown
@@ -39,13 +41,20 @@ def check_usable(image: Image, what: str, formats: tuple[str, ...]) -> None:
             wanted=f"{' or '.join(formats)} for {what}",
             todo="convert it with qemu-img convert, or correct the path",
         )
-    if image.encrypted:
-        raise Unsupported(
-            f"{name} is encrypted",
-            wanted=f"an image without encryption for {what}: qemu-img gets no key here",
-            todo="use the snapshots of the VM instead, where libvirt has the key (vm_snapshot)",
-        )
+    check_open((image,))
     _check_clean(image)
+
+
+def check_open(chain: Iterable[Image]) -> None:
+    """Raise Unsupported where an image is encrypted, or one that others stand on."""
+    for image in chain:
+        if image.encrypted:
+            raise Unsupported(
+                f"{shown(image.filename)} is encrypted",
+                wanted="images without encryption: qemu-img gets no key here, and what it makes is"
+                " in the clear",
+                todo="copy it as it is; for a disk of a VM that is off, vm_storage_snapshot does",
+            )
 
 
 def _check_clean(image: Image) -> None:

@@ -100,7 +100,7 @@ def vet(plan: ImagePlan, state: ImageState, facts: ImageFacts) -> ImagePlan:
     for path in (*wanted.removed, *wanted.written):
         _check_unneeded(path, state, facts)
     for path in wanted.removed:
-        _check_unnamed(path, facts)
+        _check_unnamed(path, plan, facts)
     for step in plan.steps:
         _check_vms(step, state, facts)
     _check_places(plan, wanted, state, facts)
@@ -145,6 +145,12 @@ def _check_unclaimed(path: str, facts: ImageFacts) -> None:
             wanted="an image that is whole by itself",
             todo="run the task for that overlay again, which finishes it",
         )
+    if path in facts.unknown:
+        raise Conflict(
+            f"{shown(path)} may be half way through something: {facts.unknown[path]}",
+            wanted="an image that is whole by itself",
+            todo="finish that run with the version of the collection that began it",
+        )
 
 
 def _check_unneeded(path: str, state: ImageState, facts: ImageFacts) -> None:
@@ -171,14 +177,17 @@ def _check_unneeded(path: str, state: ImageState, facts: ImageFacts) -> None:
         )
 
 
-def _check_unnamed(path: str, facts: ImageFacts) -> None:
+def _check_unnamed(path: str, plan: ImagePlan, facts: ImageFacts) -> None:
     image = facts.identities.get(path)
     vms = [user.user for user in facts.standing if user.vm and user.disk == image]
     if vms:
+        bases = [step.base for step in plan.steps if isinstance(step, CommitOverlay)]
+        how = f" (with 'disks' and 'base: {bases[0]}')" if bases else ""
         raise Conflict(
             f"{shown(path)} is {_listed(vms)}",
             wanted="an image that no definition names, since it is to be removed",
-            todo="merge it with vm_blockcommit, which corrects the definition, or detach it first",
+            todo=f"merge it with vm_blockcommit{how}, which corrects the definition, or detach it"
+            " first",
         )
 
 

@@ -12,6 +12,7 @@ from collections.abc import Iterator
 
 from .._model.snapshot import CHECKPOINT, Snapshot
 from .._model.state import DiskState, VmState
+from .own import doubt, own_disk
 
 
 def spans_by_depth(
@@ -19,13 +20,15 @@ def spans_by_depth(
 ) -> tuple[tuple[tuple[int, int], ...], str]:
     """(depth of top, depth of base) of each merge, lowest first, and a note if that is not enough.
 
-    Of the overlays that nobody needs the oldest go, until ``max_depth`` images are left.
+    Of the overlays that nobody needs the oldest go, until ``max_depth`` images are left down to the
+    VM's own disk.
     """
-    excess = len(disk.chain) - max_depth
+    own = own_disk(vm, disk)
+    excess = own.depth + 1 - max_depth
     needed = dict(_needed(vm, disk)) if excess > 0 else {}
     spans: list[tuple[int, int]] = []
-    base = len(disk.chain) - 1
-    for depth in reversed(range(len(disk.chain) - 1)):
+    base = own.depth
+    for depth in reversed(range(own.depth)):
         if excess <= 0:
             break
         if depth in needed:
@@ -36,6 +39,8 @@ def spans_by_depth(
         spans.append((depth, base))
         excess -= 1
     note = _note(vm, disk, max_depth + excess, needed) if excess > 0 else ""
+    if own.doubt and not note and own.lowest >= max_depth:
+        note = f"{vm.name}: {doubt(vm, disk, own).found}; neither was written"
     return tuple(spans), note
 
 

@@ -88,10 +88,10 @@ def point_of(journal: Mapping[str, Any]) -> tuple[TakeSnapshot, bool] | None:
     return None
 
 
-def save_of(journal: Mapping[str, Any]) -> str:
-    """The file that a dead run was to save the memory to, '' if it was about something else."""
+def save_of(journal: Mapping[str, Any]) -> SaveMemory | None:
+    """How a dead run was to save the memory, None if it was about something else."""
     steps = [from_dict(entry["step"]) for entry in journal["steps"]]
-    return next((step.file for step in steps if isinstance(step, SaveMemory)), "")
+    return next((step for step in steps if isinstance(step, SaveMemory)), None)
 
 
 def overlays_of(journal: Mapping[str, Any]) -> tuple[str, ...]:

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
+from .._model.names import in_shell
 from .._model.problem import BadInput, Conflict, NotFound, Problem, Unsupported
-from .._model.save import COMPLETE, PARTIAL, Save, Saves, changes, unproven
+from .._model.save import COMPLETE, PARTIAL, Save, Saves, changes, moved, unproven
 from .._model.state import OFF, VmState
 from .._model.step import (
     Plan,
@@ -23,6 +24,8 @@ from .._model.step import (
     StartVm,
     Step,
 )
+from .barred import check_writes_memory, to_wake
+from .encrypted import in_memory
 
 _RUNNING = ("running", "blocked")
 
@@ -41,7 +44,7 @@ def plan_memory(wish: MemoryWish, vm: VmState) -> Plan:
         raise Unsupported(
             f"VM {vm.name} is {vm.status}",
             wanted="a VM that is running, paused or off",
-            todo="bring it into one of these states first",
+            todo=to_wake(vm),
         )
     if wish.saved:
         return _still_saved(vm, saves) if vm.off else _save(vm, saves)
@@ -51,12 +54,13 @@ def plan_memory(wish: MemoryWish, vm: VmState) -> Plan:
 
 
 def _save(vm: VmState, saves: Saves) -> Plan:
+    check_writes_memory(vm)
     disks = tuple(disk.target for disk in vm.writable)
     paused = vm.status == "paused"
     if saves.path:
         if saves.at is not None:
             raise _in_the_way(saves.at, vm)
-        return Plan(vm.name, (SaveMemory(saves.path, False, disks, paused),))
+        return Plan(vm.name, (SaveMemory(saves.path, False, disks, paused),), in_memory(vm))
     if not vm.persistent:
         raise BadInput(
             f"VM {vm.name} is transient: libvirt forgets it, and a managed save with it, when it is"
@@ -64,7 +68,7 @@ def _save(vm: VmState, saves: Saves) -> Plan:
             wanted="a managed save",
             todo="set the option 'path'",
         )
-    return Plan(vm.name, (SaveMemory(saves.place, True, disks, paused),))
+    return Plan(vm.name, (SaveMemory(saves.place, True, disks, paused),), in_memory(vm))
 
 
 def _in_the_way(save: Save, vm: VmState) -> Conflict:
@@ -127,7 +131,8 @@ def _two(vm: VmState, saves: Saves) -> Conflict:
     return Conflict(
         f"VM {vm.name} has a managed save: that is what it goes on from",
         wanted=f"to work with {saves.path}",
-        todo=f"leave out 'path', or drop that memory (virsh managedsave-remove {vm.name})",
+        todo="leave out 'path', or drop that memory (virsh managedsave-remove"
+        f" {in_shell(vm.name)})",
     )
 
 
@@ -172,13 +177,9 @@ def _check_kind(vm: VmState, save: Save) -> None:
 
 
 def _moved(vm: VmState, save: Save) -> Iterator[str]:
-    """Disks that would be other ones than those that the VM is defined with now."""
-    if not vm.persistent or save.definition is None:
-        return
-    for disk in save.definition.disks:
-        now = vm.disk(disk.target)
-        if disk.writable and now is not None and now.disk.path != disk.path:
-            yield f"disk {disk.target}: it stood on {disk.path}, and is {now.disk.path} now"
+    """One that is transient has no definition besides that of the save."""
+    if vm.persistent:
+        yield from moved(save, vm.paths)
 
 
 def _called(save: Save) -> str:
@@ -187,7 +188,7 @@ def _called(save: Save) -> str:
 
 def _dropping(vm: VmState, save: Save) -> str:
     managed = vm.saves is not None and vm.saves.managed is save
-    return f"virsh managedsave-remove {vm.name}" if managed else "remove the file"
+    return f"virsh managedsave-remove {in_shell(vm.name)}" if managed else "remove the file"
 
 
 def after_memory(vm: VmState, step: Step) -> VmState:

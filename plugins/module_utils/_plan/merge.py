@@ -15,6 +15,10 @@ from .._model.reference import relative_name
 from .._model.snapshot import Snapshot
 from .._model.state import DiskState, VmState
 from .._model.step import CommitDisk, ForgetSnapshot, RemoveFile, RewriteSnapshot, SetSource, Step
+from .barred import check_transient
+from .encrypted import check_merged
+from .heirs import handed_on
+from .users import is_spoilt, ran_on, removal_of
 
 
 def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0) -> CommitDisk:
@@ -23,6 +27,7 @@ def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0)
     Raises Conflict where a merged image holds internal snapshots, which would be lost with it.
     """
     check_readable(vm, disk)
+    check_transient(vm, (disk,), "a merge")
     _check_own_disks(vm, disk, top, base)
     leaving = disk.chain[top:base]
     for image in leaving:
@@ -34,6 +39,7 @@ def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0)
                 todo="delete these snapshots first, or choose other images",
             )
     into = disk.chain[base]
+    check_merged(vm, disk, leaving, into)
     return CommitDisk(
         target=disk.target,
         base=into.filename,
@@ -56,7 +62,7 @@ def check_readable(vm: VmState, disk: DiskState) -> None:
         raise Unsupported(
             f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {disk.trouble}",
             wanted="a chain of local files or block devices",
-            todo="repair it, or leave the disk out with the option 'disks'",
+            todo=disk.denied or "repair it, or leave the disk out with the option 'disks'",
         )
 
 
@@ -101,13 +107,34 @@ def check_points(
     """
     dying = _dying(vm, _merged(merges), doomed)
     for snapshot in vm.snapshots:
-        overlays = {} if snapshot in dying else snapshot.overlays
-        for target, overlay in overlays.items():
+        if snapshot in dying:
+            continue
+        _check_beside(vm, snapshot, merges, removed)
+        for target, overlay in snapshot.overlays.items():
             point = snapshot.image_before(target)
             lost = any(overlay in step.merged for step in merges)
             changed = any(point == step.base or point in step.merged[1:] for step in merges)
-            if not lost and (changed or point in removed):
+            if not lost and (changed or point in removed) and not is_spoilt(vm, snapshot, target):
                 raise _destroyed(vm, snapshot, target, point)
+
+
+def _check_beside(
+    vm: VmState, snapshot: Snapshot, merges: Sequence[CommitDisk], removed: Sequence[str]
+) -> None:
+    """What a snapshot beside the present state goes back to needs all images that it stands on.
+
+    Unless the VM provably ran on one of them since: then what it needs is lost already.
+    """
+    touched = {*removed, *(path for step in merges for path in (step.base, *step.merged))}
+    for entry in snapshot.taken:
+        point = snapshot.image_before(entry.target)
+        if any(disk.depth_of(point) is not None for disk in vm.disks):
+            continue
+        images = vm.chain_of(point)
+        spoilt = any(ran_on(vm, snapshot, entry.target, image.filename) for image in images[1:])
+        for image in () if spoilt else images:
+            if image.filename in touched:
+                raise _destroyed(vm, snapshot, entry.target, image.filename)
 
 
 def _destroyed(vm: VmState, snapshot: Snapshot, target: str, point: str) -> Conflict:
@@ -115,7 +142,7 @@ def _destroyed(vm: VmState, snapshot: Snapshot, target: str, point: str) -> Conf
         f"image {point} of VM {vm.name}, disk {target}, is what snapshot {snapshot.name} goes"
         " back to",
         wanted="to write to it or to remove it, which would destroy that snapshot",
-        todo=f"remove snapshot {snapshot.name} first, or choose another base",
+        todo=f"{removal_of(snapshot)}, or choose another base",
     )
 
 
@@ -132,6 +159,7 @@ def consequences(
     for snapshot in vm.snapshots:
         if snapshot not in dying:
             steps.extend(_rewrite(snapshot, merged))
+    steps.extend(handed_on(vm, dying, gone=merged))
     steps.extend(ForgetSnapshot(name) for name in children_first(dying))
     if delete:
         steps.extend(RemoveFile(path, f"merged into {step.base}") for path, step in merged.items())

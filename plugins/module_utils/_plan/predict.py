@@ -47,7 +47,8 @@ from .._model.step import (
 from .backup_after import after_backup
 from .freeze import after_freeze
 from .memory import after_memory
-from .predict_storage import storage_after
+from .predict_storage import after_storage
+from .revert_disks import disks_after, disks_inside, disks_resumed
 
 
 def predict(vm: VmState, plan: Plan) -> VmState:
@@ -89,30 +90,29 @@ def _switched(vm: VmState, step: Step) -> VmState:
     if isinstance(step, ResumeVm):
         return replace(vm, status="running")
     if isinstance(step, StopVm):
-        return _with_disks(replace(vm, status=OFF), partial(_powered_off, vm=vm))
+        left = tuple(disk for disk in vm.disks if _is_defined(vm, disk))
+        return _with_disks(replace(vm, status=OFF, disks=left), partial(_powered_off, vm=vm))
     if isinstance(step, (StartVm, RestoreMemory)):
         status = "paused" if step.paused else "running"
-        return _with_disks(replace(vm, status=status), _powered_on)
+        disks = disks_resumed(vm, step) if isinstance(step, RestoreMemory) else vm.disks
+        return _with_disks(replace(vm, status=status, disks=disks), _powered_on)
     if isinstance(step, DefineAsOf):
-        for target, image, _format in step.disks:
-            vm = _with_disk(vm, target, partial(_placed, chain=vm.chain_of(image)))
-        return vm
+        return _with_disk(replace(vm, disks=disks_after(vm, step)), "", lambda disk: disk)
     if isinstance(step, RevertInternal):
+        vm = _with_disk(replace(vm, disks=disks_inside(vm, step)), "", lambda disk: disk)
         return replace(vm, status=step.status, snapshots=_with_current(vm, step.name))
-    vm = replace(vm, storage=storage_after(vm.storage, step))
+    vm = after_storage(vm, step)
     return after_backup(after_memory(after_freeze(vm, step), step), step)
-
-
-def _placed(disk: DiskState, chain: tuple[Image, ...]) -> DiskState:
-    """The disk of a VM that is off, on another chain."""
-    if not chain:
-        return disk
-    return _on(replace(disk, chain=chain, persistent=disk.disk.path, unwritten=True), off=True)
 
 
 def _powered_on(disk: DiskState) -> DiskState:
     live = replace(disk.disk, recorded=disk.files[1:]) if disk.chain else disk.disk
     return replace(disk, disk=live, unwritten=False)
+
+
+def _is_defined(vm: VmState, disk: DiskState) -> bool:
+    """Whether a disk outlives the stop of the VM."""
+    return not (vm.persistent and vm.config is not None and disk.disk.path and not disk.persistent)
 
 
 def _powered_off(disk: DiskState, vm: VmState) -> DiskState:
@@ -154,7 +154,8 @@ def _pulled(disk: DiskState, step: PullDisk) -> DiskState:
 def _from(disk: DiskState, merged: tuple[str, ...]) -> DiskState:
     """The disk without these images in its chain."""
     left = (image for image in disk.chain if image.filename not in merged)
-    return replace(disk, chain=tuple(left))
+    stacked = tuple(path for path in disk.stacked if path not in merged)
+    return replace(disk, chain=tuple(left), stacked=stacked)
 
 
 def _on(disk: DiskState, *, off: bool) -> DiskState:
@@ -173,7 +174,7 @@ def _on(disk: DiskState, *, off: bool) -> DiskState:
 
 
 def _repointed(disk: DiskState, step: SetSource, *, off: bool) -> DiskState:
-    disk = replace(disk, persistent=step.new, recorded=())
+    disk = replace(disk, persistent=step.new, recorded=(), stacked=())
     depth = disk.depth_of(step.new)
     if not off or depth is None:
         return disk
@@ -212,10 +213,10 @@ def _with_snapshot(vm: VmState, step: TakeSnapshot) -> VmState:
         xml="",
         kind=dict(spec.more).get("kind", ""),
     )
-    for entry in spec.disks:
-        if entry.file:
-            overlaid = partial(_with_overlay, file=entry.file, off=vm.off)
-            vm = _with_disk(vm, entry.target, overlaid)
+    for entry in taken.taken:
+        overlaid = partial(_with_overlay, file=entry.file, off=vm.off)
+        inside = partial(_with_internal, name=spec.name)
+        vm = _with_disk(vm, entry.target, overlaid if entry.file else inside)
     return replace(vm, snapshots=(*older, taken))
 
 
@@ -236,6 +237,11 @@ def _consistency(step: TakeSnapshot, state: str, memory: str) -> str:
     if proven != CRASH or step.quiesce == "never":
         return proven
     return FILESYSTEM if step.quiesce == "required" else ""
+
+
+def _with_internal(disk: DiskState, name: str) -> DiskState:
+    held = tuple(image.holding(name) for image in disk.chain[:1])
+    return replace(disk, chain=held + disk.chain[1:])
 
 
 def _with_overlay(disk: DiskState, file: str, *, off: bool) -> DiskState:
@@ -265,7 +271,7 @@ def _rewritten(snapshot: Snapshot, step: RewriteSnapshot) -> Snapshot:
     before = snapshot.before.moved(sources) if snapshot.before else None
     named = _renamed(snapshot, sources) | (before.named if before else frozenset())
     gone = [file for target, file in snapshot.overlays.items() if target in files]
-    former = (*snapshot.former, *gone) if snapshot.ours else ()
+    former = (*snapshot.former, *step.former, *gone) if snapshot.ours else ()
     return replace(snapshot, disks=disks, before=before, named=named, former=former)
 
 

@@ -8,9 +8,10 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from .._model.state import DiskState, VmState
 from .._model.step import (
     RemoveStorage,
     RevertStorage,
@@ -21,8 +22,26 @@ from .._model.step import (
 from .._model.storage import StorageSnapshot, StorageState
 
 
-def storage_after(storage: StorageState, step: Step) -> StorageState:
-    """The storage after a step; one that is about something else changes nothing here."""
+def after_storage(vm: VmState, step: Step) -> VmState:
+    """The VM after a step; one that is about something else changes nothing here."""
+    vm = replace(vm, storage=_storage_after(vm.storage, step))
+    if not isinstance(step, RevertStorage):
+        return vm
+    below = {copy.target: [path for path, _stamp in copy.below] for copy in step.copies}
+    disks = tuple(_standing(disk, below.get(disk.target, [])) for disk in vm.disks)
+    return replace(vm, disks=disks)
+
+
+def _standing(disk: DiskState, below: Sequence[str]) -> DiskState:
+    """The disk on the images that its copy stands on."""
+    if not below or list(disk.files[1:]) == below:
+        return disk
+    top = disk.chain[0]
+    images = (top._replace(file=top.file._replace(filename=p, real=p)) for p in below)
+    return replace(disk, chain=(top, *images))
+
+
+def _storage_after(storage: StorageState, step: Step) -> StorageState:
     if isinstance(step, SnapshotStorage):
         # What it is worth only the run can tell.
         taken = StorageSnapshot(step.name, "", 0, step.copies)

@@ -27,20 +27,25 @@ from .._model.step import (
     SetSource,
     Step,
 )
+from .barred import check_transient, to_wake
 from .commit import chosen, depth_of_base
+from .encrypted import check_merged
+from .heirs import handed_on
 from .merge import check_readable, children_first
+from .own import doubt, own_disk
 
 
 @dataclass(frozen=True)
 class PullWish:
-    """Active images that stand on ``base``, or on the lowest of ``max_depth`` images.
+    """Active images that stand on ``base``, or on the lowest of ``max_depth`` images, or on none.
 
+    Images are counted down to the VM's own disk, and what is below that stays; with 0 all go.
     ``disks`` empty means all writable ones; ``bandwidth`` is in MiB/s, 0 for no limit.
     """
 
     disks: tuple[str, ...] = ()
     base: str = ""
-    max_depth: int = 1
+    max_depth: int = 0
     delete_merged: bool = True
     bandwidth: int = 0
 
@@ -48,29 +53,34 @@ class PullWish:
 def plan_pull(wish: PullWish, vm: VmState) -> Plan:
     """The pulls and what follows them; no steps where every chain is as wanted."""
     pulls: list[PullDisk] = []
+    notes: list[str] = []
     for disk in chosen(vm, wish.disks):
         depth = _depth_of_base(wish, vm, disk)
+        notes.extend(_may_be_own(wish, vm, disk))
         if depth > 1:
             pulls.append(pull(vm, disk, depth, wish.bandwidth))
     if not pulls:
-        return Plan(vm.name)
+        return Plan(vm.name, (), tuple(notes))
     if vm.status not in ("running", "blocked", "shutoff"):
         raise Unsupported(
             f"VM {vm.name} is {vm.status}",
             wanted="a VM that is running or off: QEMU does not see to it that what it has pulled is"
             " on the disk, and only a VM that runs can be made to",
-            todo="let it go on (vm_memory with state running), or switch it off",
+            todo=to_wake(vm, "let it go on (vm_memory with state running), or switch it off"),
         )
     for found in vm.snapshots:
         _check_snapshot(vm, found, pulls, named=bool(wish.base))
-    return Plan(vm.name, (*pulls, *pull_consequences(vm, pulls, delete=wish.delete_merged)))
+    after = pull_consequences(vm, pulls, delete=wish.delete_merged)
+    return Plan(vm.name, (*pulls, *after), tuple(notes))
 
 
 def _depth_of_base(wish: PullWish, vm: VmState, disk: DiskState) -> int:
     """How deep in the chain of a disk its base is now, the length of the chain for none."""
     check_readable(vm, disk)
+    if not (wish.base or wish.max_depth):
+        return len(disk.chain)
     if not wish.base:
-        return len(disk.chain) - (wish.max_depth - 1)
+        return own_disk(vm, disk).depth + 2 - wish.max_depth
     depth = depth_of_base(wish.base, vm, disk)
     if depth == 0:
         raise BadInput(
@@ -81,14 +91,26 @@ def _depth_of_base(wish: PullWish, vm: VmState, disk: DiskState) -> int:
     return depth
 
 
+def _may_be_own(wish: PullWish, vm: VmState, disk: DiskState) -> Iterator[str]:
+    """A note where an image that stays, taken for a template, may as well be the VM's own disk."""
+    own = own_disk(vm, disk)
+    if own.doubt and wish.max_depth and own.lowest >= wish.max_depth:
+        yield (
+            f"{vm.name}: {doubt(vm, disk, own).found}; {disk.files[own.lowest]} was taken for a"
+            " template and left in the chain; to pull it as well, name with 'base' what is to stay"
+        )
+
+
 def pull(vm: VmState, disk: DiskState, base: int, bandwidth: int = 0) -> PullDisk:
     """Copy the images at the depths 1 to ``base - 1`` up into the active one.
 
     ``base`` may be one more than there are: then nothing is left below. Raises Conflict where an
     internal snapshot would lose what it stands on.
     """
+    check_transient(vm, (disk,), "a pull")
     into, leaving, below = disk.chain[0], disk.chain[1:base], disk.chain[base:]
     _check_internal(vm, disk, base)
+    check_merged(vm, disk, leaving, into)
     known = {bitmap.name for bitmap in into.bitmaps if not bitmap.inconsistent}
     return PullDisk(
         target=disk.target,
@@ -177,6 +199,8 @@ def pull_consequences(
     for found in vm.snapshots:
         if found not in dying:
             steps.extend(_rewrite(found, pulls, needed))
+    pulled = {path for step in pulls for path in step.pulled}
+    steps.extend(handed_on(vm, dying, gone=pulled - needed, leaving=pulled))
     steps.extend(ForgetSnapshot(name) for name in children_first(dying))
     if delete:
         steps.extend(_unneeded(vm, pulls, dying, needed))

@@ -112,7 +112,7 @@ def _check_readable(left: Left, vm: VmState) -> None:
             raise Unsupported(
                 f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {disk.trouble}",
                 wanted="to know what an interrupted run has done to it",
-                todo="repair the image",
+                todo=disk.denied or "repair the image",
             )
 
 

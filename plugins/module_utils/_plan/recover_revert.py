@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from .._model.state import DiskState, VmState
+from .._model.state import OFF, DiskState, VmState
 from .._model.step import (
     CreateOverlay,
     DefineAsOf,
@@ -50,8 +50,13 @@ def _new_overlays(left: Left) -> set[str]:
 
 
 def _begun(step: RevertInternal, left: Left, vm: VmState) -> bool:
-    """libvirt starts the VM anew to go back, so that it then has another number, or is off."""
+    """libvirt starts the VM anew to go back, so that it then has another number, or is off.
+
+    One that was switched off for it has no number before, and stays off only where it shall.
+    """
     marks = [mark for mark in left.marks if mark.startswith(step.mark(""))]
+    if vm.off and step.status == OFF and left.status != OFF:
+        return bool(marks)
     return bool(marks) and step.mark(vm.live.number) not in left.marks
 
 
@@ -127,6 +132,9 @@ def _off_its_chains(left: Left, vm: VmState) -> Iterator[str]:
     """The overlays that the VM was to be put on, and is not."""
     there = _new_overlays(left) & left.existing
     made = [step for step in left.steps if isinstance(step, CreateOverlay) and step.file in there]
+    define = reverting(left)
+    attached = define.attached if isinstance(define, DefineAsOf) else ()
     for step in made:
-        if vm.disk(step.target) is not None and not in_a_chain(step.file, vm):
+        had = vm.disk(step.target) is not None or (step.target, step.file) in attached
+        if had and not in_a_chain(step.file, vm):
             yield step.file

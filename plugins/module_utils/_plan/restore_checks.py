@@ -12,6 +12,7 @@ import posixpath
 from collections.abc import Sequence
 
 from .._model.backup import RestorePoint
+from .._model.names import in_shell
 from .._model.problem import BadInput, Conflict, Damaged, NotFound, Problem, Unsupported
 from .._model.restore import Places, RestoreWish, Seen, StoredVm
 from .._model.step import RestoreDisk, RestoreFile
@@ -86,7 +87,8 @@ def check_target(wish: RestoreWish, seen: Seen) -> None:
         raise Conflict(
             f"VM {vm.name} has a managed save: its memory continues on the disks as they are",
             wanted="a VM that is really off",
-            todo=f"start it, or drop the saved memory (virsh managedsave-remove {vm.name})",
+            todo="start it, or drop the saved memory (virsh managedsave-remove"
+            f" {in_shell(vm.name)})",
         )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from .._model.backup import NVRAM, TPM, StoredDisk
-from .._model.domain import tpm_folder
+from .._model.firmware import nvram_file, tpm_folder
 from .._model.names import file_part
 from .._model.problem import Unsupported
 from .._model.restore import Places, RestoreWish, Seen, StoredVm
@@ -105,11 +105,8 @@ def nvram_place(wish: RestoreWish, seen: Seen, stored: StoredVm) -> Iterator[tup
     if file is None or wish.disks:
         return
     root = stored_domain(stored.definition, wish.point.id)
-    source = root.find("os/nvram/source")
-    then = root.findtext("os/nvram", "").strip() or (
-        source.get("file", "") if source is not None else ""
-    )
-    now = then if seen.absent else seen.vm.live.nvram
+    then = nvram_file(root)
+    now = then if seen.absent else seen.vm.live.nvram or then
     if not now.startswith("/"):
         return
     suffix = posixpath.splitext(now)[1] or ".fd"

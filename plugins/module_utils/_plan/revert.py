@@ -13,11 +13,11 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import posixpath
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from .._model.problem import Conflict, NotFound, Unsupported
+from .._model.reference import shown
 from .._model.snapshot import Snapshot
 from .._model.state import OFF, DiskState, VmState
 from .._model.step import (
@@ -33,15 +33,18 @@ from .._model.step import (
     Step,
     StopVm,
 )
+from .._model.tree import descendants
 from .absent import points_of
-from .damage import damages
+from .encrypted import check_kept, check_outside, check_point
 from .kind import check_kind
 from .predict import predict
-from .revert_checks import check_vm, image_that_holds
+from .revert_checks import check_vm, check_whole, image_that_holds
+from .revert_disks import differs, exchanged, is_same, rebuilt
 from .snapshot import SnapshotWish, plan_present
+from .snapshot_files import free_name, next_name
+from .stays import stays
 
 GIVEN_UP = "given up by going back"
-_NUMBERED = re.compile(r"(.*)\.r(\d+)(\.[^./]*)\Z")
 
 
 @dataclass(frozen=True)
@@ -69,12 +72,15 @@ def plan_reverted(wish: RevertWish, vm: VmState) -> Plan:
     found = vm.snapshot(wish.name)
     if found is None:
         raise NotFound(
-            f"VM {vm.name} has no snapshot {wish.name}",
-            wanted="one of " + (", ".join(s.name for s in vm.snapshots) or "(it has none)"),
+            f"VM {vm.name} has no snapshot {shown(wish.name)}",
+            wanted="one of " + (", ".join(shown(s.name) for s in vm.snapshots) or "(it has none)"),
             todo="correct the option 'name'",
         )
     check_kind(vm, found, wish.kind)
-    if vm.reverted == wish.name or _is_there(wish, vm, found):
+    if vm.reverted == wish.name:
+        return Plan(vm.name)
+    check_whole(vm, found)
+    if _is_there(wish, vm, found):
         return Plan(vm.name)
     check_vm(vm, found)
     kept = _keeping(wish, vm, found)
@@ -107,6 +113,8 @@ def _is_there(wish: RevertWish, vm: VmState, found: Snapshot) -> bool:
     """Whether it can be proved that going back would change nothing."""
     if not (vm.off and found.current and found.mode == "external" and all(_stands(vm, found))):
         return False
+    if vm.live.shape is None or differs(vm, found) or rebuilt(vm, found):
+        return False
     wants_off = _status_after(wish, vm, found) == OFF
     disks = [vm.disk(target) for target in found.points]
     return wants_off and all(disk is not None and disk.unwritten for disk in disks)
@@ -131,55 +139,77 @@ def _keeping(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
             wanted="to keep the present state under that name ('keep_current')",
             todo="choose another name, or remove that snapshot first",
         )
+    check_kept(vm)
     mode = "internal" if found.mode == "internal" else "external"
     return plan_present(replace(wish.keep, mode=mode), vm)
 
 
 def _internal(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
-    images = tuple(image_that_holds(vm, found, entry.target) for entry in found.taken)
+    images = {entry.target: image_that_holds(vm, found, entry.target) for entry in found.taken}
+    change = exchanged(vm, found, images)
     status = _status_after(wish, vm, found)
-    if found.memory == "no" or status != OFF:
-        return Plan(vm.name, (RevertInternal(found.name, images, status),))
-    # libvirt has no way to bring back the disks of such a snapshot without its memory.
-    return Plan(vm.name, (RevertInternal(found.name, images, "paused"), StopVm()))
+    if found.memory == "no":
+        for entry in found.taken:
+            disk = vm.disk(entry.target)
+            if disk is not None:
+                check_outside(vm, disk, "to go back to an internal snapshot without memory")
+    notes = change.notes + (stays(vm, found.name) if found.memory == "no" else ())
+    # libvirt has no way to bring back the disks of one with memory without that.
+    stops = found.memory != "no" and status == OFF
+    attached = (*change.attached, *_of_another_branch(vm, images, change.attached))
+    status = "paused" if stops else status
+    disks = (attached, change.media, change.detached)
+    back = RevertInternal(found.name, tuple(images.values()), status, *disks)
+    gone, left = _given_up(vm, found, images)
+    steps = (back, *([StopVm()] if stops else []), *_ancestors(vm, found, images), *gone)
+    return Plan(vm.name, steps, (*notes, *left))
+
+
+def _of_another_branch(
+    vm: VmState, images: Mapping[str, str], attached: tuple[tuple[str, str], ...]
+) -> Iterator[tuple[str, str]]:
+    """The disks that the VM has still, and that go on with an image beside their present chain."""
+    for target, image in images.items():
+        disk = vm.disk(target)
+        if disk is not None and disk.depth_of(image) is None and (target, image) not in attached:
+            yield target, image
 
 
 def _external(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
-    for damage in damages(vm, found):
-        raise Conflict(
-            f"VM {vm.name} cannot go back to snapshot {found.name}: {damage}",
-            wanted="a snapshot that is whole",
-            todo="go back to another one; remove this one (state: absent)",
-        )
     overlays = tuple(_overlay(wish, vm, found, target) for target in found.points)
     new = {step.target: step.file for step in overlays}
-    disks = tuple(_placed(vm, found, new))
+    change = exchanged(vm, found, new)
+    disks = change.placed
     status = _status_after(wish, vm, found)
     steps: list[Step] = [*overlays, *([] if vm.off else [StopVm()])]
-    steps.append(DefineAsOf(found.name, disks))
-    steps.extend(_ancestors(vm, found))
+    steps.append(DefineAsOf(found.name, disks, change.attached, change.media, change.detached))
+    steps.extend(_ancestors(vm, found, found.points))
     steps.append(RewriteSnapshot(found.name, files=tuple(new.items()), current=True))
     steps.extend(_going_on(wish, found, disks, status))
-    gone, notes = _given_up(vm, found)
+    gone, notes = _given_up(vm, found, found.points)
     unused = found.memory != "no" and status == OFF
     if unused:
         notes += (f"{vm.name}: the memory of snapshot {found.name} is not used, since the VM is to"
                   " be off",)  # fmt: skip
-    return Plan(vm.name, (*steps, *gone), notes)
+    if unused or found.memory == "no":
+        notes += stays(vm, found.name)
+    return Plan(vm.name, (*steps, *gone), (*change.notes, *notes))
 
 
-def _ancestors(vm: VmState, found: Snapshot) -> Iterator[Step]:
+def _ancestors(vm: VmState, found: Snapshot, images: Mapping[str, str]) -> Iterator[Step]:
     """Let the snapshots below name the overlays that stand on their points in this branch."""
     above: dict[str, tuple[str, str]] = {}
-    for target, point in found.points.items():
-        chain = [image.filename for image in vm.chain_of(point)]
+    for target, lowest in images.items():
+        chain = [image.filename for image in vm.chain_of(lowest)]
         above.update({below: (target, image) for image, below in zip(chain, chain[1:])})
     for snapshot in vm.snapshots:
         standing = [above[point] for point in snapshot.points.values() if point in above]
+        # Of another tool's nobody records which overlays it had.
+        known = not snapshot.ours and found.name in descendants(vm.snapshots, snapshot.name)
         moved = tuple(
             (target, image)
             for target, image in standing
-            if image in snapshot.former and snapshot.overlays.get(target) != image
+            if (known or image in snapshot.former) and snapshot.overlays.get(target) != image
         )
         if moved and snapshot is not found:
             yield RewriteSnapshot(snapshot.name, files=moved)
@@ -207,54 +237,42 @@ def _overlay(wish: RevertWish, vm: VmState, found: Snapshot, target: str) -> Cre
             wanted="a chain of local qcow2 or raw images",
             todo="repair it (qcow2_info says what is wrong)",
         )
+    check_point(vm, target, chain, found.name)
     before = found.before.disk(target) if found.before else None
     image_format = before.format if before else chain[0].format
-    file = _next_name(found.overlays[target])
+    file = next_name(found.overlays[target])
     if wish.directory:
         file = posixpath.join(wish.directory, posixpath.basename(file))
+    file = free_name(file, vm)
     return CreateOverlay(target, file, point, image_format, chain[0].virtual_size)
 
 
-def _next_name(file: str) -> str:
-    """The overlay's name with the number of the revert: a.qcow2, a.r1.qcow2, a.r2.qcow2."""
-    match = _NUMBERED.match(file)
-    if match:
-        stem, number, extension = match.groups()
-        return f"{stem}.r{int(number) + 1}{extension}"
-    stem, extension = posixpath.splitext(file)
-    return f"{stem}.r1{extension}"
-
-
-def _placed(vm: VmState, found: Snapshot, new: dict[str, str]) -> Iterator[tuple[str, str, str]]:
-    """(target, image, format) of each disk: a new overlay, or what it has now where left out."""
-    for disk in found.before.disks if found.before else ():
-        now = vm.disk(disk.target)
-        if disk.target in new:
-            yield disk.target, new[disk.target], "qcow2"
-        elif disk.writable and now is not None and now.disk.source and now.disk.source.local:
-            yield disk.target, now.disk.path, now.disk.format
-
-
-def _given_up(vm: VmState, found: Snapshot) -> tuple[tuple[Step, ...], tuple[str, ...]]:
+def _given_up(
+    vm: VmState, found: Snapshot, targets: Iterable[str]
+) -> tuple[tuple[Step, ...], tuple[str, ...]]:
     """The removal of what only the present state needs, and notes of what is left alone."""
     needed = {image.filename for snapshot in vm.snapshots for image in points_of(vm, snapshot)}
     recorded = {file for snapshot in vm.snapshots if snapshot.ours for file in snapshot.made}
     steps: list[Step] = []
     notes: list[str] = []
-    for target in found.points:
-        for image in _above(vm.disk(target), needed):
+    for target in targets:
+        disk, then = vm.disk(target), found.before.disk(target) if found.before else None
+        if disk is None or then is None or not is_same(vm, disk, then):
+            continue
+        for image in _above(disk, needed):
             if image in recorded:
                 steps.append(RemoveFile(image, GIVEN_UP))
             else:
                 notes.append(
                     f"{vm.name}: {image} is not used any more; it was left alone, since no snapshot"
-                    " of this collection made it"
+                    " of this collection made it; if nobody needs what it holds, remove it"
+                    f" (qcow2_overlay with path {image}, state absent)"
                 )
     return tuple(steps), tuple(notes)
 
 
-def _above(disk: DiskState | None, needed: set[str]) -> Iterator[str]:
-    for image in disk.chain[:-1] if disk else ():
+def _above(disk: DiskState, needed: set[str]) -> Iterator[str]:
+    for image in disk.chain[:-1]:
         if image.filename in needed:
             return
         yield image.filename

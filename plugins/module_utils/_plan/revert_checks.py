@@ -8,9 +8,17 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from .._model.problem import Conflict, Unsupported
+from collections.abc import Sequence
+
+from .._model.image import Image, InternalSnapshot
+from .._model.names import in_shell
+from .._model.problem import Conflict, NotFound, Unsupported
+from .._model.reference import shown
 from .._model.snapshot import Snapshot
 from .._model.state import VmState
+from .damage import damages, way_on
+from .revert_disks import is_same
+from .users import removal_of
 
 
 def check_vm(vm: VmState, found: Snapshot) -> None:
@@ -19,7 +27,7 @@ def check_vm(vm: VmState, found: Snapshot) -> None:
         raise Unsupported(
             f"VM {vm.name} is transient: libvirt forgets it when it stops",
             wanted=f"a VM with a persistent definition to go back to snapshot {found.name}",
-            todo=f"define it first (virsh dumpxml {vm.name} | virsh define /dev/stdin)",
+            todo=f"define it first (virsh dumpxml {in_shell(vm.name)} | virsh define /dev/stdin)",
         )
     for disk in vm.writable:
         if disk.persistent not in ("", disk.disk.path):
@@ -29,37 +37,24 @@ def check_vm(vm: VmState, found: Snapshot) -> None:
                 wanted="one image, so that it is known what the present state is",
                 todo="correct the definition (virsh edit), or stop the VM first",
             )
-    before = found.before
-    known = {disk.target for disk in before.disks} if before else set()
-    lost = [target for target in found.points if vm.disk(target) is None]
+
+
+def check_whole(vm: VmState, found: Snapshot) -> None:
+    """Raise Conflict where the snapshot has lost something."""
+    lost = tuple(damages(vm, found))
     if lost:
         raise Conflict(
-            f"VM {vm.name} has no disk {', '.join(lost)} any more, which snapshot {found.name}"
-            " covers",
-            wanted="the disks that the VM had then",
-            todo="attach them again first",
-        )
-    added = [disk.target for disk in vm.writable if disk.target not in known]
-    if added:
-        raise Conflict(
-            f"the disks {', '.join(added)} of VM {vm.name} were attached after snapshot"
-            f" {found.name} was taken",
-            wanted="the disks that the VM had then",
-            todo="detach them first; what is on them stays",
+            f"VM {vm.name} cannot go back to snapshot {found.name}: {'; '.join(lost)}",
+            wanted="a snapshot that is whole",
+            todo=way_on(vm, found),
         )
 
 
 def image_that_holds(vm: VmState, found: Snapshot, target: str) -> str:
     """The image of a disk that an internal snapshot is in; Conflict where it cannot be used."""
-    disk, image = vm.disk(target), found.image_before(target)
-    if disk is None or disk.depth_of(image) != 0:
-        raise Conflict(
-            f"the internal snapshot {found.name} of VM {vm.name} lives in {image}, which is not the"
-            f" active image of disk {target}",
-            wanted="the image that holds it on top",
-            todo="merge the overlays above it first (vm_blockcommit)",
-        )
-    held = [entry.name for entry in disk.chain[0].snapshots]
+    image = found.image_before(target)
+    active = _active(vm, found, target, image)
+    held = [entry.name for entry in active.snapshots]
     if held.count(found.name) != 1:
         raise Conflict(
             f"image {image} of VM {vm.name} holds {held.count(found.name)} snapshots {found.name}",
@@ -67,13 +62,62 @@ def image_that_holds(vm: VmState, found: Snapshot, target: str) -> str:
             todo="look at it (qcow2_info); remove libvirt's record of a snapshot that is gone"
             " (state absent, metadata_only)",
         )
-    bitmaps = [bitmap.name for bitmap in disk.chain[0].bitmaps]
-    if bitmaps:
-        raise Conflict(
-            f"image {image} of VM {vm.name}, disk {target}, holds the dirty bitmaps"
-            f" {', '.join(bitmaps)}, with which QEMU does not go back to an internal snapshot",
-            wanted="an image without them",
-            todo="remove the backup checkpoints first (virsh checkpoint-delete); the next backup"
-            " is a full one then",
-        )
+    _check_no_id(vm, found, image, active.snapshots)
+    _check_no_point(vm, found, target, image)
     return image
+
+
+def _check_no_point(vm: VmState, found: Snapshot, target: str, image: str) -> None:
+    """The guest would write to the image, which another branch may go back to as it is."""
+    disk = vm.disk(target)
+    for other in vm.snapshots if disk is None or disk.depth_of(image) != 0 else ():
+        if other.points.get(target) == image:
+            raise Conflict(
+                f"image {image} of VM {vm.name}, disk {target}, which holds the internal snapshot"
+                f" {found.name}, is what snapshot {other.name} goes back to",
+                wanted="to let the VM write to it, which would destroy that snapshot",
+                todo=removal_of(other),
+            )
+
+
+def _active(vm: VmState, found: Snapshot, target: str, image: str) -> Image:
+    """The image: that of the disk, of another branch, or of a disk that has left the VM."""
+    disk, then = vm.disk(target), found.before.disk(target) if found.before else None
+    if disk is not None and then is not None and is_same(vm, disk, then):
+        depth = disk.depth_of(image)
+        if depth == 0:
+            return disk.chain[0]
+        if depth is not None:
+            raise Conflict(
+                f"the internal snapshot {found.name} of VM {vm.name} lives in {image}, which is not"
+                f" the active image of disk {target}",
+                wanted="the image that holds it on top",
+                todo="merge the overlays above it first (vm_blockcommit with"
+                f" 'disks: [{target}]' and 'base: {image}')",
+            )
+    chain = vm.chain_of(image)
+    if not chain:
+        gone = "is gone" if image in vm.missing else "cannot be read"
+        raise NotFound(
+            f"image {image}, which holds snapshot {found.name} of disk {target} of VM {vm.name},"
+            f" {gone}",
+            wanted="every image that the VM had then",
+            todo="bring it back to that place; or go back to another snapshot",
+        )
+    return chain[0]
+
+
+def _check_no_id(
+    vm: VmState, found: Snapshot, image: str, held: Sequence[InternalSnapshot]
+) -> None:
+    """QEMU looks for a snapshot of that id first, and only then for one of that name."""
+    meant = [each.id for each in held if each.name == found.name]
+    other = [each.name for each in held if each.id == found.name and each.name != found.name]
+    if other:
+        raise Conflict(
+            f"QEMU would take the name of snapshot {found.name} for the id of another one in"
+            f" {image} of VM {vm.name}, {shown(other[0])}, and go back to that",
+            wanted="a snapshot that it can tell from all others",
+            todo=f"switch the VM off and bring its image back by the id (qcow2_snapshot with id"
+            f" {', '.join(meant)} and state applied); the memory of then is not used so",
+        )

@@ -26,7 +26,7 @@ OVERLAY_ROOM = 4 * 1024 * 1024
 """Bytes that an empty overlay and its first writes need at least."""
 
 BACKUP_ROOM = 16 * 1024 * 1024
-"""Bytes that the rest of a restore point needs at least; how large increments are nobody knows."""
+"""Bytes that the rest of a restore point needs, with what the guest writes until it begins."""
 
 
 def check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
@@ -52,7 +52,7 @@ def check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
         elif isinstance(step, TakeSnapshot) and step.spec.memory_file:
             folder, size = posixpath.dirname(step.spec.memory_file), facts.memory
         elif isinstance(step, BackUp):
-            folder, size = step.repository, step.bytes + BACKUP_ROOM
+            folder, size = step.repository, _of_backup(step, facts)
         elif isinstance(step, SaveMemory) and step.file:
             folder, size = posixpath.dirname(step.file), facts.memory
         else:
@@ -66,6 +66,12 @@ def check_room(plan: Plan, vm: VmState, facts: Facts) -> None:
                 wanted=f"at least {size} bytes for VM {vm.name}",
                 todo="free space there, or choose another place",
             )
+
+
+def _of_backup(step: BackUp, facts: Facts) -> int:
+    """What has to be free now; where guests write to the same file system, room is left to them."""
+    images = max(step.bytes, sum(facts.rooms.values()))
+    return max(0, images + BACKUP_ROOM + facts.left - facts.debris)
 
 
 def _growth(target: str, into: str, merged: tuple[str, ...], vm: VmState) -> int:

@@ -11,12 +11,23 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from .._model.image import Image
+from .._model.names import check_snapshot_name
 from .._model.problem import BadInput, Conflict, Unsupported
 from .._model.snapshot import CRASH, Snapshot, SnapshotDisk, SnapshotSpec
 from .._model.state import DiskState, VmState
 from .._model.step import CreateOverlay, Plan, TakeSnapshot
+from .barred import (
+    check_holds_snapshots,
+    check_inside_all,
+    check_transient,
+    check_writes_memory,
+    kind_of_place,
+    to_wake,
+)
 from .commit import chosen
 from .damage import damages
+from .encrypted import check_inside, check_memory, check_overlay
 from .snapshot_files import check_files, memory_file, overlay_file
 
 _TAKEABLE = ("running", "paused", "shutoff")
@@ -27,9 +38,9 @@ class SnapshotWish:
     """A snapshot that is to exist.
 
     ``memory`` None: whatever the mode implies. ``files`` maps disk targets to overlay files,
-    ``disks`` empty means all writable disks. ``freeze_timeout`` is in seconds. ``live``: the guest
-    runs while most of its memory is written. ``group``: others are to have the same point in time.
-    ``kind``: see Snapshot.
+    ``disks`` empty means all writable disks. ``freeze_timeout`` and ``flush_timeout`` (see
+    TakeSnapshot) are in seconds. ``live``: the guest runs while most of its memory is written.
+    ``group``: others are to have the same point in time. ``kind``: see Snapshot.
     """
 
     name: str
@@ -41,6 +52,7 @@ class SnapshotWish:
     description: str | None = None
     quiesce: str = "preferred"
     freeze_timeout: int = 10
+    flush_timeout: int = 0
     live: bool = True
     group: bool = False
     kind: str = ""
@@ -62,11 +74,12 @@ def plan_present(wish: SnapshotWish, vm: VmState) -> Plan:
                 todo="choose another name, remove it first (state: absent), or correct the task",
             )
         return Plan(vm.name)
+    check_snapshot_name(wish.name)
     if vm.status not in _TAKEABLE:
         raise Unsupported(
             f"VM {vm.name} is {vm.status}",
             wanted="a VM that is running, paused or off",
-            todo="bring it into one of these states first",
+            todo=to_wake(vm),
         )
     disks = chosen(vm, wish.disks)
     if not disks:
@@ -75,9 +88,8 @@ def plan_present(wish: SnapshotWish, vm: VmState) -> Plan:
             " are left out)",
             wanted="at least one writable disk",
         )
-    internal = wish.mode == "internal"
     _check_memory(wish, vm)
-    return _internal(wish, vm, disks) if internal else _external(wish, vm, disks)
+    return (_internal if wish.mode == "internal" else _external)(wish, vm, disks)
 
 
 def _differences(wish: SnapshotWish, vm: VmState, found: Snapshot) -> Iterator[str]:
@@ -131,14 +143,21 @@ def _check_memory(wish: SnapshotWish, vm: VmState) -> None:
 
 def _internal(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> Plan:
     """libvirt takes internal snapshots of all writable disks or of none."""
+    check_inside_all(vm)
     for disk in vm.writable:
+        _check_place(vm, disk, kind_of_place(disk))
         if disk.disk.format != "qcow2":
             raise Unsupported(
                 f"disk {disk.target} of VM {vm.name} is {disk.disk.format} ({disk.disk.source})",
                 wanted="an internal snapshot, which only qcow2 images can hold",
                 todo="use 'mode: external', or convert the disk to qcow2",
             )
+        check_inside(vm, disk)
+        check_holds_snapshots(vm, disk, _top_of(vm, disk)[0])
         _check_not_held(wish, vm, disk)
+    if not vm.off:
+        check_writes_memory(vm)
+        check_memory(vm, inside=True)
     left_out = [disk.target for disk in vm.writable if disk not in disks]
     if left_out:
         raise Unsupported(
@@ -147,7 +166,9 @@ def _internal(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> 
             todo="leave out the option 'disks', or use 'mode: external'",
         )
     entries = tuple(
-        SnapshotDisk(disk.target, "internal" if disk.disk.writable else "no") for disk in vm.disks
+        SnapshotDisk(disk.target, "internal" if disk.disk.writable else "no")
+        for disk in vm.disks
+        if disk.disk.source or disk.disk.readonly  # an empty drive may not even be left out
     )
     more = _noted(wish, vm, memory=True)
     spec = SnapshotSpec(wish.name, wish.description or "", "internal", entries, more=more)
@@ -167,7 +188,10 @@ def _noted(wish: SnapshotWish, vm: VmState, *, memory: bool) -> tuple[tuple[str,
 
 
 def _check_not_held(wish: SnapshotWish, vm: VmState, disk: DiskState) -> None:
-    """QEMU would write over it, or make a second one that cannot be told from the first."""
+    """QEMU would write over it, or make a second one that cannot be told from the first.
+
+    A name that is the id of another one would lead back to that.
+    """
     held = [found.name for image in disk.chain[:1] for found in image.snapshots]
     if wish.name in held:
         raise Conflict(
@@ -176,10 +200,25 @@ def _check_not_held(wish: SnapshotWish, vm: VmState, disk: DiskState) -> None:
             wanted="to take one of that name",
             todo="choose another name, or delete it if nobody needs it (qemu-img snapshot -d)",
         )
+    if any(wish.name == found.id for image in disk.chain[:1] for found in image.snapshots):
+        raise Conflict(
+            f"{wish.name} is the id of an internal snapshot in {disk.disk.path} of VM {vm.name},"
+            f" disk {disk.target}, and QEMU would go back to that",
+            wanted="to take one of that name",
+            todo="choose another name",
+        )
 
 
 def _external(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> Plan:
+    if wish.memory:
+        check_writes_memory(vm)
+    for disk in disks:
+        _check_place(vm, disk, kind_without_overlay(disk))
+        check_overlay(vm, disk, wish.kind)
+    check_transient(vm, disks)
     files = {disk.target: overlay_file(wish, vm, disk) for disk in disks}
+    if wish.memory:
+        check_memory(vm)
     memory = memory_file(wish, vm, disks) if wish.memory else ""
     check_files(vm, files, memory)
     overlays = tuple(_overlay(vm, disk, files[disk.target]) for disk in disks)
@@ -195,7 +234,8 @@ def _external(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> 
     pace = ("live",) if wish.live and not pause else ()
     flags = ("atomic", "reuse_ext", *(pace if memory else ("disk_only",)))
     quiesce, note = ("never", "") if memory or vm.off else _quiesce(wish, vm)
-    taking = TakeSnapshot(spec, flags, quiesce, wish.freeze_timeout, pause)
+    flush = wish.flush_timeout if quiesce != "never" else 0
+    taking = TakeSnapshot(spec, flags, quiesce, wish.freeze_timeout, pause, flush)
     return Plan(vm.name, (*overlays, taking), (note,) if note else ())
 
 
@@ -220,39 +260,41 @@ def _quiesce(wish: SnapshotWish, vm: VmState) -> tuple[str, str]:
     return "never", f"{vm.name}: not quiesced, {why}"
 
 
-def _overlay(vm: VmState, disk: DiskState, file: str) -> CreateOverlay:
-    kind = kind_without_overlay(disk)
+def _check_place(vm: VmState, disk: DiskState, kind: str) -> None:
     if kind:
         raise Unsupported(
             f"disk {disk.target} of VM {vm.name} is a {kind}",
-            wanted="a file or block device to put an overlay on",
-            todo="leave it out with the option 'disks'",
+            wanted="a file or block device of this host, for itself",
+            todo="leave it out with the option 'disks' (of an external snapshot)",
         )
-    top = disk.chain[0] if disk.chain else None
-    if top is None or top.virtual_size is None:
-        why = disk.trouble or f"its format {disk.disk.format} is not known here"
-        raise Unsupported(
-            f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {why}",
-            wanted="a chain of local qcow2 or raw images",
-            todo="repair it, or leave the disk out with the option 'disks'",
-        )
+
+
+def _overlay(vm: VmState, disk: DiskState, file: str) -> CreateOverlay:
+    top, size = _top_of(vm, disk)
     keep = tuple(
         (bitmap.name, bitmap.granularity)
         for bitmap in top.bitmaps
         if vm.off and bitmap.auto and not bitmap.inconsistent
     )
-    return CreateOverlay(
-        disk.target, file, disk.disk.path, disk.disk.format, top.virtual_size, keep
-    )
+    return CreateOverlay(disk.target, file, disk.disk.path, disk.disk.format, size, keep)
+
+
+def _top_of(vm: VmState, disk: DiskState) -> tuple[Image, int]:
+    """The active image of a disk and its size in bytes; Unsupported where it cannot be read."""
+    top = disk.chain[0] if disk.chain else None
+    if top is None or top.virtual_size is None:
+        why = disk.trouble or f"its format {disk.disk.format} is not known here"
+        mend = "repair it" if disk.trouble else "convert it to qcow2 while the VM is off"
+        raise Unsupported(
+            f"the chain of disk {disk.target} of VM {vm.name} cannot be read: {why}",
+            wanted="a chain of local qcow2 or raw images",
+            todo=disk.denied or f"{mend}, or leave the disk out with the option 'disks'",
+        )
+    return top, top.virtual_size
 
 
 def kind_without_overlay(disk: DiskState) -> str:
     """What kind of disk it is if no overlay can be put on it, else ''."""
-    source = disk.disk.source
     if disk.disk.shareable:
         return "shareable disk"
-    if disk.disk.device == "lun":
-        return "LUN"
-    if source is not None and source.sliced:
-        return f"slice of {source}"
-    return "" if source is not None and source.local else f"{source} disk"
+    return "LUN" if disk.disk.device == "lun" else kind_of_place(disk)

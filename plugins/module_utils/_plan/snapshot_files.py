@@ -9,7 +9,9 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import posixpath
+import re
 from collections.abc import Mapping
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from .._model.names import check_path, file_part
@@ -20,6 +22,8 @@ if TYPE_CHECKING:
     from .snapshot import SnapshotWish
 
 _LONGEST_FILE_NAME = 255
+_NUMBERED = re.compile(r"(.*)\.r(\d+)(\.[^./]*)\Z", re.DOTALL)
+_PLAIN = re.compile(r"[A-Za-z0-9_:@+=,%~][A-Za-z0-9_.:@+=,%~-]*\Z")
 
 
 def overlay_file(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
@@ -27,7 +31,39 @@ def overlay_file(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
     if asked:
         return asked
     name = f"{file_part(vm.name)}.{disk.target}.{wish.name}.qcow2"
-    return posixpath.join(_directory(wish, vm, disk), name)
+    return free_name(posixpath.join(_directory(wish, vm, disk), name), vm)
+
+
+def free_name(file: str, vm: VmState) -> str:
+    """The name, or the first with a number, that no image of the VM has and no record names."""
+    chains = (*(disk.chain for disk in vm.disks), *vm.branches)
+    known = {image.filename for chain in chains for image in chain}
+    known.update(file for snapshot in vm.snapshots for file in snapshot.made)
+    while file in known:
+        file = next_name(file)
+    return file
+
+
+def next_name(file: str) -> str:
+    """An overlay's name with the next number: a.qcow2, a.r1.qcow2, a.r2.qcow2.
+
+    What another tool has called it is made a plain name first.
+    """
+    folder, name = posixpath.split(file)
+    match = _NUMBERED.match(name)
+    stem, extension = (match[1], match[3]) if match else posixpath.splitext(name)
+    number = int(match[2]) + 1 if match else 1
+    ending = f".{_plain(extension[1:], 40)}" if extension else ""
+    return posixpath.join(folder, f"{_plain(stem, 180)}.r{number}{ending}")
+
+
+def _plain(part: str, longest: int) -> str:
+    """A part of a file name that has no other characters than ours, and is not too long."""
+    plain = part if _PLAIN.match(part) else file_part(part)
+    if len(plain) <= longest:
+        return plain
+    digest = sha256(part.encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    return f"{plain[: longest - 17]}.{digest}"
 
 
 def memory_file(wish: SnapshotWish, vm: VmState, disks: tuple[DiskState, ...]) -> str:

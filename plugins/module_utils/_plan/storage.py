@@ -17,7 +17,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
-from .._model.names import file_part
+from .._model.names import check_snapshot_name, file_part
 from .._model.problem import BadInput, Conflict, Unsupported
 from .._model.snapshot import CRASH
 from .._model.state import DiskState, VmState
@@ -57,7 +57,8 @@ class StorageWish:
 
     ``backend`` is auto, lvm, reflink or btrfs; ``disks`` empty means all writable ones;
     ``directory`` is for the overlays meanwhile. The space for changes of an LVM snapshot that is
-    not thin is ``cow_bytes``, or ``cow_percent`` of its origin. ``freeze_timeout`` is in seconds.
+    not thin is ``cow_bytes``, or ``cow_percent`` of its origin. ``freeze_timeout`` and
+    ``flush_timeout`` are in seconds.
     """
 
     name: str
@@ -68,6 +69,7 @@ class StorageWish:
     cow_percent: int = 20
     quiesce: str = "preferred"
     freeze_timeout: int = 10
+    flush_timeout: int = 0
 
 
 def plan_storage_present(wish: StorageWish, vm: VmState) -> Plan:
@@ -77,6 +79,7 @@ def plan_storage_present(wish: StorageWish, vm: VmState) -> Plan:
         _check_same(wish, vm, found)
         # A merge that could not be done when it was taken is made up for.
         return plan_absent(AbsentWish(TEMPORARY), vm)
+    check_snapshot_name(wish.name)
     disks = chosen(vm, wish.disks)
     if not disks:
         raise Unsupported(
@@ -114,6 +117,7 @@ def _while_running(
         directory=wish.directory,
         quiesce=wish.quiesce,
         freeze_timeout=wish.freeze_timeout,
+        flush_timeout=wish.flush_timeout,
     )
     point = plan_present(freezing, vm)
     merging = plan_absent(AbsentWish(TEMPORARY), predict(vm, point))
@@ -164,7 +168,7 @@ def _copy(wish: StorageWish, vm: VmState, disk: DiskState) -> Copy:
         raise Unsupported(
             f"{what} {why if disk.chain else f'cannot be read: {disk.trouble}'}",
             wanted="an image that is one file or one logical volume",
-            todo="leave it out with the option 'disks'",
+            todo=disk.denied or "leave it out with the option 'disks'",
         )
     ground = vm.storage.ground(disk.target)
     device = disk.disk.source is not None and disk.disk.source.kind == "block"

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from .._model.names import in_shell
 from .._model.problem import Conflict, NotFound
 from .._model.state import DiskState, VmState
 from .._model.step import Plan, RevertStorage
 from .._model.storage import Copy, StorageSnapshot
+from .stays import stays
+from .users import removal_of
 
 
 @dataclass(frozen=True)
@@ -38,7 +41,7 @@ def plan_storage_reverted(wish: StorageRevertWish, vm: VmState) -> Plan:
         raise Conflict(
             f"VM {vm.name} is {vm.status}",
             wanted=f"a VM that is off, to bring its disks back to storage snapshot {wish.name}",
-            todo=f"shut it down first (virsh shutdown {vm.name})",
+            todo=f"shut it down first (virsh shutdown {in_shell(vm.name)})",
         )
     copies = _chosen(wish, vm, found)
     todo = tuple(copy for copy in copies if (copy.target, found.name) not in vm.storage.at)
@@ -71,14 +74,11 @@ def _check_whole(vm: VmState, found: StorageSnapshot) -> None:
 
 
 def _notes(vm: VmState, found: StorageSnapshot) -> tuple[str, ...]:
-    return (
-        ()
-        if found.recorded
-        else (
-            f"{vm.name}: the record of storage snapshot {found.name} is lost; its copies were found"
-            " by their names",
-        )
+    lost = (
+        f"{vm.name}: the record of storage snapshot {found.name} is lost; its copies were found by"
+        " their names"
     )
+    return (*(() if found.recorded else (lost,)), *stays(vm, found.name))
 
 
 def _check_disk(vm: VmState, found: StorageSnapshot, copy: Copy) -> None:
@@ -91,7 +91,7 @@ def _check_disk(vm: VmState, found: StorageSnapshot, copy: Copy) -> None:
             todo="attach it again, or name the other disks with the option 'disks'",
         )
     _check_stands(vm, found, copy, disk)
-    _check_below(vm, found, copy, disk)
+    _check_below(vm, found, copy)
     _check_internal(vm, found, copy)
 
 
@@ -111,7 +111,7 @@ def _check_stands(vm: VmState, found: StorageSnapshot, copy: Copy, disk: DiskSta
             f"disk {disk.target} of VM {vm.name} is on the overlay {above} above {copy.image},"
             " which others may go back to",
             wanted=f"no overlay above the image that storage snapshot {found.name} is of",
-            todo="remove the snapshots that made them (vm_snapshot with state absent)",
+            todo=_merging(vm, disk, depth),
         )
     for snapshot in vm.snapshots:
         if copy.target in snapshot.overlays and snapshot.image_before(copy.target) in (
@@ -122,25 +122,30 @@ def _check_stands(vm: VmState, found: StorageSnapshot, copy: Copy, disk: DiskSta
                 f"image {copy.image} of VM {vm.name}, disk {copy.target}, is what snapshot"
                 f" {snapshot.name} goes back to",
                 wanted="to replace it, which would destroy that snapshot",
-                todo=f"remove snapshot {snapshot.name} first",
+                todo=removal_of(snapshot),
             )
 
 
-def _check_below(vm: VmState, found: StorageSnapshot, copy: Copy, disk: DiskState) -> None:
+def _merging(vm: VmState, disk: DiskState, depth: int) -> str:
+    """What brings a disk nearer to the image that lies so deep: the newest overlay is merged."""
+    for snapshot in vm.snapshots:
+        if disk.files[0] in snapshot.overlays.values():
+            return removal_of(snapshot)
+    return f"merge them (vm_blockcommit with disks [{disk.target}] and base {disk.files[depth]})"
+
+
+def _check_below(vm: VmState, found: StorageSnapshot, copy: Copy) -> None:
     """A copy of an overlay is worth something as long as what it stands on is as it was."""
-    if not found.recorded and len(disk.chain) == 1:
-        return
-    now = dict(vm.storage.ground(copy.target).below)
-    then = dict(copy.below)
-    changed = [p for p, s in then.items() if p in now and s and now[p] and s != now[p]]
-    if changed or (found.recorded and list(now) != list(then)):
-        raise Conflict(
-            f"disk {copy.target} of VM {vm.name} stands on {', '.join(now) or 'nothing'}"
-            + (f", and {', '.join(changed)} was written to since" if changed else "")
-            + f"; storage snapshot {found.name} needs {', '.join(then) or 'nothing'} as it was",
-            wanted="the images that it stood on when the snapshot was taken",
-            todo="bring them back first",
-        )
+    now = dict(vm.storage.below)
+    for path, then in copy.below:
+        same = not then or not now.get(path) or now[path] == then
+        if path not in now or not same:
+            raise Conflict(
+                f"{path} {'was written to since' if path in now else 'is gone'}, and storage"
+                f" snapshot {found.name} of VM {vm.name} needs it as it was for {copy.target}",
+                wanted="the images that the disk stood on when the snapshot was taken",
+                todo="bring them back first, or remove the snapshot (state: absent)",
+            )
 
 
 def _check_internal(vm: VmState, found: StorageSnapshot, copy: Copy) -> None:

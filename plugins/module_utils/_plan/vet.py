@@ -23,22 +23,31 @@ from .._model.step import (
     EndBackup,
     Plan,
     PullDisk,
+    RemoveDebris,
     RemoveFile,
     ResumeVm,
     RevertInternal,
-    RevertStorage,
     SaveMemory,
     SetSource,
-    SnapshotStorage,
     Step,
     TakeSnapshot,
 )
+from .barred import check_barred, wants_flash
 from .room import check_room
 from .spare import spared
-from .vet_agent import quiesced_if_possible, wants_agent
-from .vet_backups import check_backups, wants_backups
+from .users import harmed, what_to_do_about
+from .vet_agent import keeps_memory, part_of_disks, quiesced_if_possible, wants_agent
+from .vet_backups import past_backups, wants_backups
 from .vet_jobs import check_job, job_disks, refuse_job
-from .vet_storage import check_storage, clone_directories, given_up, new_things, subvolumes
+from .vet_storage import (
+    check_storage,
+    clone_directories,
+    given_up,
+    new_things,
+    subvolumes,
+    without_leaving,
+)
+from .written import check_written, written_images
 
 
 @dataclass(frozen=True)
@@ -49,7 +58,10 @@ class Needs:
     that will be ``removed`` and therefore count as no users, ``targets`` of disks that may have
     jobs, whether the guest agent answers, and how much ``memory`` the VM uses. ``clones`` are
     directories in which files have to share blocks, ``subvolumes`` are to hold no other VM;
-    ``backups`` whether backup checkpoints matter.
+    ``backups`` whether backup checkpoints matter, ``bitmaps`` whether what QEMU holds does.
+    ``backup`` is a restore point that is to be made,
+    ``debris`` are folders that go before that. ``flash``: see wants_flash.
+    ``written``: see written_images. ``kept``: whether memory that is in use is written.
     """
 
     files: tuple[str, ...] = ()
@@ -58,10 +70,17 @@ class Needs:
     removed: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     agent: bool = False
+    part: tuple[str, ...] = ()
     memory: bool = False
     clones: tuple[str, ...] = ()
     subvolumes: tuple[str, ...] = ()
     backups: bool = False
+    bitmaps: bool = False
+    backup: BackUp | None = None
+    debris: tuple[str, ...] = ()
+    flash: bool = False
+    written: tuple[str, ...] = ()
+    kept: bool = False
 
 
 def needs(plan: Plan, vm: VmState) -> Needs:
@@ -89,11 +108,18 @@ def needs(plan: Plan, vm: VmState) -> Needs:
         ),
         removed=tuple(removed),
         targets=tuple(disk for step in plan.steps for disk in job_disks(step, vm)),
-        agent=any(wants_agent(step) for step in plan.steps),
+        agent=any(wants_agent(step, vm) for step in plan.steps),
+        part=part_of_disks(plan, vm),
         memory=any(_writes_memory(step) for step in plan.steps),
         clones=clone_directories(plan),
         subvolumes=subvolumes(plan),
         backups=wants_backups(plan, vm),
+        bitmaps=not vm.off and any(isinstance(step, RevertInternal) for step in plan.steps),
+        backup=next((step for step in plan.steps if isinstance(step, BackUp)), None),
+        debris=tuple(step.path for step in plan.steps if isinstance(step, RemoveDebris)),
+        flash=wants_flash(plan, vm),
+        written=written_images(plan, vm),
+        kept=any(keeps_memory(step, vm) for step in plan.steps),
     )
 
 
@@ -110,7 +136,10 @@ def _writes_memory(step: Step) -> bool:
 def _points(plan: Plan) -> list[str]:
     """The images of a snapshot that is gone back to."""
     placed = {image for s in plan.steps if isinstance(s, DefineAsOf) for _t, image, _f in s.disks}
-    return [s.backing for s in plan.steps if isinstance(s, CreateOverlay) and s.file in placed]
+    ways = [s for s in plan.steps if isinstance(s, (DefineAsOf, RevertInternal))]
+    attached = [image for step in ways for _target, image in step.attached]
+    made = [s.backing for s in plan.steps if isinstance(s, CreateOverlay) and s.file in placed]
+    return [*made, *attached]
 
 
 def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> Plan:
@@ -120,6 +149,7 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
     """
     if not plan.steps or all(isinstance(step, ResumeVm) for step in plan.steps):
         return plan
+    facts = without_leaving(plan, facts)
     free = frozenset(path for step in plan.steps for path in _released(step, vm))
     steps = tuple(
         _settle_step(step, vm, _when_it_starts(step, plan, facts), frozenset(ours), free)
@@ -127,11 +157,12 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
     )
     for path in given_up(plan):
         _check_users(path, "is to be replaced or removed", vm, facts)
+    check_written(plan, vm, facts)
     check_storage(plan, vm, facts, frozenset(ours))
-    _check_managed_save(plan, vm, facts)
-    check_backups(plan, vm, facts)
+    check_barred(plan, vm, facts)
     check_room(plan, vm, facts)
-    return quiesced_if_possible(spared(replace(plan, steps=steps), vm, facts), vm, facts)
+    gone_past = past_backups(spared(replace(plan, steps=steps), vm, facts), vm, facts)
+    return quiesced_if_possible(gone_past, vm, facts)
 
 
 def _when_it_starts(step: Step, plan: Plan, facts: Facts) -> Facts:
@@ -156,10 +187,13 @@ def _released(step: Step, vm: VmState) -> tuple[str, ...]:
         return step.pulled
     if isinstance(step, SetSource):
         return (*step.gone, *((step.old,) if step.old != step.new else ()))
+    moved: list[str] = []
     if isinstance(step, DefineAsOf):
-        moved = [vm.disk(target) for target, _image, _format in step.disks]
-        return tuple(path for disk in moved if disk for path in _named(disk))
-    return ()
+        moved = [target for target, _image, _format in step.disks]
+    elif isinstance(step, RevertInternal):
+        moved = [target for target, _image in step.attached]
+    disks = [vm.disk(target) for target in moved]
+    return tuple(path for disk in disks if disk for path in _named(disk))
 
 
 def _settle_step(
@@ -170,16 +204,20 @@ def _settle_step(
             refuse_job(facts.job(target), vm)
     if isinstance(step, BackUp):
         _check_repository(facts.directories[step.repository], vm)
+        return replace(step, bytes=sum(facts.rooms.values())) if facts.rooms else step
     if isinstance(step, CreateOverlay):
         _check_new_file(step.file, f"the overlay of disk {step.target}", vm, facts, ours)
         _check_writers(step.backing, vm, facts)
     elif isinstance(step, TakeSnapshot):
         if step.spec.memory_file:
             _check_new_file(step.spec.memory_file, "the memory file", vm, facts, ours)
+    elif isinstance(step, (DefineAsOf, RevertInternal)):
+        for target, path in step.attached:
+            _check_users(path, f"is to be attached again as {target}", vm, facts)
     elif isinstance(step, SaveMemory) and not step.managed:
         _check_new_file(step.file, "the save file", vm, facts, ours)
     elif isinstance(step, CommitDisk):
-        _check_users(step.base, "is to receive merged data", vm, facts)
+        _check_users(step.base, "is to receive merged data", vm, facts, receives=True)
         for path in step.merged:
             _check_users(path, "is to be merged away", vm, facts)
         check_job(step, facts.job(step.target), vm)
@@ -218,13 +256,16 @@ def _check_repository(directory: DirectoryFact, vm: VmState) -> None:
         )
 
 
-def _check_users(path: str, what: str, vm: VmState, facts: Facts) -> None:
+def _check_users(
+    path: str, what: str, vm: VmState, facts: Facts, *, receives: bool = False
+) -> None:
     users = [use.user for use in facts.uses if use.image == path]
+    users = harmed(path, users, vm) if receives else users
     if users:
         raise Conflict(
             f"image {path} of VM {vm.name} {what} but is also used by {', '.join(users)}",
             wanted="an image that nothing else stands on",
-            todo="choose a base above it, or detach the other user first",
+            todo=what_to_do_about(users, vm),
         )
 
 
@@ -257,22 +298,3 @@ def _check_unneeded(file: FileFact, vm: VmState, free: frozenset[str]) -> None:
 def _named(disk: DiskState) -> tuple[str, ...]:
     """All that its chain and its definitions name; libvirt believes what they record."""
     return (disk.disk.path, disk.persistent, *disk.files, *disk.disk.recorded, *disk.recorded)
-
-
-def _check_managed_save(plan: Plan, vm: VmState, facts: Facts) -> None:
-    touching = (
-        CommitDisk,
-        PullDisk,
-        TakeSnapshot,
-        DefineAsOf,
-        RevertInternal,
-        SnapshotStorage,
-        RevertStorage,
-    )
-    touches_disks = any(isinstance(step, touching) for step in plan.steps)
-    if vm.off and facts.managed_save and touches_disks:
-        raise Conflict(
-            f"VM {vm.name} has a managed save: its memory continues on the disks as they are",
-            wanted="a VM that is really off",
-            todo=f"start it, or drop the saved memory (virsh managedsave-remove {vm.name})",
-        )

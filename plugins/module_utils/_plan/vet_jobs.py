@@ -8,6 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+from .._model.names import in_shell
 from .._model.problem import Conflict
 from .._model.state import Job, VmState
 from .._model.step import (
@@ -42,7 +43,7 @@ def refuse_job(job: Job | None, vm: VmState) -> None:
         raise Conflict(
             f"a block job ({job.kind}) is running on disk {job.target} of VM {vm.name}",
             wanted="a disk without a block job",
-            todo=f"let it end, or end it (virsh blockjob {vm.name} {job.target})",
+            todo=f"let it end, or end it (virsh blockjob {in_shell(vm.name)} {job.target})",
         )
 
 

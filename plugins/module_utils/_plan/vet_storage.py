@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Iterator
+from dataclasses import replace
 
 from .._model.problem import Conflict, Unsupported
 from .._model.state import Facts, VmState
@@ -46,6 +47,17 @@ def given_up(plan: Plan) -> tuple[str, ...]:
     replaced = (copy.image for copy in copies_in(plan, RevertStorage))
     removed = (copy.file for copy in copies_in(plan, RemoveStorage))
     return (*replaced, *removed)
+
+
+def without_leaving(plan: Plan, facts: Facts) -> Facts:
+    """The facts without the images that go with a subvolume which the plan removes.
+
+    It also has the overlays that the VM had while it was made, which stand on what is there now.
+    """
+    removed = [c.made for c in copies_in(plan, RemoveStorage) if c.backend == BTRFS]
+    leaving = tuple(f"image {made.rstrip('/')}/" for made in removed)
+    uses = tuple(use for use in facts.uses if not (leaving and use.user.startswith(leaving)))
+    return replace(facts, uses=uses)
 
 
 def clone_directories(plan: Plan) -> tuple[str, ...]:

@@ -1,0 +1,55 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Removing libvirt's backup checkpoints, with their bitmaps or without.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from .._model.problem import Problem
+from .connection import call, code_of
+from .libvirt_dep import libvirt
+
+if TYPE_CHECKING:
+    from .libvirt_dep import Checkpoint, Domain
+
+# virErrorNumber: internal error, which is all that QEMU's answers become; checkpoint inconsistent.
+_BITMAP_GONE = (1, 109)
+
+
+def drop_checkpoint(dom: Domain, name: str) -> str:
+    """Let libvirt drop a checkpoint with its bitmaps, or its record where they are gone.
+
+    What there is to tell, or ''.
+    """
+    doing = f"VM {dom.name()}: dropping checkpoint {name}"
+    found = _found(dom, name, doing)
+    if found is None:
+        return ""
+    try:
+        call(doing, found.delete, 0)
+    except Problem as problem:
+        if not call(doing, dom.isActive):
+            return f"{dom.name()}: it went off, so checkpoint {name} stays until it runs again"
+        if code_of(problem.__cause__) not in _BITMAP_GONE:
+            raise
+        call(doing, found.delete, libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+        return f"{dom.name()}: only the record of checkpoint {name} was removed: {problem.found}"
+    return ""
+
+
+def forget_checkpoint(dom: Domain, name: str) -> None:
+    """Remove libvirt's record of a checkpoint, where there is one, and no bitmap."""
+    doing = f"VM {dom.name()}: forgetting checkpoint {name}"
+    found = _found(dom, name, doing)
+    if found is not None:
+        call(doing, found.delete, libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def _found(dom: Domain, name: str, doing: str) -> Checkpoint | None:
+    found = {point.getName(): point for point in call(doing, dom.listAllCheckpoints, 0)}
+    return found.get(name)

@@ -1,0 +1,51 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Who records an overlay from now on that another snapshot needs, when the one that made it goes.
+
+Without a record nobody would know that it is ours, and it would stand in the way of all that is to
+be merged below it.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Sequence
+
+from .._model.snapshot import Snapshot
+from .._model.state import VmState
+from .._model.step import RewriteSnapshot
+
+
+def handed_on(
+    vm: VmState,
+    dying: Sequence[Snapshot],
+    *,
+    gone: Container[str] = (),
+    leaving: Container[str] = (),
+) -> Iterator[RewriteSnapshot]:
+    """The snapshots of ours that stay and get overlays of dying ones as former overlays of theirs.
+
+    Only what is in no chain, or is ``leaving`` it, since the rest has its place; files that are
+    ``gone`` afterwards have no heir.
+    """
+    staying = [found for found in vm.snapshots if found.ours and found not in dying]
+    recorded = {file for found in staying for file in found.made}
+    inherited: dict[str, list[str]] = {}
+    for file in dict.fromkeys(file for found in dying if found.ours for file in found.made):
+        chained = any(disk.depth_of(file) is not None for disk in vm.disks)
+        heir = next((found for found in staying if _needs(vm, found, file)), None)
+        if heir and file not in recorded and file not in gone and (file in leaving or not chained):
+            inherited.setdefault(heir.name, []).append(file)
+    for name, files in inherited.items():
+        yield RewriteSnapshot(name, former=tuple(files))
+
+
+def _needs(vm: VmState, found: Snapshot, file: str) -> bool:
+    """Whether a snapshot could not be gone back to without an image."""
+    return any(
+        file in (image.filename, image.file.real)
+        for entry in found.taken
+        for image in vm.chain_of(found.image_before(entry.target))
+    )

@@ -1,0 +1,89 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What to do about those who stand on an image.
+
+This util is PRIVATE to the collection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .._model.snapshot import CHECKPOINT, Snapshot
+from .._model.state import OFF, VmState
+from .._model.storage import stored_name
+
+_IMAGE = "image "
+
+
+def removal_of(snapshot: Snapshot) -> str:
+    """The task that removes a snapshot, in words."""
+    what, module = "snapshot", "vm_snapshot"
+    if snapshot.kind == CHECKPOINT:
+        what, module = "checkpoint", "vm_checkpoint"
+    return f"remove {what} {snapshot.name} first ({module} with name {snapshot.name}, state absent)"
+
+
+def is_spoilt(vm: VmState, snapshot: Snapshot, target: str) -> bool:
+    """Whether a disk provably ran on what a snapshot goes back to, after that was taken.
+
+    A later snapshot of the VM, not switched off, found it there: so it was committed by hand.
+    """
+    disk, point = vm.disk(target), snapshot.image_before(target)
+    if disk is None or any(disk.depth_of(file) is not None for file in snapshot.made):
+        return False
+    return ran_on(vm, snapshot, target, point)
+
+
+def ran_on(vm: VmState, snapshot: Snapshot, target: str, image: str) -> bool:
+    """Whether a later snapshot of the VM, not switched off, found a disk on an image.
+
+    Of an internal one of the same second nobody knows whether it is the later one.
+    """
+    later = vm.snapshots[vm.snapshots.index(snapshot) + 1 :]
+    return any(
+        found.state != OFF
+        and found.image_before(target) == image
+        and (found.mode == "external" or found.created > snapshot.created)
+        for found in later
+    )
+
+
+def harmed(image: str, users: Sequence[str], vm: VmState) -> list[str]:
+    """Those users that an image still has to be kept for when it receives data.
+
+    An overlay that was committed by hand stands there, too, on what has changed already.
+    """
+    spoilt = {
+        f"{_IMAGE}{file}"
+        for snapshot in vm.snapshots
+        for target, file in snapshot.overlays.items()
+        if snapshot.image_before(target) == image and is_spoilt(vm, snapshot, target)
+    }
+    return [user for user in users if user not in spoilt]
+
+
+def what_to_do_about(users: Sequence[str], vm: VmState) -> str:
+    """The task that gets the first user out of the way, where one of ours can."""
+    unrecorded: list[str] = []
+    for user in users:
+        stored = stored_name(user)
+        if stored:
+            task = f"vm_storage_snapshot with name {stored}, state absent"
+            return f"choose a base above it; or remove {user} first ({task}) if nobody needs it"
+        if not user.startswith(_IMAGE):
+            continue
+        path = user[len(_IMAGE) :]
+        for snapshot in reversed(vm.snapshots):
+            held = {snapshot.image_before(entry.target) for entry in snapshot.taken}
+            if path in snapshot.made or path in held:
+                return removal_of(snapshot)
+        unrecorded.append(path)
+    if unrecorded:
+        tasks = ", ".join(f"qcow2_overlay with path {path}, state absent" for path in unrecorded)
+        return (
+            f"choose a base above it; or remove {', '.join(unrecorded)} if nobody needs"
+            f" {'them' if unrecorded[1:] else 'it'} ({tasks})"
+        )
+    return "choose a base above it, or detach the other user first"

@@ -1,0 +1,127 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which disks a VM has after it went back, and what becomes of the others."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.domain import Disk, Source
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import NotFound
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
+    CreateOverlay,
+    DefineAsOf,
+    RemoveFile,
+)
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.revert import (
+    RevertWish,
+    plan_reverted,
+)
+from builders import at, definition, disk, image, of, snapshot, vm
+
+S1 = snapshot("s1", {"vda": "base"}, ours=True)
+
+
+def change(state) -> DefineAsOf:
+    (step,) = of(DefineAsOf, plan_reverted(RevertWish("s1"), state))
+    return step
+
+
+def test_what_came_is_detached_and_its_image_stays() -> None:
+    state = vm(disk("vda", "s1 base"), disk("vdb", "new"), snapshots=[S1])
+    plan = plan_reverted(RevertWish("s1"), state)
+    assert change(state).detached == (("vdb", at("vdb", "new")),)
+    assert all(at("vdb", "new") != step.file for step in of(RemoveFile, plan))
+    assert [found.target for found in predict(state, plan).disks] == ["vda"]
+    assert any(at("vdb", "new") in note and "stays" in note for note in plan.notes)
+
+
+def test_a_new_overlay_gets_no_name_that_a_snapshot_knows() -> None:
+    left = replace(S1, former=("/vms/db.vda.s1.r1.qcow2",))
+    state = vm(disk("vda", "s1 base"), snapshots=[left])
+    (step,) = of(CreateOverlay, plan_reverted(RevertWish("s1"), state))
+    assert step.file == "/vms/db.vda.s1.r2.qcow2"
+
+
+def test_what_came_only_into_the_definition_is_told_too() -> None:
+    state = vm(disk("vda", "s1 base"), snapshots=[S1])
+    coming = Disk("vdz", "disk", Source("file", "/z"), "raw")
+    state = replace(state, config=definition((*state.live.disks, coming)))
+    assert change(state).detached == (("vdz", "/z"),)
+
+
+def test_what_went_is_attached_again_where_the_snapshot_has_it() -> None:
+    both = snapshot("s1", {"vda": "base", "vdb": "base"})
+    branch = (image(at("vdb", "base")),)
+    state = replace(vm(disk("vda", "s1 base"), snapshots=[both]), branches=(branch,))
+    plan = plan_reverted(RevertWish("s1"), state)
+    assert change(state).attached == (("vdb", "/vms/db.vdb.s1.r1.qcow2"),)
+    after = predict(state, plan).disk("vdb")
+    assert after is not None and after.files[1:] == (at("vdb", "base"),)
+
+
+def test_another_image_at_the_target_is_neither_removed_nor_merged() -> None:
+    both = snapshot("s1", {"vda": "base", "vdb": "base"})
+    later = snapshot("s2", {"vdb": "other"}, created=200)
+    state = vm(disk("vda", "s1 base"), disk("vdb", "s2 other"), snapshots=[both, later])
+    state = replace(state, branches=((image(at("vdb", "base")),),))
+    plan = plan_reverted(RevertWish("s1"), state)
+    assert change(state).detached == (("vdb", at("vdb", "s2")),)
+    assert at("vdb", "s2") not in [step.file for step in of(RemoveFile, plan)]
+
+
+def test_what_was_left_out_keeps_what_it_holds() -> None:
+    part = snapshot("s1", {"vda": "base", "vdb": "base"}, without=["vdb"])
+    state = vm(disk("vda", "s1 base"), disk("vdb", "later base"), snapshots=[part])
+    plan = plan_reverted(RevertWish("s1"), state)
+    assert ("vdb", at("vdb", "later"), "qcow2") in change(state).disks
+    assert any("not part of snapshot s1" in note for note in plan.notes)
+
+
+@pytest.mark.parametrize("kind", ["disk", "cdrom"])
+def test_a_file_of_then_that_is_gone_is_named(kind: str) -> None:
+    lost = Disk("sda", kind, Source("file", "/lost"), "raw", readonly=kind == "cdrom")
+    before = replace(S1.before, disks=(*S1.before.disks, lost))
+    found = replace(S1, before=before)
+    state = vm(disk("vda", "s1 base"), snapshots=[found], missing=["/lost"])
+    with pytest.raises(NotFound, match="disk sda of VM db was /lost"):
+        plan_reverted(RevertWish("s1"), state)
+
+
+def test_a_disk_that_the_guest_had_only_live_is_there_again() -> None:
+    both = snapshot("s1", {"vda": "base", "vdb": "base"})
+    later = replace(both.before, disks=both.before.disks[:1])
+    state = vm(disk("vda", "s1 base"), snapshots=[replace(both, later=later)])
+    state = replace(state, branches=((image(at("vdb", "base")),),))
+    plan = plan_reverted(RevertWish("s1"), state)
+    assert [target for target, _image, _format in change(state).disks] == ["vda", "vdb"]
+    assert any("it is in its definition now" in note for note in plan.notes)
+
+
+def test_other_hardware_of_then_is_a_reason_to_go_back_and_is_named() -> None:
+    then = replace(S1.before, shape=(("memory", 1), ("vcpu", 1), ("interface", 1)))
+    found = replace(S1, before=then, state="shutoff", current=True)
+    there = replace(disk("vda", "s1 base"), unwritten=True)
+    state = vm(there, snapshots=[found], status="shutoff")
+    same = replace(state, live=replace(state.live, shape=then.shape))
+    assert plan_reverted(RevertWish("s1"), same).steps == ()
+    now = replace(state.live, shape=(("memory", 2), ("vcpu", 1)))
+    plan = plan_reverted(RevertWish("s1"), replace(state, live=now))
+    assert of(DefineAsOf, plan)
+    assert any("differs from that of now in interface, memory" in note for note in plan.notes)
+    # A glance does not tell.
+    glance = replace(state, live=replace(state.live, shape=None))
+    assert plan_reverted(RevertWish("s1"), glance).steps
+
+
+def test_what_was_left_out_and_has_another_image_now_gets_the_one_of_then() -> None:
+    part = snapshot("s1", {"vda": "base", "vdb": "base"}, without=["vdb"])
+    state = vm(disk("vda", "s1 base"), disk("vdb", "/other"), snapshots=[part])
+    state = replace(state, branches=((image(at("vdb", "base")),),))
+    step = change(state)
+    assert ("vdb", at("vdb", "base"), "qcow2") in step.disks
+    assert step.attached == (("vdb", at("vdb", "base")),)
+    assert step.detached == (("vdb", "/other"),)
