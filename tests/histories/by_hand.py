@@ -1,0 +1,131 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What others do to the machine: virsh, qemu-img, an edited definition.
+
+What virsh itself refuses has not happened.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from random import Random
+from typing import Any
+
+from .actions import Action, action, pick
+from .model import DISKS, OFF, SAVED, Model, demand
+from .stage import NAME, Stage
+
+
+class ByHand(Action):
+    """A command by virsh; `Refused` by it means that nothing has happened."""
+
+    def words(self, stage: Stage, **params: Any) -> list[str]:
+        raise NotImplementedError
+
+    def play(self, stage: Stage, model: Model, **params: Any) -> None:
+        stage.virsh(*self.words(stage, **params))
+
+
+class MergeByHand(ByHand):
+    """A disk of a machine that is on; what stood on its images may be spoilt."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        demand(model.points)
+        return {"target": pick(random, DISKS)}
+
+    def after(self, model: Model, *, target: str) -> None:
+        demand(model.active and not model.frozen)
+        model.shake()
+
+
+@action("virsh blockcommit", 2)
+class BlockCommitByHand(MergeByHand):
+    def words(self, stage: Stage, *, target: str) -> list[str]:
+        return ["blockcommit", NAME, target, "--active", "--pivot", "--wait"]
+
+
+@action("virsh blockpull", 2)
+class BlockPullByHand(MergeByHand):
+    def words(self, stage: Stage, *, target: str) -> list[str]:
+        return ["blockpull", NAME, target, "--wait"]
+
+
+@action("virsh blockcopy")
+class BlockCopyByHand(MergeByHand):
+    def words(self, stage: Stage, *, target: str) -> list[str]:
+        place = stage.new_image(f"copied-{target}")
+        copy = ["blockcopy", NAME, target, place, "--format", "qcow2"]
+        return [*copy, "--transient-job", "--wait", "--pivot"]
+
+
+@action("qemu-img commit")
+class CommitByHand(Action):
+    """An overlay of a machine that is off is written into what it stands on, and stays."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        demand(model.points)
+        return {"target": pick(random, DISKS)}
+
+    def after(self, model: Model, *, target: str) -> None:
+        demand(model.power == OFF and model.points)
+        model.shake()
+
+    def play(self, stage: Stage, model: Model, *, target: str) -> None:
+        command = ["qemu-img", "commit", "-q", "-d", stage.source(target)]
+        # Without anything below it, there is nothing to do, and qemu-img says so.
+        subprocess.run(command, check=False, capture_output=True)
+
+
+@action("virsh snapshot-create-as", 2)
+class SnapshotByHand(ByHand):
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"name": f"h{model.count + 1}"}
+
+    def after(self, model: Model, *, name: str) -> None:
+        demand(model.power != SAVED and not model.frozen)
+        model.number()
+        model.point(name, memory=False, ours=False)
+
+    def words(self, stage: Stage, *, name: str) -> list[str]:
+        return ["snapshot-create-as", NAME, name, "--disk-only", "--atomic"]
+
+
+@action("virsh checkpoint-create-as", 2)
+class CheckpointByHand(ByHand):
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"name": f"h{model.count + 1}"}
+
+    def after(self, model: Model, *, name: str) -> None:
+        demand(model.active and not model.frozen)
+        model.number()
+        model.bitmaps.add(name)
+
+    def words(self, stage: Stage, *, name: str) -> list[str]:
+        disks = [word for target in ("vda", "vdb") for word in ("--diskspec", target)]
+        return ["checkpoint-create-as", NAME, name, *disks, "--diskspec", "vdc,checkpoint=no"]
+
+
+@action("virsh checkpoint-delete", 4)
+class DeleteCheckpointByHand(ByHand):
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"name": pick(random, model.bitmaps)}
+
+    def after(self, model: Model, *, name: str) -> None:
+        demand(name in model.bitmaps)
+        demand(model.active)
+        model.bitmaps.discard(name)
+
+    def words(self, stage: Stage, *, name: str) -> list[str]:
+        return ["checkpoint-delete", NAME, name]
+
+
+@action("virsh desc")
+class Describe(ByHand):
+    """The definition is edited, which is nobody's business here."""
+
+    def after(self, model: Model) -> None:
+        demand(model.power != SAVED)
+
+    def words(self, stage: Stage) -> list[str]:
+        return ["desc", NAME, "--config", "edited by hand"]

@@ -1,0 +1,74 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The end of a history: every point is gone back to, and all is removed but the last content."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from . import images
+from .judge import Fault, perform
+from .model import DISKS, OFF, RUNNING, SAVED, Model, is_checkpoint
+from .stage import Stage
+
+
+def finish(stage: Stage, model: Model) -> None:
+    """Raises `Fault` where a point is lost, or something cannot be removed."""
+    model = _at_rest(stage, model)
+    for name in sorted(model.points):
+        after = "running" if model.points[name].memory is not None else "shutoff"
+        back = "restore checkpoint" if is_checkpoint(name) else "go back"
+        model = _do(stage, model, back, name=name, run_after=after)
+    for number in range(len(model.backups)):
+        model = _do(stage, model, "restore beside", number=number, instant=False)
+    model = _without_points(stage, model)
+    if len(model.backups) > 1:
+        model = _do(stage, model, "prune", keep_last=1)
+    deep = {target: images.chain(stage.source(target)) for target in DISKS}
+    if any(len(chain) > 1 for chain in deep.values()):
+        raise Fault(f"everything is removed, and images are left: {deep}")
+    if (left := stage.unneeded()) and not model.disturbed:
+        raise Fault(f"everything is removed, and files are left: {sorted(left)}")
+    if model.power == RUNNING:
+        model = _do(stage, model, "shut down inside")
+
+
+def _do(stage: Stage, model: Model, action: str, **params: Any) -> Model:
+    return perform(stage, model, action, params)[1]
+
+
+def _at_rest(stage: Stage, model: Model) -> Model:
+    """Thawed and without saved memory or backup checkpoints of others."""
+    if model.frozen:
+        model = _do(stage, model, "thaw")
+    if model.power == SAVED:
+        model = _do(stage, model, "let memory run")
+    if model.bitmaps and model.power == OFF:
+        model = _do(stage, model, "start")
+    for name in sorted(model.bitmaps):
+        model = _do(stage, model, "virsh checkpoint-delete", name=name)
+    return model
+
+
+def _without_points(stage: Stage, model: Model) -> Model:
+    """Remove all points, in whatever order the refusals lead to."""
+    while model.points:
+        left = set(model.points)
+        refusals = []
+        for name in sorted(left):
+            if name in model.points:
+                remove = "remove checkpoint" if is_checkpoint(name) else "remove"
+                said, model = perform(stage, model, remove, {"name": name})
+                refusals.append(f"{name}: {said}")
+        if set(model.points) == left:
+            model = _merged(stage, model, left, refusals)
+    return _merged(stage, model, {"nothing"}, [])
+
+
+def _merged(stage: Stage, model: Model, left: set[str], refusals: list[str]) -> Model:
+    """Merge what is left in the chains."""
+    said, model = perform(stage, model, "commit", {"depth": 1})
+    if set(model.points) == left:
+        raise Fault("nothing can be removed:\n" + "\n".join([*refusals, f"commit: {said}"]))
+    return model

@@ -1,0 +1,116 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What images hold, read without our code: regions by ``qemu-img convert``, chains by headers."""
+
+from __future__ import annotations
+
+import os
+import re
+import struct
+import subprocess
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+from .model import REGIONS
+
+REGION = 4096
+# Of a small ext4.
+BLOCK = 1024
+# Regions of a disk without a file system lie so far apart that none shares a cluster.
+STRIDE = 1024 * 1024
+_MARK = re.compile(rb"region (vd[a-z]) (\d+) holds (\d+)\n")
+
+
+class Stray(Exception):
+    """A disk holds what nobody has written."""
+
+
+def block_of(region: int) -> int:
+    """Where a region lies, in units of `REGION`."""
+    return (region * STRIDE + region * REGION) // REGION
+
+
+def filled(target: str, region: int, number: int) -> bytes:
+    """What is written for a number."""
+    text = f"region {target} {region} holds {number}\n".encode()
+    return (text * (REGION // len(text) + 1))[:REGION]
+
+
+def content(target: str, path: str) -> tuple[int, ...]:
+    """The numbers of a disk whose image, also one that is in use, is this."""
+    raw = _raw(path)
+    return _of_file_system(target, raw) if target == "vda" else _of_disk(target, raw)
+
+
+def _raw(path: str) -> bytes:
+    """What the guest sees of the image, byte by byte."""
+    form = "raw" if path.endswith(".raw") else "qcow2"
+    scratch = Path(path).with_name(f".look-{os.getpid()}")
+    command = ["qemu-img", "convert", "-U", "-f", form, "-O", "raw", path, str(scratch)]
+    try:
+        subprocess.run(command, check=True, capture_output=True)
+        return scratch.read_bytes()
+    finally:
+        scratch.unlink(missing_ok=True)
+
+
+def _of_file_system(target: str, raw: bytes) -> tuple[int, ...]:
+    """Regions in a file that was written once as a whole, so that each has its place for good."""
+    found: dict[int, int] = {}
+    for match in _MARK.finditer(raw):
+        name, region, number = match[1].decode(), int(match[2]), int(match[3])
+        if match.start() % BLOCK == 0:
+            if name != target or raw[match.start() :][:REGION] != filled(name, region, number):
+                raise Stray(f"{target}: a region is torn or of another disk: {match[0]!r}")
+            found[region] = number
+    return tuple(found.get(region, -1) for region in range(REGIONS))
+
+
+def _of_disk(target: str, raw: bytes) -> tuple[int, ...]:
+    """All else must be zero."""
+    numbers, rest = [], bytearray(raw)
+    for region in range(REGIONS):
+        start = block_of(region) * REGION
+        held = raw[start : start + REGION]
+        rest[start : start + REGION] = bytes(REGION)
+        match = _MARK.match(held)
+        number = int(match[3]) if match else 0
+        if held != (filled(target, region, number) if match else bytes(REGION)):
+            raise Stray(f"{target}: region {region} holds {held[:40]!r}")
+        numbers.append(number)
+    if rest.count(0) != len(rest):
+        raise Stray(f"{target}: bytes outside of the regions were written")
+    return tuple(numbers)
+
+
+def files_named(xml: str) -> set[str]:
+    """Every file that a definition of a machine or a snapshot names."""
+    root = ET.fromstring(xml)
+    named = {node.get("file", "") for node in root.iter() if node.get("file")}
+    return named | {os.path.realpath(path) for path in named}
+
+
+def chain(path: str) -> list[str]:
+    """An image and all that it stands on."""
+    found: list[str] = []
+    while path and path not in found and os.path.exists(path):
+        found.append(path)
+        path = _backing(path)
+    return found
+
+
+def _backing(path: str) -> str:
+    """The name of the backing file in the header of a qcow2 image, '' for none."""
+    with open(path, "rb") as image:
+        magic, _version, offset, size = struct.unpack(">4sIQI", image.read(20))
+        if magic != b"QFI\xfb" or not offset:
+            return ""
+        image.seek(offset)
+        name = os.fsdecode(image.read(size))
+    return os.path.join(os.path.dirname(path), name)
+
+
+def is_state(path: Path) -> bool:
+    """Whether a file in the folder of a machine is an image or holds memory."""
+    return path.suffix in (".qcow2", ".raw", ".save") and not path.name.startswith(".")

@@ -1,0 +1,110 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Restore points: made, verified, pruned, restored in place, beside and from the repository.
+
+Those of the model are in the order in which they were made, which is how histories name them.
+"""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from .actions import Task, action
+from .model import OFF, RUNNING, SAVED, Model, Point, demand
+from .stage import Stage
+
+
+class OfRepository(Task):
+    """A task with the repository."""
+
+    def options(self, stage: Stage, **params: Any) -> dict[str, Any]:
+        return {"repository": str(stage.repository), **params}
+
+
+@action("back up", 7)
+class BackUp(OfRepository):
+    module = "vm_backup"
+    repeatable = False  # each is a restore point of its own
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"type": random.choice(["auto", "auto", "full"]), "now": model.clock()}
+
+    def after(self, model: Model, *, type: str, now: str) -> None:
+        demand(model.power != SAVED and not model.frozen)
+        model.backups.append(Point(f"b{model.number()}", dict(model.disks), model.power))
+
+
+@action("verify", 2)
+class Verify(OfRepository):
+    module = "vm_backup_info"
+    repeatable = False
+
+    def after(self, model: Model) -> None:
+        demand(model.backups)
+
+    def options(self, stage: Stage) -> dict[str, Any]:
+        return {**super().options(stage), "verify": True}
+
+
+@action("prune", 2)
+class Prune(OfRepository):
+    module = "vm_backup_prune"
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        demand(len(model.backups) > 1)
+        return {"keep_last": random.randint(1, len(model.backups))}
+
+    def after(self, model: Model, *, keep_last: int) -> None:
+        demand(model.backups)
+        model.backups = model.backups[-keep_last:]
+
+
+@action("restore in place", 3)
+class RestoreInPlace(OfRepository):
+    module = "vm_restore"
+    repeatable = False
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        demand(model.backups)
+        number = random.randrange(len(model.backups))
+        return {"number": number, "start": random.random() < 0.5}
+
+    def after(self, model: Model, *, number: int, start: bool) -> None:
+        demand(number < len(model.backups) and model.power != SAVED and not model.frozen)
+        # One that was restored from this point, and runs, is left as it is.
+        demand(model.restored != model.backups[number].name or not model.active)
+        model.restored = model.backups[number].name
+        model.disks = dict(model.backups[number].disks)
+        model.power, model.memory = (RUNNING if start else OFF), 0
+        model.swapped = bool(model.points)
+
+    def certain(self, model: Model, **_params: Any) -> bool:
+        return not model.points
+
+    def options(self, stage: Stage, *, number: int, start: bool) -> dict[str, Any]:
+        more = {"start": start, "force": True, "delete_replaced": True}
+        return {**super().options(stage), "point": stage.restore_points()[number], **more}
+
+
+@action("restore beside", 3)
+class RestoreBeside(OfRepository):
+    """Under another name, looked into, and discarded."""
+
+    module = "vm_restore"
+    repeatable = False
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        demand(model.backups)
+        return {"number": random.randrange(len(model.backups)), "instant": random.random() < 0.4}
+
+    def after(self, model: Model, *, number: int, instant: bool) -> None:
+        demand(number < len(model.backups))
+
+    def options(self, stage: Stage, *, number: int, instant: bool) -> dict[str, Any]:
+        place = {"as": "beside", "directory": str(stage.beside), "instant": instant}
+        return {**super().options(stage), "point": stage.restore_points()[number], **place}
+
+    def look(self, stage: Stage, model: Model, *, number: int, instant: bool) -> None:
+        stage.look_beside(model.backups[number].disks)

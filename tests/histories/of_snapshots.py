@@ -1,0 +1,242 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Snapshots, checkpoints, merges and saved memory, by our modules."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from .actions import Task, action, pick
+from .model import OFF, RUNNING, SAVED, Model, demand, is_checkpoint
+from .stage import Stage
+
+AFTER = ("unchanged", "unchanged", "running", "paused", "shutoff")
+
+
+@action("snapshot", 10)
+class TakeSnapshot(Task):
+    module = "vm_snapshot"
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        mode = random.choice(["external", "external", "internal"])
+        memory = model.active and (mode == "internal" or random.random() < 0.4)
+        return {"name": f"s{model.count + 1}", "mode": mode, "memory": memory}
+
+    def after(self, model: Model, *, name: str, mode: str, memory: bool) -> None:
+        demand(model.power != SAVED and not model.frozen and (model.active or not memory))
+        demand(mode == "external" or memory == model.active)
+        model.number()
+        model.point(name, memory=memory, internal=mode == "internal")
+
+    def certain(self, model: Model, *, mode: str, **_params: Any) -> bool:
+        return mode == "external"
+
+    def options(self, stage: Stage, *, name: str, mode: str, memory: bool) -> dict[str, Any]:
+        return {"name": name, "mode": mode, "memory": memory}
+
+
+class Removal(Task):
+    """Something that takes a point away and leaves what was written since."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"name": pick(random, model.points)}
+
+    def certain(self, model: Model, *, name: str, **_params: Any) -> bool:
+        return False
+
+    def after(self, model: Model, *, name: str) -> None:
+        demand(name in model.points and model.power != SAVED and not model.frozen)
+        model.drop(name)
+
+    def may_remove(self, model: Model, *, name: str, **_params: Any) -> set[str]:
+        return {name}
+
+
+@action("remove", 6)
+class RemoveSnapshot(Removal):
+    module = "vm_snapshot"
+
+    def options(self, stage: Stage, *, name: str) -> dict[str, Any]:
+        return {"name": name, "state": "absent"}
+
+
+@action("remove with all below")
+class RemoveSubtree(Removal):
+    module = "vm_snapshot"
+
+    def after(self, model: Model, *, name: str) -> None:
+        demand(name in model.points and model.power != SAVED and not model.frozen)
+        for each in reversed(model.below(name)):
+            model.drop(each)
+
+    def may_remove(self, model: Model, *, name: str, **_params: Any) -> set[str]:
+        return set(model.below(name))
+
+    def options(self, stage: Stage, *, name: str) -> dict[str, Any]:
+        return {"name": name, "state": "absent", "subtree": True}
+
+
+class Back(Task):
+    """Going back to a point."""
+
+    repeatable = False
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        name = pick(random, self.names(model))
+        return {"name": name, "run_after": random.choice(AFTER)}
+
+    def names(self, model: Model) -> set[str]:
+        return {name for name in model.points if not is_checkpoint(name)}
+
+    def after(self, model: Model, *, name: str, run_after: str) -> None:
+        demand(name in self.names(model) and model.power != SAVED)
+        model.back_to(model.points[name], run_after)
+        model.current = name
+
+    def certain(self, model: Model, *, name: str, **_params: Any) -> bool:
+        point = model.points[name]
+        # What an internal one lives in must not have become the base of an overlay.
+        below = point.internal and any(not model.points[n].internal for n in model.below(name))
+        return point.certain and not model.frozen and not below
+
+    def options(self, stage: Stage, *, name: str, run_after: str) -> dict[str, Any]:
+        return {"name": name, "state": "reverted", "run_after": run_after}
+
+
+@action("go back", 10)
+class Revert(Back):
+    module = "vm_snapshot"
+
+
+@action("go back and keep", 3)
+class RevertAndKeep(Back):
+    module = "vm_snapshot"
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        keep = f"k{model.count + 1}"
+        return {"name": pick(random, self.names(model)), "keep": keep}
+
+    def after(self, model: Model, *, name: str, keep: str) -> None:
+        demand(name in self.names(model) and model.power != SAVED and not model.frozen)
+        model.number()
+        inside = model.points[name].internal
+        model.point(keep, memory=inside, internal=inside)
+        model.back_to(model.points[name])
+        model.current = name
+
+    def options(self, stage: Stage, *, name: str, keep: str) -> dict[str, Any]:
+        return {"name": name, "state": "reverted", "keep_current": keep}
+
+
+@action("checkpoint", 4)
+class TakeCheckpoint(Task):
+    module = "vm_checkpoint"
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"name": f"c{model.count + 1}", "live": random.random() < 0.5}
+
+    def after(self, model: Model, *, name: str, live: bool) -> None:
+        demand(model.active and not model.frozen)
+        model.number()
+        model.point(name, memory=True)
+
+
+@action("restore checkpoint", 4)
+class RestoreCheckpoint(Back):
+    module = "vm_checkpoint"
+
+    def names(self, model: Model) -> set[str]:
+        return {name for name in model.points if is_checkpoint(name)}
+
+    def options(self, stage: Stage, *, name: str, run_after: str) -> dict[str, Any]:
+        return {"name": name, "state": "restored", "run_after": run_after}
+
+
+@action("remove checkpoint", 2)
+class RemoveCheckpoint(Removal):
+    module = "vm_checkpoint"
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"name": pick(random, filter(is_checkpoint, model.points))}
+
+    def options(self, stage: Stage, *, name: str) -> dict[str, Any]:
+        return {"name": name, "state": "absent"}
+
+
+class Merge(Task):
+    """Images are merged; the points that stood on them may go, and nothing else changes."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"depth": random.choice([1, 1, 2, 3])}
+
+    def certain(self, model: Model, **_params: Any) -> bool:
+        return False
+
+    def after(self, model: Model, *, depth: int) -> None:
+        demand(model.power != SAVED and not model.frozen)
+
+    def may_remove(self, model: Model, **_params: Any) -> set[str]:
+        return {name for name, point in model.points.items() if point.ours and not point.internal}
+
+    def options(self, stage: Stage, *, depth: int) -> dict[str, Any]:
+        return {"max_depth": depth}
+
+
+@action("commit", 5)
+class Commit(Merge):
+    module = "vm_blockcommit"
+
+
+@action("pull", 3)
+class Pull(Merge):
+    module = "vm_blockpull"
+
+
+@action("save memory", 2)
+class Save(Task):
+    module = "vm_memory"
+
+    def after(self, model: Model) -> None:
+        demand(model.active and not model.frozen)
+        model.power = SAVED
+
+    def options(self, stage: Stage) -> dict[str, Any]:
+        return {"state": "saved"}
+
+
+@action("let memory run", 2)
+class GoOn(Task):
+    module = "vm_memory"
+
+    def after(self, model: Model) -> None:
+        demand(model.power in (SAVED, OFF))
+        model.power = RUNNING
+
+    def options(self, stage: Stage) -> dict[str, Any]:
+        return {"state": "running"}
+
+
+@action("freeze")
+class Freeze(Task):
+    module = "vm_freeze"
+
+    def after(self, model: Model) -> None:
+        demand(model.power == RUNNING and not model.frozen)
+        model.frozen = True
+
+    def options(self, stage: Stage) -> dict[str, Any]:
+        return {"state": "frozen", "deadline": 600}
+
+
+@action("thaw", 8)
+class Thaw(Task):
+    module = "vm_freeze"
+
+    def after(self, model: Model) -> None:
+        demand(model.power == RUNNING and model.frozen)
+        model.frozen = False
+
+    def options(self, stage: Stage) -> dict[str, Any]:
+        return {"state": "thawed"}

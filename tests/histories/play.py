@@ -1,0 +1,110 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One history, from a machine that has just booted to one with nothing left of it."""
+
+from __future__ import annotations
+
+import json
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from lab import Lab
+
+from . import accidents, by_hand, of_backups, of_power, of_snapshots
+from .actions import ACTIONS
+from .finish import finish
+from .judge import Fault, perform
+from .model import Model, Unfit
+from .stage import Stage
+
+SHORTEST, LONGEST = 15, 40
+# Where histories are kept as text: an action a line.
+Step = tuple[str, dict[str, Any]]
+GROUPS = (accidents, by_hand, of_backups, of_power, of_snapshots)
+
+
+@dataclass
+class Outcome:
+    """How a history went: its actions, what each came to, and the fault it ended with."""
+
+    steps: list[Step] = field(default_factory=list)
+    said: list[str] = field(default_factory=list)
+    fault: str = ""
+
+
+def random_steps(seed: int, model: Callable[[], Model]) -> Iterator[Step]:
+    """Actions that fit the machine as it is each time the next one is asked for."""
+    random = Random(seed)
+    for _number in range(random.randint(SHORTEST, LONGEST)):
+        yield choose(random, model())
+
+
+def choose(random: Random, model: Model) -> Step:
+    names = sorted(ACTIONS)
+    weights = [ACTIONS[name].weight for name in names]
+    while True:
+        name = random.choices(names, weights)[0]
+        try:
+            params = ACTIONS[name].offer(model, random)
+            ACTIONS[name].after(model.copy(), **params)
+        except Unfit:
+            continue
+        return name, params
+
+
+class Play:
+    """A history while it is played."""
+
+    def __init__(self, lab: Lab, tell: Callable[[str], None] = lambda _line: None) -> None:
+        self.lab = lab
+        self.tell = tell
+        self.model = Model()
+
+    def random(self, seed: int) -> Outcome:
+        return self.play(random_steps(seed, lambda: self.model))
+
+    def play(self, steps: Iterator[Step]) -> Outcome:
+        """Play them; those that do not fit are left out."""
+        outcome = Outcome()
+        stage = Stage(self.lab)
+        try:
+            for step in steps:
+                self._step(stage, step, outcome)
+            self.tell("  the end")
+            finish(stage, self.model)
+        except Fault as fault:
+            outcome.fault = str(fault)
+        except Exception:  # of the engine, or of the lab
+            outcome.fault = traceback.format_exc()
+        finally:
+            stage.close()
+        return outcome
+
+    def _step(self, stage: Stage, step: Step, outcome: Outcome) -> None:
+        name, params = step
+        try:
+            ACTIONS[name].after(self.model.copy(), **params)
+        except Unfit:
+            return
+        outcome.steps.append(step)
+        self.tell(f"  {written(step)}")
+        said, self.model = perform(stage, self.model, name, params)
+        outcome.said.append(said)
+        if said != "done":
+            self.tell(f"      {said}")
+
+
+def written(step: Step) -> str:
+    """A line of a history."""
+    name, params = step
+    return f"{name} {json.dumps(params, sort_keys=True)}" if params else name
+
+
+def read(line: str) -> Step:
+    """A line of a history, read again."""
+    name, _brace, rest = line.strip().partition(" {")
+    return name, json.loads("{" + rest) if rest else {}

@@ -1,0 +1,248 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The machine that a history is played on, and what can be seen of it without our code."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import subprocess
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import libvirt
+from lab import VM, Disk, Lab
+from lab.forked import run_forked
+from lab.modules import ModuleCrashed, start_module
+from lab.programs import LabError
+from lab.vm import wait_until
+
+from . import images
+from .model import DISKS, OFF, PAUSED, REGIONS, RUNNING, SAVED, Content
+
+NAME = "db01"
+FILE_SYSTEM = "vda"
+HARNESS = Path(__file__).parents[1] / "integration" / "kill_harness.py"
+STATES = {
+    libvirt.VIR_DOMAIN_RUNNING: RUNNING,
+    libvirt.VIR_DOMAIN_PAUSED: PAUSED,
+    libvirt.VIR_DOMAIN_SHUTOFF: OFF,
+    libvirt.VIR_DOMAIN_CRASHED: OFF,
+}
+
+
+class Stage:
+    """One machine with three disks, a state directory and a repository, of one history."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+        disks = [
+            Disk(size=16, format=format_, content="ext4" if target == FILE_SYSTEM else "blank")
+            for target, format_ in DISKS.items()
+        ]
+        self.vm: VM = lab.vm(NAME, disks)
+        self.state_dir = lab.directory / "state"
+        self.repository = lab.directory / "repository"
+        self.repository.mkdir()
+        self.beside = lab.directory / "beside"
+        self.beside.mkdir()
+        size, count = images.REGION, REGIONS
+        self.vm.run(f"dd if=/dev/zero of=/mnt/vda/regions bs={size} count={count} conv=fsync")
+        self.write({FILE_SYSTEM: dict.fromkeys(range(REGIONS), 0)}, 0)
+
+    def close(self) -> None:
+        """Take the machine away, whatever it has become."""
+        if not self.lab.daemon.running():
+            self.lab.daemon.start()
+        for name in {domain.name() for domain in self.lab.connection.listAllDomains()}:
+            self.lab.remove(name)
+        self.lab.vms.clear()
+        for folder in (self.state_dir, self.repository, self.beside):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    # -- our modules -----------------------------------------------------------------------
+
+    def options(self, given: dict[str, Any]) -> dict[str, Any]:
+        common = {"vm": [NAME], "uri": self.lab.uri, "state_dir": str(self.state_dir)}
+        return {**common, **given}
+
+    def attempt(self, module: str, *, check: bool = False, **given: Any) -> dict[str, Any]:
+        """A run to its end, whatever comes of it."""
+        return run_forked(module, self.options(given), check=check)
+
+    def killed(self, module: str, at: int, **given: Any) -> bool:
+        """A run that dies before its effect number `at`; False where it had fewer."""
+        settings = {"log": str(self.lab.directory / "effects"), "kill_effect": at}
+        run = start_module(
+            module,
+            self.options(given),
+            env={"VMKEEP_HARNESS": json.dumps(settings)},
+            runner=HARNESS,
+        )
+        try:
+            run.result()
+        except ModuleCrashed:
+            return True
+        return False
+
+    def told(self) -> dict[str, dict[str, Any]]:
+        """Snapshots by name, as vm_snapshot_info has them."""
+        result = self.attempt("vm_snapshot_info")
+        return {found["name"]: found for found in result["vms"][NAME]["snapshots"]}
+
+    def restore_points(self) -> list[str]:
+        """Their ids, the oldest first, as vm_backup_info has them."""
+        result = self.attempt("vm_backup_info", repository=str(self.repository))
+        if result["failed"]:
+            return []
+        return sorted(found["id"] for found in result["vms"][NAME]["restore_points"])
+
+    def look_beside(self, wanted: Content) -> None:
+        """Compare a machine that was restored beside ours, and discard it."""
+        other = ET.fromstring(self.lab.connection.lookupByName("beside").XMLDesc(0))
+        for disk in other.iterfind("devices/disk"):
+            target = disk.find("target").get("dev")
+            held = images.content(target, disk.find("source").get("file"))
+            if held != wanted[target]:
+                raise images.Stray(f"restored beside, {target} holds {held}, not {wanted[target]}")
+        gone = run_forked("vm_discard", {**self.options({}), "vm": ["beside"]})
+        if gone["failed"] or list(self.beside.iterdir()):
+            left = sorted(map(str, self.beside.iterdir()))
+            raise images.Stray(f"vm_discard: {gone.get('msg')}, left {left}")
+
+    def world(self) -> dict[str, Any]:
+        """What no check mode and no refusal may change."""
+        return {
+            "power": self.power(),
+            "definitions": self._definitions(),
+            "checkpoints": sorted(found.getName() for found in self.vm.domain.listAllCheckpoints()),
+            "files": sorted(map(str, self.vm.folder.iterdir())),
+            "repository": sorted(map(str, self.repository.rglob("*"))),
+            "unneeded": self.unneeded(),
+        }
+
+    # -- the guest -------------------------------------------------------------------------
+
+    def write(self, wanted: dict[str, dict[int, int]], memory: int) -> None:
+        """Let the guest write numbers into regions, durably, and one into its memory."""
+        data, commands = b"", [f"echo {memory} >/run/number"]
+        for target, regions in wanted.items():
+            file = "/mnt/vda/regions" if target == FILE_SYSTEM else device(target)
+            for region, number in regions.items():
+                place = region if target == FILE_SYSTEM else images.block_of(region)
+                copy = f"dd of={file} seek={place} bs={images.REGION} count=1 status=none"
+                commands.append(f"{copy} iflag=fullblock oflag=direct conv=notrunc,fsync")
+                data += images.filled(target, region, number)
+        self.vm.run(" && ".join(commands), data=data)
+
+    def memory(self) -> int:
+        """The number in the guest's memory, 0 after a boot."""
+        return int(self.vm.run("cat /run/number 2>/dev/null || echo 0"))
+
+    def frozen(self) -> bool:
+        return self.vm.frozen()
+
+    def reset(self) -> None:
+        """Boot again without a word to the guest; returns when it has come up anew."""
+        self.vm.run("touch /run/before")
+        self.vm.domain.reset()
+        self.vm.disconnect()
+        wait_until(self._forgotten, 60, "the guest has booted again")
+        self.ready()
+
+    def _forgotten(self) -> bool:
+        with contextlib.suppress(LabError):
+            return self.vm.run("ls /run/before 2>/dev/null || echo gone").strip() == "gone"
+        return False
+
+    def ready(self) -> None:
+        """Return when a guest that runs answers."""
+        if self.power() == RUNNING:
+            self.vm.wait_ready()
+
+    # -- the host --------------------------------------------------------------------------
+
+    def power(self) -> str:
+        """What the machine does, as libvirt says."""
+        state = STATES.get(self.vm.domain.state()[0], "unknown")
+        saved = state == OFF and self.vm.domain.hasManagedSaveImage(0)
+        return SAVED if saved else state
+
+    def content(self) -> Content:
+        """What the disks hold for the machine, which is paused for the look."""
+        with self.standing_still():
+            return {target: images.content(target, self.source(target)) for target in DISKS}
+
+    def source(self, target: str) -> str:
+        return self.vm.source(target, inactive=not self.vm.active())
+
+    @contextlib.contextmanager
+    def standing_still(self) -> Iterator[None]:
+        running = self.power() == RUNNING
+        if running:
+            self.vm.domain.suspend()
+        try:
+            yield
+        finally:
+            if running:
+                self.vm.domain.resume()
+
+    def snapshots(self) -> set[str]:
+        return {found.getName() for found in self.vm.domain.listAllSnapshots()}
+
+    def checkpoints(self) -> set[str]:
+        """Backup checkpoints of others."""
+        names = {found.getName() for found in self.vm.domain.listAllCheckpoints()}
+        return {name for name in names if not name.startswith("vmkeep")}
+
+    def unneeded(self) -> set[str]:
+        """Images and memory files in the folder of the machine that nothing refers to.
+
+        Those that it was made with are somebody else's, and stay.
+        """
+        needed = {disk.path for disk in self.vm.disks.values()}
+        for domain_xml in self._definitions():
+            for path in images.files_named(domain_xml):
+                needed.update(images.chain(path))
+        found = {str(path) for path in self.vm.folder.iterdir() if images.is_state(path)}
+        return found - needed
+
+    def _definitions(self) -> list[str]:
+        domain = self.vm.domain
+        texts = [domain.XMLDesc(0), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)]
+        return texts + [found.getXMLDesc(0) for found in domain.listAllSnapshots()]
+
+    def leftovers(self) -> list[str]:
+        """Journals, which are there only while a run is under way.
+
+        The draft of a journal by a run that died stays until the next one is written.
+        """
+        found = self.state_dir.glob("journal/*.json")
+        return sorted(str(path.relative_to(self.state_dir)) for path in found)
+
+    def virsh(self, *words: str) -> None:
+        """A command as people give it."""
+        command = ["virsh", "-q", "-c", self.lab.uri, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+    def settled(self) -> None:
+        """Return when no job of a run that was killed holds the machine."""
+        wait_until(self._idle, 60, "libvirt has done what it was told")
+
+    def _idle(self) -> bool:
+        try:
+            info = self.vm.domain.jobInfo()
+            return info[0] == libvirt.VIR_DOMAIN_JOB_NONE
+        except libvirt.libvirtError:
+            return not self.vm.active()
+
+
+def device(target: str) -> str:
+    """How the guest calls a disk, found by its serial."""
+    return f"/dev/$(grep -lx {target} /sys/block/vd*/serial | cut -d/ -f4)"

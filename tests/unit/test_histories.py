@@ -1,0 +1,80 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The parts of the engine of histories that need no machine: model, choice, text, shrinking."""
+
+from __future__ import annotations
+
+import pytest
+from histories.actions import ACTIONS
+from histories.model import OFF, RUNNING, Model, Unfit
+from histories.play import Step, random_steps, read, written
+from histories.shrink import shrink
+
+
+def planned(seed: int) -> list[Step]:
+    """A history as it would be if everything went as the model says."""
+    model, steps = Model(), []
+    for name, params in random_steps(seed, lambda: model):
+        ACTIONS[name].after(model, **params)
+        steps.append((name, params))
+    return steps
+
+
+def act(model: Model, action: str, **params: object) -> None:
+    ACTIONS[action].after(model, **params)
+
+
+def test_a_seed_is_always_the_same_history_and_its_text_can_be_read_again():
+    assert planned(7) == planned(7) != planned(8)
+    for step in planned(7):
+        assert read(written(step)) == step
+
+
+def test_every_action_is_chosen_by_some_seed():
+    chosen = {name for seed in range(60) for name, _params in planned(seed)}
+    assert chosen == set(ACTIONS)
+
+
+def test_a_point_is_what_was_there_then():
+    model = Model()
+    act(model, "write", places=["vda:1", "vdb:2"])
+    act(model, "snapshot", name="s1", mode="external", memory=True)
+    then = dict(model.disks)
+    act(model, "write", places=["vda:1"])
+    assert model.disks != then
+    act(model, "cut the power")
+    act(model, "go back", name="s1", run_after="unchanged")
+    assert (model.disks, model.memory, model.power) == (then, 1, RUNNING)
+    act(model, "go back", name="s1", run_after="shutoff")
+    assert (model.disks, model.power) == (then, OFF)
+
+
+def test_what_stands_on_a_point_that_goes_stands_on_its_parent():
+    model = Model()
+    for name in ("s1", "s2", "s3"):
+        act(model, "snapshot", name=name, mode="external", memory=False)
+    act(model, "remove", name="s2")
+    assert model.points["s3"].parent == "s1" and model.below("s1") == ["s1", "s3"]
+    act(model, "remove with all below", name="s1")
+    assert model.points == {} and model.current is None
+
+
+def test_what_cannot_be_is_left_out():
+    model = Model()
+    for name, params in (("resume", {}), ("remove", {"name": "s1"}), ("thaw", {})):
+        with pytest.raises(Unfit):
+            act(model, name, **params)
+
+
+def test_a_history_is_made_as_short_as_it_can_be():
+    tried = []
+
+    def fails(steps: list[int]) -> bool:
+        tried.append(len(steps))
+        return {3, 11} <= set(steps)
+
+    assert shrink(range(20), fails, seconds=60) == [3, 11]
+    assert len(tried) < 80
+    assert shrink([1], lambda _steps: True, seconds=60) == [1]
+    assert shrink(range(20), fails, seconds=0) == list(range(20))
