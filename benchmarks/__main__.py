@@ -18,7 +18,7 @@ from . import backup, commit, fleet, freeze, info, restore
 from .machine import facts
 from .page import page
 from .programs import BenchmarkError
-from .report import Part, as_json, heading, summary, table
+from .report import Part, as_json, cells, heading, summary, table
 
 PARTS: dict[str, Callable[..., Part]] = {
     "freeze": freeze.measure,
@@ -47,12 +47,14 @@ def main(words: list[str]) -> int:
             print(f"could not be measured: {error}", file=sys.stderr)
             return 1
         print(table(parts[-1]), flush=True)
-    print(f"\n{summary(parts)}")
+    lines = summary([cells(row) for part in parts for row in part.rows])
+    print("\n".join(["", *lines]))
     if options.json:
         content = {"machine": machine, "parts": [as_json(part) for part in parts]}
         options.json.write_text(json.dumps(content, indent=1) + "\n")
     if options.page:
-        options.page.write_text(page(machine, parts, ["bin/bench", *words]))
+        earlier = options.page.read_text() if options.page.exists() else ""
+        options.page.write_text(page(machine, parts, ["bin/bench", *words], earlier))
     return 0
 
 

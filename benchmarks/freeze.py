@@ -27,8 +27,13 @@ PEER = "virsh snapshot-create-as --disk-only --atomic --quiesce"
 MODULE = "vm_snapshot"
 NAME = "bench"
 STAMP = "%Y-%m-%d %H:%M:%S.%f"
+# What a guest with a slow disk holds in memory, and how much of it that disk takes in a second.
+DIRT, SPEED = 24, 4 << 20
+# A pair takes a quarter of a minute.
+MOST_DIRTY_PAIRS = 9
 # How libvirt's log tells that the agent was asked, that it answered, and with what.
-ASKED = re.compile(r"^(.{23}).*Send command '\{\"execute\": *\"guest-fsfreeze-(freeze|thaw)\"")
+COMMAND = r"\"guest-fsfreeze-(freeze|thaw)(?:-list)?\""
+ASKED = re.compile(r"^(.{23}).*Send command '\{\"execute\": *" + COMMAND)
 ANSWERED = re.compile(r"^(.{23}).*Line \[(.*)\]")
 
 
@@ -47,16 +52,19 @@ class Seen:
 
 
 class Guest:
-    """A VM whose disks are written to all the time, and the daemon's log of its agent."""
+    """A VM whose disks, or some of them, are written to all the time, and the log of its agent."""
 
-    def __init__(self, lab: Lab, disks: int) -> None:
+    def __init__(
+        self, lab: Lab, disks: int, name: str = NAME, written: Sequence[str] = (), memory: int = 160
+    ) -> None:
         self.lab = lab
+        self._name = name
         self._log = lab.directory / "agent.log"
         self._taken = 0
         self._log_agent()
-        self.vm = lab.vm(NAME, [Disk()] * disks)
+        self.vm = lab.vm(name, [Disk()] * disks, memory=memory)
         self.vm.write("/run/pulse", PULSE.read_bytes())
-        self._files = [f"{point}/pulse" for point in self.vm.mounts()]
+        self._files = [f"/mnt/{disk}/pulse" for disk in written or self.vm.disks]
         for file in self._files:
             self.vm.control().start(["sh", "/run/pulse", file, PAUSE], capture=False)
         time.sleep(1)
@@ -70,22 +78,51 @@ class Guest:
 
     def params(self, **params: Any) -> dict[str, Any]:
         state = str(self.lab.directory / "state")
-        return {"vm": [NAME], "uri": self.lab.uri, "state_dir": state, **params}
+        return {"vm": [self._name], "uri": self.lab.uri, "state_dir": state, **params}
 
-    def ours(self) -> Seen:
+    def ours(self, **params: Any) -> Seen:
         """A snapshot by vm_snapshot, and back to where it was."""
-        wish = self.params(name=self._next(), quiesce="required")
+        wish = self.params(name=self._next(), quiesce="required", **params)
         return self._seen(lambda: run_module(self.lab.directory, MODULE, wish))
 
-    def peer(self) -> Seen:
+    def peer(self, *more: str) -> Seen:
         """The same by virsh."""
-        options = ("--disk-only", "--atomic", "--quiesce")
-        words = ("virsh", "-c", self.lab.uri, "snapshot-create-as", NAME, self._next(), *options)
-        return self._seen(lambda: run_program(*words))
+        options = ("--disk-only", "--atomic", "--quiesce", *more)
+        begin = ("virsh", "-c", self.lab.uri, "snapshot-create-as", self._name)
+        return self._seen(lambda: run_program(*begin, self._next(), *options))
+
+    def ours_of_one(self) -> Seen:
+        """A snapshot of the first disk only, by vm_snapshot."""
+        return self.ours(disks=[next(iter(self.vm.disks))])
+
+    def peer_of_one(self) -> Seen:
+        """The same by virsh."""
+        first, *others = self.vm.disks
+        left_out = [word for disk in others for word in ("--diskspec", f"{disk},snapshot=no")]
+        return self.peer("--diskspec", first, *left_out)
 
     def quiet(self) -> float:
         """The longest gap, in milliseconds, where there is no snapshot."""
         return self._longest_gap(lambda: time.sleep(0.7))
+
+    def slow_down(self) -> None:
+        """Let the first disk be slow, and the guest write out only when it is asked to."""
+        slow = next(iter(self.vm.disks))
+        words = ("--total-bytes-sec", str(SPEED), "--live")
+        run_program("virsh", "-c", self.lab.uri, "blkdeviotune", self._name, slow, *words)
+        self.vm.run("cd /proc/sys/vm; echo 90 >dirty_ratio; echo 80 >dirty_background_ratio")
+        self.vm.run("echo 60000 >/proc/sys/vm/dirty_writeback_centisecs")
+
+    def soiled(self, take: Callable[[], Seen]) -> Callable[[], Seen]:
+        """The same, after the guest has written what the slow disk does not have yet."""
+        dirt = f"/mnt/{next(iter(self.vm.disks))}/dirt"
+
+        def act() -> Seen:
+            words = f"dd if=/dev/zero of={dirt} bs=1M count={DIRT} conv=notrunc"
+            self.vm.run(words, timeout=60)
+            return take()
+
+        return act
 
     def expedite(self) -> None:
         """Let the kernel of the guest end its grace periods early: a freeze waits for several."""
@@ -154,19 +191,36 @@ def measure(pairs: int, *, quick: bool) -> Part:
         guest.peer()
         usual = in_turns(pairs, guest.ours, guest.peer)
         quiet = [guest.quiet() for dummy in range(pairs)]
+        one = in_turns(pairs, guest.ours_of_one, guest.peer_of_one)
         guest.expedite()
         swift = in_turns(pairs, guest.ours, guest.peer)
+        guest.vm.destroy()
+        dirty = dirty_pairs(lab, min(pairs, MOST_DIRTY_PAIRS))
     gap = f"longest gap of a writer in the guest, {disks} disks"
     rows = [
-        compared(gap, usual, lambda seen: seen.gap, Goal(0.8)),
+        compared(gap, usual, lambda seen: seen.gap),
         compared(
             "of that on the host: freeze answered to thaw sent", usual, lambda seen: seen.host
         ),
         compared("of that in the agent: freezing and thawing", usual, lambda seen: seen.agent),
         compared(f"{gap}, with `rcu_expedited`", swift, lambda seen: seen.gap),
+        compared(f"{gap}, a snapshot of one of them", one, lambda seen: seen.gap, Goal(0.6)),
+        compared(
+            f"longest gap of a writer, {DIRT} MiB to be written out to another disk, a slow one",
+            dirty,
+            lambda seen: seen.gap,
+            Goal(0.15),
+        ),
     ]
     floor = f"Without any snapshot the longest gap is {middle(quiet)} ms (the writers' own rhythm)."
     return Part("freeze", rows, [floor])
+
+
+def dirty_pairs(lab: Lab, pairs: int) -> tuple[list[Seen], list[Seen]]:
+    """Snapshots of a guest that holds much in memory for a slow disk, and writes to another."""
+    guest = Guest(lab, 2, "dirty", ["vdb"], memory=320)
+    guest.slow_down()
+    return in_turns(pairs, guest.soiled(guest.ours), guest.soiled(guest.peer))
 
 
 def compared(

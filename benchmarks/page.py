@@ -5,37 +5,66 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 
 from .report import Part, cells, summary
 
 TEXTS = Path(__file__).with_name("texts")
+VERDICTS = ("met", "MISSED", "wins", "LOSES")
 HEAD = ("measure", "ours, ms", "peer, ms", "ratio", "goal", "verdict")
 
 
-def page(machine: dict[str, str], parts: list[Part], command: list[str]) -> str:
-    """The whole page, in Markdown; the texts about each part stand in `texts/`."""
+def page(machine: dict[str, str], parts: list[Part], command: list[str], earlier: str = "") -> str:
+    """The whole page, in Markdown; the texts about each part stand in `texts/`.
+
+    Of an `earlier` page the parts that were not measured anew are kept.
+    """
     words = " ".join(command)
+    origin = (
+        f"measured on {machine['date']} at commit {machine['commit']} by `{words}`"
+        f" on {machine['processor']}"
+    )
+    measured = (f"{_text(part.name)}\n\n{_measures(part, origin)}" for part in parts)
+    sections = {**_by_heading([earlier]), **_by_heading(measured)}
     blocks = [
-        (TEXTS / "introduction.md").read_text().replace("COMMAND", words),
-        _summary(parts),
-        "## The machine",
+        _text("introduction").replace("COMMAND", words),
+        _summary("\n".join(sections.values())),
+        "## The machine of the last run",
         _table(("", ""), list(machine.items())),
+        *sections.values(),
     ]
-    for part in parts:
-        blocks += [(TEXTS / f"{part.name}.md").read_text(), _measures(part)]
-    return "\n\n".join(block.strip() for block in blocks) + "\n"
+    return "\n\n".join(blocks) + "\n"
 
 
-def _summary(parts: list[Part]) -> str:
-    return "\n".join(f"* {line}" for line in summary(parts).splitlines())
+def _text(name: str) -> str:
+    return (TEXTS / f"{name}.md").read_text().strip()
 
 
-def _measures(part: Part) -> str:
+def _by_heading(texts: Iterable[str]) -> dict[str, str]:
+    """The sections in these texts that are about a part."""
+    known = {path.read_text().partition("\n")[0] for path in TEXTS.glob("*.md")}
+    found = (section for text in texts for section in re.split(r"^(?=## )", text, flags=re.M))
+    by_heading = {section.partition("\n")[0]: section.strip() for section in found}
+    return {
+        head: section for head, section in by_heading.items() if head in known - {"# Benchmarks"}
+    }
+
+
+def _summary(sections: str) -> str:
+    """What their tables come to."""
+    lines = re.findall(r"^\| (.*) \|$", sections, flags=re.M)
+    rows = [tuple(line.split(" | ")) for line in lines]
+    measures = [row for row in rows if row[-1] in VERDICTS]
+    return "\n".join(("## In short\n", *(f"* {line}" for line in summary(measures))))
+
+
+def _measures(part: Part, origin: str) -> str:
     rows = [cells(row) for row in part.rows]
     peers = dict.fromkeys(row.peer_name for row in part.rows)
     pairs = " and ".join(str(n) for n in sorted({len(row.ours) for row in part.rows}))
-    notes = [f"{pairs} pairs.", *(f"Peer: `{peer}`." for peer in peers), *part.notes]
+    notes = [f"{pairs} pairs, {origin}.", *(f"Peer: `{peer}`." for peer in peers), *part.notes]
     return _table(HEAD, rows) + "\n\n" + "\n".join(f"* {note}" for note in notes)
 
 

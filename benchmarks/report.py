@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -55,13 +56,12 @@ def heading(name: str, pairs: int) -> str:
     return f"=== {name}: {pairs} pairs, median / p95 of each ==="
 
 
-def summary(parts: list[Part]) -> str:
-    """How many goals are met, and which are not."""
-    rows = [row for part in parts for row in part.rows]
-    goals = [row for row in rows if row.goal]
-    missed = [row for row in goals if row.verdict == "MISSED"]
-    losing = [row for row in rows if row.verdict == "LOSES"]
-    lines = [f"{len(goals) - len(missed)} of {len(goals)} goals met."]
-    lines += [f"MISSED: {row.what}: {shown(row.ratio)}, goal {row.goal}" for row in missed]
-    lines += [f"LOSES: {row.what}" for row in losing]
-    return "\n".join(lines)
+def summary(lines: Sequence[tuple[str, ...]]) -> list[str]:
+    """How many goals are met, and which are not, from the lines of tables (see `cells`)."""
+    goals = [line for line in lines if line[4] != "-"]
+    missed = [line for line in goals if line[5] == "MISSED"]
+    return [
+        f"{len(goals) - len(missed)} of {len(goals)} goals met.",
+        *(f"MISSED: {line[0]}: {line[3].split(' / ')[0]}, goal {line[4]}" for line in missed),
+        *(f"LOSES: {line[0]}" for line in lines if line[5] == "LOSES"),
+    ]
