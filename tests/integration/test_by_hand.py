@@ -130,3 +130,27 @@ def test_an_internal_snapshot_beside_the_present_state(make_vm, modules):
         modules.change("vm_snapshot", vm, name="e", state="absent")
         assert sources(vm, inactive=True) == bases
         assert world(vm)["files"] == sorted(bases.values())
+
+
+def test_an_internal_snapshot_below_overlays_goes_while_the_vm_is_off(make_vm, modules):
+    """One disk was committed by hand below it, and what removes the others waits for it."""
+    vm = make_vm("db01", disks=2)
+    bases = sources(vm)
+    take(modules, vm, "s1", "s2")
+    modules.run("vm_snapshot", vm, name="inside", mode="internal")
+    commit_by_hand(modules, vm, "vda")
+    vm.shutdown()
+    take(modules, vm, "s3")
+    vm.start()
+    vm.write("/mnt/vda/since-s3", b"s3" * 1000)
+    vm.write("/mnt/vdb/since-s3", b"s3" * 1000)
+    assert "inside" in modules.refused("vm_snapshot", vm, name="s2", state="absent")
+    message = modules.refused("vm_snapshot", vm, name="inside", state="absent")
+    assert "switch the VM off first" in message
+    vm.shutdown()
+    for name in ("inside", "s2", "s1", "s3"):
+        modules.change("vm_snapshot", vm, name=name, state="absent")
+    assert sources(vm, inactive=True) == bases
+    assert world(vm)["files"] == sorted(bases.values())
+    vm.start()
+    assert_kept(vm, "s1", "s2", "s3")

@@ -221,6 +221,11 @@ def test_internal_in_a_lower_image():
     with pytest.raises(Conflict, match="not the active image of disk vda") as found:
         plan_absent(AbsentWish("inside"), before)
     assert f"'disks: [vda]' and 'base: {at('vda', 'base')}'" in found.value.todo
+    assert "switch the VM off" in found.value.todo
+    off = replace(before, status="shutoff")
+    plan = plan_absent(AbsentWish("inside"), off)
+    assert plan.steps == (DeleteInternal("inside", (at("vda", "base"),), below=True),)
+    assert [found.name for found in predict(off, plan).snapshots] == ["s1"]
     # the overlay above it goes, and it stays what it is
     assert kinds(plan_absent(AbsentWish("s1"), before)) == [
         "commit",

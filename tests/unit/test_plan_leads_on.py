@@ -161,8 +161,18 @@ def clean(vm: VmState) -> bool:
     ],
     0,
 )
+@example(
+    [
+        ("take", checkpoint("s1")),
+        ("take", checkpoint("s2")),
+        taken("s3", "internal"),
+        ("commit_all_by_hand", "vda"),
+        ("take", checkpoint("s4")),
+    ],
+    0,
+)
 @given(history=st.lists(events, max_size=12), seed=st.integers(0, 1 << 30))
-@settings(max_examples=300, derandomize=True)
+@settings(max_examples=1000, derandomize=True)
 def test_whatever_is_tried_first_everything_can_be_removed(history, seed):
     world = lived(history)
     told: list[str] = []

@@ -438,8 +438,10 @@ class World:
 
     def _delete_internal(self, step: DeleteInternal) -> None:
         active = {disk.path for disk in self.live.values()}
+        if step.below and not self.off:
+            raise Broken("qemu-img does not write below a VM that runs")
         for path in step.images:
-            if path not in active:
+            if path not in active and not step.below:
                 raise Broken(f"libvirt deletes nothing in {path}")
             del self.files[path].inside[step.name]
         self.forget(step.name)

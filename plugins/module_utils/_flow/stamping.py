@@ -8,7 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -24,6 +24,7 @@ from .._model.stamp import Stamp, to_note
 from .._model.state import VmState
 from .._model.step import (
     CommitDisk,
+    DeleteInternal,
     PullDisk,
     PutBackCheckpoints,
     RewriteSnapshot,
@@ -40,20 +41,23 @@ if TYPE_CHECKING:
 _FREEZING = (TakeSnapshot, CommitDisk, PullDisk, RewriteSnapshot)
 
 
-def sound_before(vm: VmState, steps: Iterable[Step]) -> set[tuple[str, str]]:
+def sound_before(vm: VmState, steps: Sequence[Step]) -> set[tuple[str, str]]:
     """(snapshot, image) of each stamp that holds and that the steps make out of date.
 
     A merge writes to its base and, since that names another base then, to what stands above it.
-    What somebody wrote to an image that is merged makes its base no better.
+    An internal snapshot is deleted from images below, whose content stays. What somebody wrote to
+    an image that is merged makes its base no better.
     """
     merges = [step for step in steps if isinstance(step, CommitDisk)]
+    below = {path for s in steps if isinstance(s, DeleteInternal) and s.below for path in s.images}
     pairs: set[tuple[str, str]] = set()
     for found in vm.snapshots:
         looked_at = [seen for seen in vm.seen if seen.snapshot == found.name]
         bad = {seen.image for seen in looked_at if seen.written} | _rebased(vm, found)
         spoilt = {step.base for step in merges if bad.intersection(step.merged)}
         images = [vm.chain_of(path)[:1] for step in merges for path in (step.base, step.overlay)]
-        own = {path for image in images for path, _format in files_of(image)} - bad - spoilt
+        own = {path for image in images for path, _format in files_of(image)} | below
+        own -= bad | spoilt
         pairs |= {(found.name, seen.image) for seen in looked_at if seen.image in own}
     return pairs
 
@@ -72,7 +76,7 @@ def keep_stamps(work: Work) -> None:
     What the run wrote to, and was sound before, has a new stamp then; a stamp that does not hold
     stays. A failure is noted: it makes the snapshots no worse.
     """
-    if not (work.resumed or any(isinstance(step, _FREEZING) for step in work.steps)):
+    if not (work.resumed or any(_moves_stamps(step) for step in work.steps)):
         return
     state_dir, uuid = work.host.state_dir, work.vm.uuid
     renewed = outdated(work.journal.content, read_outdated(state_dir, uuid))
@@ -95,6 +99,10 @@ def keep_stamps(work: Work) -> None:
         )
     else:
         write_outdated(state_dir, uuid, set())
+
+
+def _moves_stamps(step: Step) -> bool:
+    return isinstance(step, _FREEZING) or (isinstance(step, DeleteInternal) and step.below)
 
 
 @contextmanager

@@ -21,6 +21,7 @@ from .._model.step import (
     RewriteSnapshot,
     SetSource,
 )
+from . import qemu_img
 from .connection import call, call_within
 from .dropped import define_again
 from .image_file import read_image
@@ -100,6 +101,9 @@ def _lowered(then: Snapshot, now: Snapshot) -> Iterator[tuple[str, str, str]]:
 
 @do.register
 def _delete_internal(step: DeleteInternal, work: Work) -> None:
+    if step.below:
+        _delete_below(step, work)
+        return
     doing = f"VM {work.vm.name}: deleting internal snapshot {step.name}"
     found = call(doing, work.dom.snapshotLookupByName, step.name, 0)
     call_within(work.host.timeout, doing, found.delete, 0)
@@ -113,3 +117,12 @@ def _delete_internal(step: DeleteInternal, work: Work) -> None:
                 todo="stop the VM and run: qemu-img snapshot -d"
                 f" {in_shell(step.name)} {in_shell(path)}",
             )
+
+
+def _delete_below(step: DeleteInternal, work: Work) -> None:
+    """What the images above stand on is the same afterwards; the record goes last."""
+    for path in step.images:
+        if any(found.name == step.name for found in read_image(path, format="qcow2").snapshots):
+            timeout = work.host.timeout
+            work.notes.extend(qemu_img.snapshot_delete(path, step.name, timeout=timeout))
+    do(ForgetSnapshot(step.name), work)

@@ -76,8 +76,13 @@ class RewriteSnapshot:
 
 @dataclass(frozen=True)
 class DeleteInternal:
-    """Let libvirt delete an internal snapshot from the images it lives in."""
+    """Let libvirt delete an internal snapshot from the images it lives in.
+
+    libvirt looks into the active images only. Where some are ``below`` them, qemu-img deletes it
+    from all, while the VM is off.
+    """
 
     step: ClassVar[str] = "delete_internal"
     name: str
     images: tuple[str, ...]
+    below: bool = False

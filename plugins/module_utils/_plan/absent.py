@@ -188,28 +188,29 @@ def _in_a_chain(vm: VmState, file: str) -> bool:
 
 def _delete_internal(vm: VmState, snapshot: Snapshot) -> Iterator[Step]:
     """libvirt deletes it from the active images; beside the present state its image goes."""
-    images = []
+    images, below = [], False
     for entry in snapshot.taken:
         disk, point = vm.disk(entry.target), snapshot.image_before(entry.target)
         if disk is None:
             continue
         check_outside(vm, disk, f"to delete the internal snapshot {snapshot.name}")
         depth = disk.depth_of(point)
-        if depth:
+        below = below or bool(depth)
+        if depth and not vm.off:
             raise Conflict(
                 f"the internal snapshot {snapshot.name} of VM {vm.name} lives in {point}, which is"
                 f" not the active image of disk {entry.target} ({disk.files[0]})",
-                wanted="the image that holds it on top",
-                todo="merge the overlays above it first (vm_blockcommit with"
+                wanted="the image that holds it on top, or a VM that is off",
+                todo="switch the VM off first; or merge the overlays above it (vm_blockcommit with"
                 f" 'disks: [{entry.target}]' and 'base: {point}')",
             )
-        if depth == 0 or not disk.chain:
+        if depth is not None or not disk.chain:
             images.append(point)
     if not images:
         yield ForgetSnapshot(snapshot.name)
         return
     _check_as_then(vm, snapshot)
-    yield DeleteInternal(snapshot.name, tuple(images))
+    yield DeleteInternal(snapshot.name, tuple(images), below=below)
 
 
 def _check_as_then(vm: VmState, snapshot: Snapshot) -> None:
