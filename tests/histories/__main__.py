@@ -1,63 +1,97 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Plays histories, a line each; see ``bin/test histories --help``."""
+"""Plays histories, a line each, and shows the shortest one that fails.
+
+Those that were good are remembered until the code changes, and are not played again.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
-import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
+from itertools import count
 from pathlib import Path
 
 from lab import Lab
 
+from .ledger import Entry, Ledger
 from .play import Outcome, Play, Step, read, written
 from .shrink import shrink
+from .workers import played
 
 SHRINKING = 900  # s
+# Of the usual run: together they have every action (test_histories.py says so).
+SAMPLE = (1, 2, 3, 4, 5, 6)
 
 
 def main() -> int:
     """Exit status 1 if one of them has ended with a fault."""
     options = _options()
-    tell = print if options.tell else lambda _line: None
+    if options.play:
+        return _play(options)
+    ledger = Ledger.of_this_code()
+    good = [entry for entry in ledger.good() if entry.seed in _seeds(options)]
+    if good:
+        print(f"{len(good)} histories were good with this code before, and are not played again")
+    todo = (seed for seed in _seeds(options) if seed not in {entry.seed for entry in good})
     bad = 0
-    with Lab(boot_once=True) as lab:
-        for name, steps in _histories(options):
-            began = time.monotonic()
-            play = Play(lab, tell)
-            outcome = play.random(int(name)) if steps is None else play.play(iter(steps))
-            verdict = "FAULT" if outcome.fault else "good"
-            seconds = time.monotonic() - began
-            print(f"history {name}: {len(outcome.steps)} actions, {seconds:.0f} s: {verdict}")
-            if outcome.fault:
-                bad += 1
+    for entry, outcome in played(todo, options.jobs, options.minutes * 60):
+        print(f"history {entry.seed}: {entry.told}", flush=True)
+        ledger.add(entry)
+        good += [] if entry.fault else [entry]
+        bad += bool(entry.fault)
+        if entry.fault:
+            with Lab(boot_once=True) as lab:
                 _explain(lab, outcome, shorter=options.shrink)
-            sys.stdout.flush()
-    good = options.count - bad
-    print(f"\n{good} passed, {bad} failed")
+    _sum(good, bad)
     return 1 if bad else 0
 
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bin/test histories", description=__doc__)
     parser.add_argument("--seed", type=int, default=1, help="of the first history")
-    parser.add_argument("--count", type=int, default=1, help="how many, with the seeds after it")
+    parser.add_argument("--count", type=int, help="how many, with the seeds after it")
+    parser.add_argument("--minutes", type=float, default=0, help="begin none after so many")
+    parser.add_argument("--jobs", type=int, default=1, help="how many are played side by side")
+    parser.add_argument("--sample", action="store_true", help="those of the usual run")
     parser.add_argument("--play", type=Path, metavar="FILE", help="one that was printed before")
-    parser.add_argument("--tell", action="store_true", help="print every action")
+    parser.add_argument("--tell", action="store_true", help="with --play: print every action")
     parser.add_argument("--no-shrink", dest="shrink", action="store_false")
     return parser.parse_args()
 
 
-def _histories(options: argparse.Namespace) -> Iterator[tuple[str, list[Step] | None]]:
-    """The name of each, and its steps, None for random ones by the seed that it is named after."""
-    if options.play:
-        yield options.play.name, steps_of(options.play.read_text().splitlines())
-        return
-    for seed in range(options.seed, options.seed + options.count):
-        yield str(seed), None
+def _seeds(options: argparse.Namespace) -> Iterable[int]:
+    if options.sample:
+        return SAMPLE
+    if options.count is None and options.minutes:
+        return count(options.seed)
+    return range(options.seed, options.seed + (options.count or 1))
+
+
+def _play(options: argparse.Namespace) -> int:
+    """One history that is written down."""
+    tell = print if options.tell else lambda _line: None
+    with Lab(boot_once=True) as lab:
+        outcome = Play(lab, tell).play(iter(steps_of(options.play.read_text().splitlines())))
+        if outcome.fault:
+            _explain(lab, outcome, shorter=options.shrink)
+    _sum([] if outcome.fault else [Entry.of(0, outcome, 0)], bool(outcome.fault))
+    return 1 if outcome.fault else 0
+
+
+def _sum(good: list[Entry], bad: int) -> None:
+    actions = sum(entry.actions for entry in good)
+    killed = sum(entry.kills > 0 for entry in good)
+    print(f"\n{actions} actions in the good ones, {killed} of which had a kill")
+    print(f"{len(good)} passed, {bad} failed")
+
+
+def script(steps: list[Step]) -> str:
+    """A program for the shell, in a checkout, that plays a history."""
+    lines = "\n".join(map(written, steps))
+    return f"bin/test histories --play /dev/stdin <<'END'\n{lines}\nEND"
 
 
 def steps_of(lines: Iterable[str]) -> list[Step]:
@@ -68,12 +102,14 @@ def steps_of(lines: Iterable[str]) -> list[Step]:
 def _explain(lab: Lab, outcome: Outcome, *, shorter: bool) -> None:
     """What went wrong, and the shortest history that goes wrong, for ``--play``."""
     print(outcome.fault)
-    steps = outcome.steps
+    steps, machine = outcome.steps, outcome.machine
+
+    def fails(some: list[Step]) -> bool:
+        return bool(Play(lab).play(iter([machine, *some])).fault)
+
     if shorter:
-        steps = shrink(steps, lambda some: bool(Play(lab).play(iter(some)).fault), SHRINKING)
-    print(
-        "\n".join(["# to be played again by: bin/test histories --play FILE", *map(written, steps)])
-    )
+        steps = shrink(steps, fails, SHRINKING)
+    print(script([machine, *steps]), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,163 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What goes wrong: a run of ours is killed at any of its effects, and what is done then."""
+"""What goes wrong: a run of ours is killed, or meets another one, or has no room."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import permutations
 from random import Random
 from typing import Any
 
-from .actions import ACTIONS, Action, Task, action
+from .actions import ACTIONS, Task, action
+from .judge import DONE, Candidate, Fault, Trial, message, one_of
 from .model import Model, Unfit, demand
 from .stage import Stage
 
 # As many effects as short and long tasks have.
-EFFECTS = (8, 20, 50)
+EFFECTS = (5, 12, 30)
+Given = dict[str, Any]
+
+
+def task(model: Model, random: Random) -> tuple[str, Given]:
+    """The name of one of our tasks that fits, and its parameters. Raises `Unfit` for none."""
+    kinds = [name for name, each in ACTIONS.items() if isinstance(each, Task) and each.weight]
+    random.shuffle(kinds)
+    for kind in kinds:
+        try:
+            given = ACTIONS[kind].offer(model, random)
+            ACTIONS[kind].after(model.copy(), **given)
+        except Unfit:
+            continue
+        return kind, given
+    raise Unfit
+
+
+def known(kind: str) -> Task:
+    """A task of ours by the name of its action."""
+    found = ACTIONS.get(kind)
+    if not isinstance(found, Task):
+        raise Unfit
+    return found
+
+
+def then(model: Model, *tasks: tuple[str, Given]) -> Iterator[Candidate]:
+    """The machine after these, one after the other, if that can be."""
+    after = model.copy()
+    try:
+        for kind, given in tasks:
+            known(kind).after(after, **given)
+    except Unfit:
+        return
+    yield Candidate(after, model, tuple((known(kind), given) for kind, given in tasks))
 
 
 @action("killed", 14)
-class Killed(Action):
+class Killed(Trial):
     """One of our tasks dies; it is then run again, or another task finds what it has left."""
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
-        kinds = [name for name, each in ACTIONS.items() if isinstance(each, Task)]
-        random.shuffle(kinds)
-        for kind in kinds:
-            try:
-                given = ACTIONS[kind].offer(model, random)
-                ACTIONS[kind].after(model.copy(), **given)
-            except Unfit:
-                continue
-            at = random.randint(1, random.choice(EFFECTS))
-            then = random.choice(["again", "another"])
-            return {"kind": kind, "at": at, "then": then, "given": given}
-        raise Unfit
+        kind, given = task(model, random)
+        at = random.randint(1, random.choice(EFFECTS))
+        return {"kind": kind, "at": at, "then": random.choice(["again", "another"]), "given": given}
 
-    def after(self, model: Model, *, kind: str, at: int, then: str, given: dict[str, Any]) -> None:
-        demand(isinstance(ACTIONS.get(kind), Task))
-        ACTIONS[kind].after(model, **given)
+    def after(self, model: Model, *, kind: str, at: int, then: str, given: Given) -> None:
+        known(kind).after(model, **given)
 
-    def play(self, stage: Stage, model: Model, **params: Any) -> None:
-        raise NotImplementedError("judge.py plays it, which has to tell what has come of it")
+    def run(self, stage: Stage, model: Model, **params: Any) -> tuple[str, Model]:
+        """What is found is the state before it or after it, once recovered."""
+        what, given = known(params["kind"]), params["given"]
+        options = what.options(stage, **given)
+        died = stage.killed(what.module, params["at"], **options)
+        stage.settled()
+        dead = (params["kind"], given)
+        candidates = [*then(model, dead), *then(model)]
+        if not died:
+            outcome = "was over"
+        elif params["then"] == "again":
+            outcome = f"killed, again: {message(stage.attempt(what.module, **options))}"
+            # Where the dead run had done all, this one has done it once more.
+            candidates += then(model, dead, dead)
+        else:
+            nothing = {"name": "nosuch", "state": "absent"}
+            answer = message(stage.attempt("vm_snapshot", **nothing))
+            if answer != DONE:
+                raise Fault(f"the next task after a kill: {answer}")
+            outcome = "killed, another task"
+        return outcome, one_of(stage, candidates)
+
+
+@action("two at once", 3)
+class TwoAtOnce(Trial):
+    """Two of our tasks, or the same one twice: one waits for the other, or is refused."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        first = task(model, random)
+        second = first if random.random() < 0.3 else task(model, random)
+        return {"tasks": [list(first), list(second)]}
+
+    def after(self, model: Model, *, tasks: list[list[Any]]) -> None:
+        for kind, given in tasks:
+            known(kind).after(model.copy(), **given)
+
+    def run(self, stage: Stage, model: Model, *, tasks: list[list[Any]]) -> tuple[str, Model]:
+        pairs = [(kind, given) for kind, given in tasks]
+        runs = [
+            stage.begin(known(kind).module, **known(kind).options(stage, **given))
+            for kind, given in pairs
+        ]
+        results = [run.result() for run in runs]
+        done = [pair for pair, result in zip(pairs, results) if not result["failed"]]
+        candidates = [each for order in permutations(done) for each in then(model, *order)]
+        # The second of two alike may have found it done.
+        candidates += [each for pair in done for each in then(model, pair)]
+        if not done:
+            candidates = list(then(model))
+        return "; ".join(map(message, results)), one_of(stage, candidates)
+
+
+@action("back up without room")
+class NoRoom(Trial):
+    """Into a repository on a file system that is too small, which harms neither it nor the VM."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"room": random.choice([64, 400, 1500])}
+
+    def after(self, model: Model, *, room: int) -> None:
+        demand(model.power != "saved" and not model.frozen)
+
+    def run(self, stage: Stage, model: Model, *, room: int) -> tuple[str, Model]:
+        with stage.small(room << 10) as place:
+            result = stage.attempt("vm_backup", repository=str(place))
+            if result["failed"] and (left := list(place.rglob("*.qcow2"))):
+                raise Fault(f"{message(result)}\nleft: {left}")
+        return message(result), one_of(stage, then(model))
+
+
+@action("refused while its memory is saved", 2)
+class WhileSaved(Trial):
+    """What would make that memory worthless."""
+
+    KINDS = ("snapshot", "remove", "commit", "pull", "go back", "back up")
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        demand(model.power == "saved")
+        other = model.copy()
+        other.power = "off"
+        kind = random.choice(self.KINDS)
+        return {"kind": kind, "given": ACTIONS[kind].offer(other, random)}
+
+    def after(self, model: Model, *, kind: str, given: Given) -> None:
+        demand(model.power == "saved" and kind in self.KINDS)
+
+    def run(self, stage: Stage, model: Model, *, kind: str, given: Given) -> tuple[str, Model]:
+        what, before = known(kind), stage.world()
+        options = what.options(stage, **given)
+        foreseen = stage.attempt(what.module, check=True, **options)
+        real = stage.attempt(what.module, **options)
+        if foreseen["failed"] != real["failed"]:
+            raise Fault(f"check mode: {message(foreseen)}\nreally: {message(real)}")
+        if real["changed"] or stage.world() != before:
+            raise Fault(f"{kind} {given} has changed a machine whose memory is saved")
+        return message(real), one_of(stage, then(model))

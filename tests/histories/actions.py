@@ -48,6 +48,9 @@ class Task(Action):
         """Whether the task must succeed; else it may be refused, touching nothing."""
         return True
 
+    def settle(self, stage: Stage, before: Model, after: Model, **params: Any) -> None:
+        """Correct what the model cannot know of what the task has done."""
+
     def may_remove(self, model: Model, **params: Any) -> set[str]:
         """Points that may go with it."""
         return set()

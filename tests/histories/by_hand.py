@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from .actions import Action, action, pick
-from .model import DISKS, OFF, SAVED, Model, demand
+from .model import OFF, SAVED, Model, demand
 from .stage import NAME, Stage
 
 
@@ -32,7 +32,7 @@ class MergeByHand(ByHand):
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         demand(model.points)
-        return {"target": pick(random, DISKS)}
+        return {"target": pick(random, model.disks)}
 
     def after(self, model: Model, *, target: str) -> None:
         demand(model.active and not model.frozen)
@@ -65,7 +65,7 @@ class CommitByHand(Action):
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         demand(model.points)
-        return {"target": pick(random, DISKS)}
+        return {"target": pick(random, model.disks)}
 
     def after(self, model: Model, *, target: str) -> None:
         demand(model.power == OFF and model.points)
@@ -103,7 +103,8 @@ class CheckpointByHand(ByHand):
 
     def words(self, stage: Stage, *, name: str) -> list[str]:
         disks = [word for target in ("vda", "vdb") for word in ("--diskspec", target)]
-        return ["checkpoint-create-as", NAME, name, *disks, "--diskspec", "vdc,checkpoint=no"]
+        raw = ["--diskspec", "vdc,checkpoint=no"] if "vdc" in stage.targets else []
+        return ["checkpoint-create-as", NAME, name, *disks, *raw]
 
 
 @action("virsh checkpoint-delete", 4)

@@ -9,7 +9,7 @@ from typing import Any
 
 from . import images
 from .judge import Fault, perform
-from .model import DISKS, OFF, RUNNING, SAVED, Model, is_checkpoint
+from .model import OFF, RUNNING, SAVED, Model, is_checkpoint
 from .stage import Stage
 
 
@@ -25,7 +25,7 @@ def finish(stage: Stage, model: Model) -> None:
     model = _without_points(stage, model)
     if len(model.backups) > 1:
         model = _do(stage, model, "prune", keep_last=1)
-    deep = {target: images.chain(stage.source(target)) for target in DISKS}
+    deep = {target: images.chain(stage.source(target)) for target in stage.targets}
     if any(len(chain) > 1 for chain in deep.values()):
         raise Fault(f"everything is removed, and images are left: {deep}")
     if (left := stage.unneeded()) and not model.disturbed:
@@ -42,6 +42,8 @@ def _at_rest(stage: Stage, model: Model) -> Model:
     """Thawed and without saved memory or backup checkpoints of others."""
     if model.frozen:
         model = _do(stage, model, "thaw")
+    if model.power == RUNNING and not model.agent:
+        model = _do(stage, model, "wake the agent")
     if model.power == SAVED:
         model = _do(stage, model, "let memory run")
     if model.bitmaps and model.power == OFF:
@@ -54,14 +56,16 @@ def _at_rest(stage: Stage, model: Model) -> Model:
 def _without_points(stage: Stage, model: Model) -> Model:
     """Remove all points, in whatever order the refusals lead to."""
     while model.points:
-        left = set(model.points)
+        left, was = set(model.points), model.power
         refusals = []
         for name in sorted(left):
             if name in model.points:
                 remove = "remove checkpoint" if is_checkpoint(name) else "remove"
                 said, model = perform(stage, model, remove, {"name": name})
                 refusals.append(f"{name}: {said}")
-        if set(model.points) == left:
+        if set(model.points) == left and was != OFF and "the VM off" in str(refusals):
+            model = _do(stage, model, "cut the power")
+        elif set(model.points) == left:
             model = _merged(stage, model, left, refusals)
     return _merged(stage, model, {"nothing"}, [])
 

@@ -11,6 +11,9 @@ import struct
 import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
+from typing import Any
+
+from lab.forked import run_forked
 
 from .model import REGIONS
 
@@ -109,6 +112,12 @@ def _backing(path: str) -> str:
         image.seek(offset)
         name = os.fsdecode(image.read(size))
     return os.path.join(os.path.dirname(path), name)
+
+
+def removed(path: str, root: str, state_dir: str) -> dict[str, Any]:
+    """The result of the task that removes an image which nobody needs."""
+    more = {"allowed_roots": [root], "state_dir": state_dir}
+    return run_forked("qcow2_overlay", {"path": path, "state": "absent", **more})
 
 
 def is_state(path: Path) -> bool:

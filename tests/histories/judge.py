@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
+
+from lab.programs import LabError
 
 from .actions import ACTIONS, Action, Task
 from .images import Stray
-from .model import RUNNING, Model, Unfit
+from .model import RUNNING, Model
+from .of_hardware import MORE
 from .of_snapshots import Back
 from .stage import Stage
 
@@ -21,6 +26,14 @@ class Fault(Exception):
 DONE, REFUSED = "done", "refused"
 
 
+class Trial(Action):
+    """Something that cannot be foreseen, and that tells what the machine has become by it."""
+
+    def run(self, stage: Stage, model: Model, **params: Any) -> tuple[str, Model]:
+        """Play it; returns what came of it, and the model after it. Raises `Fault`."""
+        raise NotImplementedError
+
+
 def complaints(stage: Stage, model: Model) -> list[str]:
     """All that is not as in the model; an empty list if all is well."""
     found = [f"left in the state directory: {name}" for name in stage.leftovers()]
@@ -28,6 +41,8 @@ def complaints(stage: Stage, model: Model) -> list[str]:
         return [*found, f"the machine is {power}, not {model.power}"]
     if stage.snapshots() != set(model.points):
         found.append(f"snapshots are {sorted(stage.snapshots())}, not {sorted(model.points)}")
+    if stage.plugged(MORE) != model.plugged:
+        found.append(f"there is {'no' if model.plugged else 'a'} disk {MORE}")
     if stage.checkpoints() != model.bitmaps:
         found.append(f"checkpoints of others: {stage.checkpoints()}, not {model.bitmaps}")
     return [*found, *_of_guest(stage, model), *_of_content(stage, model), *_told(stage, model)]
@@ -36,9 +51,12 @@ def complaints(stage: Stage, model: Model) -> list[str]:
 def _of_guest(stage: Stage, model: Model) -> list[str]:
     if model.power != RUNNING:
         return []
-    stage.ready()
+    try:
+        stage.ready(agent=model.agent)
+    except LabError as error:
+        return [str(error)]
     found = []
-    if (frozen := stage.frozen()) != model.frozen:
+    if model.agent and (frozen := stage.frozen()) != model.frozen:
         found.append(f"the guest is {'' if frozen else 'not '}frozen")
     if (memory := stage.memory()) != model.memory:
         found.append(f"the memory holds {memory}, not {model.memory}")
@@ -67,8 +85,8 @@ def _told(stage: Stage, model: Model) -> list[str]:
         problems = told.get(name, {}).get("problems")
         if problems and point.certain:
             found.append(f"vm_snapshot_info finds problems with {name}: {problems}")
-    if len(stage.restore_points()) != len(model.backups):
-        found.append(f"{len(stage.restore_points())} restore points, not {len(model.backups)}")
+    if (held := stage.restore_points()) != (wanted := [point.id for point in model.backups]):
+        found.append(f"restore points {held}, not {wanted}")
     return found
 
 
@@ -82,16 +100,16 @@ def perform(stage: Stage, model: Model, name: str, params: dict[str, Any]) -> tu
 
 def _perform(stage: Stage, model: Model, name: str, params: dict[str, Any]) -> tuple[str, Model]:
     what = ACTIONS[name]
+    if isinstance(what, Trial):
+        return what.run(stage, model, **params)
     after = model.copy()
     what.after(after, **params)
-    if name == "killed":
-        return _killed(stage, model, after, params)
     if isinstance(what, Task):
         outcome = _task(stage, model, what, params)
     else:
         outcome = _other(stage, model, what, params)
     chosen = after if outcome == DONE else model
-    _settle_removed(stage, chosen, what, model, params)
+    settle(stage, chosen, what, model, params)
     if found := complaints(stage, chosen):
         raise Fault("\n".join(found))
     return outcome, chosen
@@ -176,63 +194,41 @@ def _plain(value: Any) -> Any:
     return value
 
 
-def _settle_removed(
+def settle(
     stage: Stage, chosen: Model, what: Action, before: Model, params: dict[str, Any]
 ) -> None:
-    """Points that a task was allowed to remove are those that it has removed."""
+    """What a task was free to do, and the model cannot know."""
     if not isinstance(what, Task):
         return
     for name in sorted(set(chosen.points) - stage.snapshots()):
         if name in what.may_remove(before, **params):
             chosen.drop(name)
+    if chosen is not before:
+        what.settle(stage, before, chosen, **params)
 
 
-def _killed(stage: Stage, model: Model, after: Model, params: dict[str, Any]) -> tuple[str, Model]:
-    """A task dies; what is found then is the state before it or after it, once recovered."""
-    what, given = ACTIONS[params["kind"]], params["given"]
-    if not isinstance(what, Task):
-        raise Unfit
-    options = what.options(stage, **given)
-    died = stage.killed(what.module, params["at"], **options)
-    stage.settled()
-    candidates = [after, model]
-    if not died:
-        outcome = "was over"
-    elif params["then"] == "again":
-        outcome = f"killed, again: {_message(stage.attempt(what.module, **options))}"
-        candidates += _twice(what, after, given)
-    else:
-        nothing = {"name": "nosuch", "state": "absent"}
-        answer = _message(stage.attempt("vm_snapshot", **nothing))
-        if answer != DONE:
-            raise Fault(f"the next task after a kill: {answer}")
-        outcome = "killed, another task"
-    return outcome, _found(stage, model, what, given, candidates)
-
-
-def _message(result: dict[str, Any]) -> str:
-    return str(result["msg"]) if result["failed"] else DONE
-
-
-def _twice(what: Task, after: Model, given: dict[str, Any]) -> list[Model]:
-    """Where the dead run had done all, and a second one does it once more."""
-    twice = after.copy()
-    try:
-        what.after(twice, **given)
-    except Unfit:
-        return []
-    return [twice]
-
-
-def _found(
-    stage: Stage, before: Model, what: Task, given: dict[str, Any], candidates: list[Model]
-) -> Model:
-    """The candidate that the machine is as."""
+def one_of(stage: Stage, candidates: Iterable[Candidate]) -> Model:
+    """The first candidate that the machine is as."""
     told = []
     for candidate in candidates:
-        _settle_removed(stage, candidate, what, before, given)
-        found = complaints(stage, candidate)
+        for what, given in candidate.done:
+            settle(stage, candidate.model, what, candidate.before, given)
+        found = complaints(stage, candidate.model)
         if not found:
-            return candidate
+            return candidate.model
         told.append("; ".join(found))
-    raise Fault("neither as before nor as after:\n" + "\n".join(told))
+    raise Fault("as none of what it could be:\n" + "\n".join(told))
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """What the machine may have become, and the tasks that would have made it so."""
+
+    model: Model
+    before: Model
+    done: tuple[tuple[Action, dict[str, Any]], ...] = ()
+
+
+def message(result: dict[str, Any]) -> str:
+    """`DONE`, or what a run says that has failed."""
+    return str(result["msg"]) if result["failed"] else DONE

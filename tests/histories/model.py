@@ -11,11 +11,14 @@ the business of the code under test.
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 REGIONS = 6
 # The first has a file system with a file for the regions, the others are written to directly.
 DISKS = {"vda": "qcow2", "vdb": "qcow2", "vdc": "raw"}
+# Only where all are qcow2 there are internal snapshots.
+MACHINES = (("vda", "vdb", "vdc"), ("vda", "vdb"))
 OFF, RUNNING, PAUSED, SAVED = "off", "running", "paused", "saved"
 
 Content = dict[str, tuple[int, ...]]
@@ -33,7 +36,7 @@ def demand(condition: object) -> None:
 
 @dataclass(frozen=True)
 class Point:
-    """A point in time that one can go back to.
+    """A point in time that one can go back to, of all disks or of some.
 
     `memory`: what the guest had in its memory, None where the point has none. `certain`: whether
     going back must work; where somebody has written below the point by hand it may be refused,
@@ -48,13 +51,16 @@ class Point:
     internal: bool = False
     ours: bool = True
     certain: bool = True
+    agent: bool = True
+    plugged: bool = False
+    id: str = ""  # of a restore point
 
 
 @dataclass
 class Model:
     """One machine and its points: snapshots and checkpoints by name, restore points in order."""
 
-    disks: Content = field(default_factory=lambda: dict.fromkeys(DISKS, (0,) * REGIONS))
+    disks: Content = field(default_factory=lambda: blank(MACHINES[0]))
     power: str = RUNNING
     memory: int = 0
     points: dict[str, Point] = field(default_factory=dict)
@@ -62,8 +68,11 @@ class Model:
     backups: list[Point] = field(default_factory=list)
     bitmaps: set[str] = field(default_factory=set)  # backup checkpoints of others
     frozen: bool = False
+    agent: bool = True  # whether the guest agent answers
+    plugged: bool = False  # whether a disk was attached
     by_hand: bool = False  # somebody else has merged something, and may have left images
     swapped: bool = False  # the disks are others than some points have; theirs stay until those go
+    verified: bool = False  # whether some restore points may have been
     restored: str = ""  # the restore point that its images were made from
     count: int = 0  # of names and numbers that were given
 
@@ -94,20 +103,48 @@ class Model:
         """Whether there is a QEMU."""
         return self.power in (RUNNING, PAUSED)
 
-    def point(self, name: str, *, memory: bool, internal: bool = False, ours: bool = True) -> None:
-        """Take one of the present state, below the present point."""
+    def point(
+        self,
+        name: str,
+        *,
+        memory: bool,
+        of: Sequence[str] = (),
+        internal: bool = False,
+        ours: bool = True,
+    ) -> None:
+        """Take one of the present state of these disks, or of all, below the present point."""
         demand(name not in self.points)
         held = self.memory if memory and self.active else None
+        disks = {target: self.disks[target] for target in of or self.disks}
         self.points[name] = Point(
-            name, dict(self.disks), self.power, held, self.current, internal, ours
+            name, disks, self.power, held, self.current, internal, ours, **self._beside
         )
         self.current = name
+
+    @property
+    def _beside(self) -> dict[str, bool]:
+        return {"agent": self.agent, "plugged": self.plugged}
+
+    def back_up(self, now: str) -> None:
+        """A restore point of the present state."""
+        name = f"b{self.number()}"
+        stem = now.replace("-", "").replace(":", "")
+        taken = sum(point.id.startswith(stem) for point in self.backups)
+        point = Point(name, dict(self.disks), self.power, id=f"{stem}-{taken}" if taken else stem)
+        self.backups.append(replace(point, plugged=self.plugged))
+        self.backups.sort(key=lambda point: point.id)
+
+    def off(self) -> None:
+        """Without power, or just booted: nothing is left of what was in memory."""
+        self.memory, self.agent = 0, True
 
     def back_to(self, point: Point, run_after: str = "unchanged") -> None:
         """Be as at that point, and do what is asked for after it."""
         was = self.power
-        self.disks = dict(point.disks)
+        self.disks = {**self.disks, **point.disks}
         self.frozen = False
+        self.agent = point.memory is None or point.agent
+        self.plugged = point.plugged
         if run_after == "shutoff":
             self.power = OFF
         elif run_after != "unchanged":
@@ -127,11 +164,12 @@ class Model:
         if self.current == name:
             self.current = gone.parent
 
-    def shake(self) -> None:
-        """Somebody wrote into images by hand: no point is certain any more."""
-        self.by_hand = True
+    def shake(self, *, internal: bool = False) -> None:
+        """Somebody wrote into images by hand: no point, or no internal one, is certain any more."""
+        self.by_hand = self.by_hand or not internal
         for name, point in self.points.items():
-            self.points[name] = replace(point, certain=False)
+            if point.internal or not internal:
+                self.points[name] = replace(point, certain=False)
 
     def below(self, name: str) -> list[str]:
         """The points that descend from one, itself included."""
@@ -139,6 +177,11 @@ class Model:
         for other in found:
             found += [each.name for each in self.points.values() if each.parent == other]
         return found
+
+
+def blank(targets: Iterable[str]) -> Content:
+    """Disks to which nothing was ever written."""
+    return dict.fromkeys(targets, (0,) * REGIONS)
 
 
 def is_checkpoint(name: str) -> bool:

@@ -12,7 +12,7 @@ from random import Random
 from typing import Any
 
 from .actions import Task, action
-from .model import OFF, RUNNING, SAVED, Model, Point, demand
+from .model import OFF, RUNNING, SAVED, Model, demand
 from .stage import Stage
 
 
@@ -33,7 +33,7 @@ class BackUp(OfRepository):
 
     def after(self, model: Model, *, type: str, now: str) -> None:
         demand(model.power != SAVED and not model.frozen)
-        model.backups.append(Point(f"b{model.number()}", dict(model.disks), model.power))
+        model.back_up(now)
 
 
 @action("verify", 2)
@@ -43,6 +43,7 @@ class Verify(OfRepository):
 
     def after(self, model: Model) -> None:
         demand(model.backups)
+        model.verified = True
 
     def options(self, stage: Stage) -> dict[str, Any]:
         return {**super().options(stage), "verify": True}
@@ -59,6 +60,14 @@ class Prune(OfRepository):
     def after(self, model: Model, *, keep_last: int) -> None:
         demand(model.backups)
         model.backups = model.backups[-keep_last:]
+
+    def settle(self, stage: Stage, before: Model, after: Model, *, keep_last: int) -> None:
+        """The newest one that was verified is kept, too."""
+        more = [
+            point for point in before.backups[:-keep_last] if point.id in stage.restore_points()
+        ]
+        if before.verified and len(more) == 1:
+            after.backups = [*more, *after.backups]
 
 
 @action("restore in place", 3)
@@ -77,7 +86,9 @@ class RestoreInPlace(OfRepository):
         demand(model.restored != model.backups[number].name or not model.active)
         model.restored = model.backups[number].name
         model.disks = dict(model.backups[number].disks)
-        model.power, model.memory = (RUNNING if start else OFF), 0
+        model.power = RUNNING if start else OFF
+        model.off()
+        model.plugged = model.backups[number].plugged
         model.swapped = bool(model.points)
 
     def certain(self, model: Model, **_params: Any) -> bool:

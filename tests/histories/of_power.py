@@ -13,7 +13,7 @@ from typing import Any
 from lab.vm import wait_until
 
 from .actions import Action, action
-from .model import DISKS, OFF, PAUSED, REGIONS, RUNNING, Model, demand
+from .model import OFF, PAUSED, REGIONS, RUNNING, Model, demand
 from .stage import Stage
 
 
@@ -23,7 +23,7 @@ class Write(Action):
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         demand(model.awake)
-        places = [(target, region) for target in DISKS for region in range(REGIONS)]
+        places = [(target, region) for target in model.disks for region in range(REGIONS)]
         chosen = random.sample(places, random.randint(1, 5))
         return {"places": sorted(f"{target}:{region}" for target, region in chosen)}
 
@@ -63,7 +63,7 @@ class Power(Action):
         self.offer(model, Random(0))
         model.power = self.then
         if self.boots or self.then == OFF:
-            model.memory = 0
+            model.off()
 
 
 @action("start", 6)
@@ -96,7 +96,7 @@ class Resume(Power):
 
     def play(self, stage: Stage, model: Model) -> None:
         stage.vm.domain.resume()
-        stage.ready()
+        stage.ready(agent=model.agent)
 
 
 @action("shut down inside", 2)

@@ -1,18 +1,23 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Snapshots, checkpoints, merges and saved memory, by our modules."""
+"""Snapshots and checkpoints by our modules: taken, gone back to, removed."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
 from .actions import Task, action, pick
-from .model import OFF, RUNNING, SAVED, Model, demand, is_checkpoint
+from .model import SAVED, Model, Point, demand, is_checkpoint
 from .stage import Stage
 
 AFTER = ("unchanged", "unchanged", "running", "paused", "shutoff")
+
+
+# Where the overlays come to lie: beside the images, in another directory, in files that are named.
+PLACES = ("", "", "", "directory", "files")
 
 
 @action("snapshot", 10)
@@ -22,19 +27,52 @@ class TakeSnapshot(Task):
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         mode = random.choice(["external", "external", "internal"])
         memory = model.active and (mode == "internal" or random.random() < 0.4)
-        return {"name": f"s{model.count + 1}", "mode": mode, "memory": memory}
+        params = {"name": f"s{model.count + 1}", "mode": mode, "memory": memory}
+        if mode == "external":
+            params["place"] = random.choice(PLACES)
+            if not memory and random.random() < 0.2:
+                params["of"] = [pick(random, model.disks)]
+        return params
 
-    def after(self, model: Model, *, name: str, mode: str, memory: bool) -> None:
+    def after(
+        self,
+        model: Model,
+        *,
+        name: str,
+        mode: str,
+        memory: bool,
+        place: str = "",
+        of: Sequence[str] = (),
+    ) -> None:
         demand(model.power != SAVED and not model.frozen and (model.active or not memory))
         demand(mode == "external" or memory == model.active)
         model.number()
-        model.point(name, memory=memory, internal=mode == "internal")
+        model.point(name, memory=memory, internal=mode == "internal", of=of)
 
-    def certain(self, model: Model, *, mode: str, **_params: Any) -> bool:
-        return mode == "external"
+    def certain(self, model: Model, *, mode: str, memory: bool, **_params: Any) -> bool:
+        return mode == "external" and (model.agent or not memory)
 
-    def options(self, stage: Stage, *, name: str, mode: str, memory: bool) -> dict[str, Any]:
-        return {"name": name, "mode": mode, "memory": memory}
+    def options(
+        self,
+        stage: Stage,
+        *,
+        name: str,
+        mode: str,
+        memory: bool,
+        place: str = "",
+        of: Sequence[str] = (),
+    ) -> dict[str, Any]:
+        options: dict[str, Any] = {"name": name, "mode": mode, "memory": memory}
+        if of:
+            options["disks"] = list(of)
+        if place == "files":
+            files = [
+                (each, stage.elsewhere / f"{name}-of-{each}.qcow2") for each in of or stage.targets
+            ]
+            options["disks"] = [{"target": each, "file": str(file)} for each, file in files]
+        if place == "directory" or (memory and place == "files"):
+            options["directory"] = str(stage.elsewhere)
+        return options
 
 
 class Removal(Task):
@@ -60,6 +98,26 @@ class RemoveSnapshot(Removal):
 
     def options(self, stage: Stage, *, name: str) -> dict[str, Any]:
         return {"name": name, "state": "absent"}
+
+
+@action("forget")
+class Forget(Removal):
+    """The record goes, and the images stay where they are."""
+
+    module = "vm_snapshot"
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"name": pick(random, (n for n, point in model.points.items() if self._fits(point)))}
+
+    def _fits(self, point: Point) -> bool:
+        return not point.internal and not is_checkpoint(point.name)
+
+    def after(self, model: Model, *, name: str) -> None:
+        super().after(model, name=name)
+        model.by_hand = True
+
+    def options(self, stage: Stage, *, name: str) -> dict[str, Any]:
+        return {"name": name, "state": "absent", "metadata_only": True}
 
 
 @action("remove with all below")
@@ -120,6 +178,7 @@ class RevertAndKeep(Back):
 
     def after(self, model: Model, *, name: str, keep: str) -> None:
         demand(name in self.names(model) and model.power != SAVED and not model.frozen)
+        demand(set(model.points[name].disks) == set(model.disks))
         model.number()
         inside = model.points[name].internal
         model.point(keep, memory=inside, internal=inside)
@@ -163,80 +222,3 @@ class RemoveCheckpoint(Removal):
 
     def options(self, stage: Stage, *, name: str) -> dict[str, Any]:
         return {"name": name, "state": "absent"}
-
-
-class Merge(Task):
-    """Images are merged; the points that stood on them may go, and nothing else changes."""
-
-    def offer(self, model: Model, random: Random) -> dict[str, Any]:
-        return {"depth": random.choice([1, 1, 2, 3])}
-
-    def certain(self, model: Model, **_params: Any) -> bool:
-        return False
-
-    def after(self, model: Model, *, depth: int) -> None:
-        demand(model.power != SAVED and not model.frozen)
-
-    def may_remove(self, model: Model, **_params: Any) -> set[str]:
-        return {name for name, point in model.points.items() if point.ours and not point.internal}
-
-    def options(self, stage: Stage, *, depth: int) -> dict[str, Any]:
-        return {"max_depth": depth}
-
-
-@action("commit", 5)
-class Commit(Merge):
-    module = "vm_blockcommit"
-
-
-@action("pull", 3)
-class Pull(Merge):
-    module = "vm_blockpull"
-
-
-@action("save memory", 2)
-class Save(Task):
-    module = "vm_memory"
-
-    def after(self, model: Model) -> None:
-        demand(model.active and not model.frozen)
-        model.power = SAVED
-
-    def options(self, stage: Stage) -> dict[str, Any]:
-        return {"state": "saved"}
-
-
-@action("let memory run", 2)
-class GoOn(Task):
-    module = "vm_memory"
-
-    def after(self, model: Model) -> None:
-        demand(model.power in (SAVED, OFF))
-        model.power = RUNNING
-
-    def options(self, stage: Stage) -> dict[str, Any]:
-        return {"state": "running"}
-
-
-@action("freeze")
-class Freeze(Task):
-    module = "vm_freeze"
-
-    def after(self, model: Model) -> None:
-        demand(model.power == RUNNING and not model.frozen)
-        model.frozen = True
-
-    def options(self, stage: Stage) -> dict[str, Any]:
-        return {"state": "frozen", "deadline": 600}
-
-
-@action("thaw", 8)
-class Thaw(Task):
-    module = "vm_freeze"
-
-    def after(self, model: Model) -> None:
-        demand(model.power == RUNNING and model.frozen)
-        model.frozen = False
-
-    def options(self, stage: Stage) -> dict[str, Any]:
-        return {"state": "thawed"}

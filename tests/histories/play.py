@@ -9,36 +9,62 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from random import Random
 from typing import Any
 
 from lab import Lab
 
-from . import accidents, by_hand, of_backups, of_power, of_snapshots
+from . import (
+    accidents,
+    advice,
+    by_hand,
+    of_agent,
+    of_backups,
+    of_hardware,
+    of_memory,
+    of_merges,
+    of_power,
+    of_snapshots,
+)
 from .actions import ACTIONS
 from .finish import finish
 from .judge import Fault, perform
-from .model import Model, Unfit
+from .model import MACHINES, Model, Unfit, blank
 from .stage import Stage
 
 SHORTEST, LONGEST = 15, 40
 # Where histories are kept as text: an action a line.
 Step = tuple[str, dict[str, Any]]
-GROUPS = (accidents, by_hand, of_backups, of_power, of_snapshots)
+GROUPS = (
+    accidents,
+    advice,
+    by_hand,
+    of_agent,
+    of_backups,
+    of_hardware,
+    of_memory,
+    of_merges,
+    of_power,
+    of_snapshots,
+)
+MACHINE = "machine"  # the first line of a history, which says what disks it is played on
 
 
 @dataclass
 class Outcome:
     """How a history went: its actions, what each came to, and the fault it ended with."""
 
+    machine: Step = (MACHINE, {})
     steps: list[Step] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
     fault: str = ""
 
 
 def random_steps(seed: int, model: Callable[[], Model]) -> Iterator[Step]:
-    """Actions that fit the machine as it is each time the next one is asked for."""
+    """A machine, and actions that fit it as it is each time the next one is asked for."""
     random = Random(seed)
+    yield MACHINE, {"disks": list(random.choice(MACHINES))}
     for _number in range(random.randint(SHORTEST, LONGEST)):
         yield choose(random, model())
 
@@ -70,7 +96,13 @@ class Play:
     def play(self, steps: Iterator[Step]) -> Outcome:
         """Play them; those that do not fit are left out."""
         outcome = Outcome()
-        stage = Stage(self.lab)
+        machine = next(steps)
+        if machine[0] != MACHINE:
+            machine, steps = (MACHINE, {"disks": list(MACHINES[0])}), chain([machine], steps)
+        outcome.machine = machine
+        self.tell(f"  {written(machine)}")
+        self.model = Model(blank(machine[1]["disks"]))
+        stage = Stage(self.lab, machine[1]["disks"])
         try:
             for step in steps:
                 self._step(stage, step, outcome)

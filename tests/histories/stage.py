@@ -6,18 +6,19 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import libvirt
 from lab import VM, Disk, Lab
 from lab.forked import run_forked
-from lab.modules import ModuleCrashed, start_module
+from lab.modules import ModuleCrashed, ModuleRun, start_module
 from lab.programs import LabError
 from lab.vm import wait_until
 
@@ -36,13 +37,15 @@ STATES = {
 
 
 class Stage:
-    """One machine with three disks, a state directory and a repository, of one history."""
+    """One machine with some disks, a state directory and a repository, of one history."""
 
-    def __init__(self, lab: Lab) -> None:
+    def __init__(self, lab: Lab, targets: Sequence[str]) -> None:
         self.lab = lab
+        self.targets = tuple(targets)
+        self.lent: set[str] = set()
         disks = [
-            Disk(size=16, format=format_, content="ext4" if target == FILE_SYSTEM else "blank")
-            for target, format_ in DISKS.items()
+            Disk(size=16, format=DISKS[each], content="ext4" if each == FILE_SYSTEM else "blank")
+            for each in targets
         ]
         self.vm: VM = lab.vm(NAME, disks)
         self.state_dir = lab.directory / "state"
@@ -50,6 +53,8 @@ class Stage:
         self.repository.mkdir()
         self.beside = lab.directory / "beside"
         self.beside.mkdir()
+        self.elsewhere = lab.directory / "elsewhere"
+        self.elsewhere.mkdir()
         size, count = images.REGION, REGIONS
         self.vm.run(f"dd if=/dev/zero of=/mnt/vda/regions bs={size} count={count} conv=fsync")
         self.write({FILE_SYSTEM: dict.fromkeys(range(REGIONS), 0)}, 0)
@@ -61,7 +66,7 @@ class Stage:
         for name in {domain.name() for domain in self.lab.connection.listAllDomains()}:
             self.lab.remove(name)
         self.lab.vms.clear()
-        for folder in (self.state_dir, self.repository, self.beside):
+        for folder in (self.state_dir, self.repository, self.beside, self.elsewhere):
             shutil.rmtree(folder, ignore_errors=True)
 
     # -- our modules -----------------------------------------------------------------------
@@ -73,6 +78,23 @@ class Stage:
     def attempt(self, module: str, *, check: bool = False, **given: Any) -> dict[str, Any]:
         """A run to its end, whatever comes of it."""
         return run_forked(module, self.options(given), check=check)
+
+    def begin(self, module: str, **given: Any) -> ModuleRun:
+        """A run that goes on beside others."""
+        return start_module(module, self.options(given))
+
+    @contextlib.contextmanager
+    def small(self, size: int) -> Iterator[Path]:
+        """A directory on a file system with so many bytes."""
+        place = self.lab.directory / "small"
+        place.mkdir(exist_ok=True)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(place)]
+        subprocess.run(mount, check=True)
+        try:
+            yield place
+        finally:
+            self.settled()
+            subprocess.run(["umount", str(place)], check=True)
 
     def killed(self, module: str, at: int, **given: Any) -> bool:
         """A run that dies before its effect number `at`; False where it had fewer."""
@@ -120,7 +142,7 @@ class Stage:
             "power": self.power(),
             "definitions": self._definitions(),
             "checkpoints": sorted(found.getName() for found in self.vm.domain.listAllCheckpoints()),
-            "files": sorted(map(str, self.vm.folder.iterdir())),
+            "files": sorted(map(str, self._files())),
             "repository": sorted(map(str, self.repository.rglob("*"))),
             "unneeded": self.unneeded(),
         }
@@ -159,10 +181,13 @@ class Stage:
             return self.vm.run("ls /run/before 2>/dev/null || echo gone").strip() == "gone"
         return False
 
-    def ready(self) -> None:
-        """Return when a guest that runs answers."""
-        if self.power() == RUNNING:
-            self.vm.wait_ready()
+    def ready(self, *, agent: bool = True) -> None:
+        """Return when a guest that runs answers, and its agent unless that is silent."""
+        if self.power() != RUNNING:
+            return
+        self.vm.control().call("guest-ping", timeout=90)
+        if agent:
+            self.vm.wait_agent(30)
 
     # -- the host --------------------------------------------------------------------------
 
@@ -175,7 +200,7 @@ class Stage:
     def content(self) -> Content:
         """What the disks hold for the machine, which is paused for the look."""
         with self.standing_still():
-            return {target: images.content(target, self.source(target)) for target in DISKS}
+            return {each: images.content(each, self.source(each)) for each in self.targets}
 
     def source(self, target: str) -> str:
         return self.vm.source(target, inactive=not self.vm.active())
@@ -204,12 +229,37 @@ class Stage:
 
         Those that it was made with are somebody else's, and stay.
         """
-        needed = {disk.path for disk in self.vm.disks.values()}
+        needed = {disk.path for disk in self.vm.disks.values()} | self.lent
         for domain_xml in self._definitions():
             for path in images.files_named(domain_xml):
                 needed.update(images.chain(path))
-        found = {str(path) for path in self.vm.folder.iterdir() if images.is_state(path)}
+        found = {str(path) for path in self._files() if images.is_state(path)}
         return found - needed
+
+    def _files(self) -> list[Path]:
+        """What lies where the machine has its images."""
+        return [*self.vm.folder.iterdir(), *self.elsewhere.iterdir()]
+
+    def lend(self, path: str) -> None:
+        """An image that somebody has given the machine, and that stays when it goes from there."""
+        self.lent.add(path)
+
+    def size(self, path: str) -> int:
+        """Of the disk that an image holds, in bytes."""
+        command = ["qemu-img", "info", "-U", "--output=json", path]
+        done = subprocess.run(command, capture_output=True, text=True, check=True)
+        return int(json.loads(done.stdout)["virtual-size"])
+
+    def plugged(self, target: str) -> bool:
+        """Whether there is such a disk."""
+        disks = self.vm.xml(inactive=not self.vm.active()).iterfind("devices/disk/target")
+        return any(disk.get("dev") == target for disk in disks)
+
+    def unplug(self, target: str) -> None:
+        """Detach a disk for good; returns when the guest has let go of it."""
+        live = ["--live"] if self.vm.active() else []
+        self.virsh("detach-disk", NAME, target, "--config", *live)
+        wait_until(lambda: not self.plugged(target), 60, f"{target} is gone")
 
     def _definitions(self) -> list[str]:
         domain = self.vm.domain
@@ -223,6 +273,11 @@ class Stage:
         """
         found = self.state_dir.glob("journal/*.json")
         return sorted(str(path.relative_to(self.state_dir)) for path in found)
+
+    def new_image(self, stem: str) -> str:
+        """A path beside the images of the machine where there is nothing yet."""
+        names = (self.vm.folder / f"{stem}.{number}.qcow2" for number in itertools.count())
+        return str(next(path for path in names if not path.exists()))
 
     def virsh(self, *words: str) -> None:
         """A command as people give it."""

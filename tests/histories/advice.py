@@ -1,0 +1,106 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The advice of a message is followed until what was refused is done."""
+
+from __future__ import annotations
+
+import re
+from random import Random
+from typing import Any
+
+from . import images
+from .actions import ACTIONS, Action, Task, action, pick
+from .judge import DONE, Fault, Trial, perform
+from .model import SAVED, Model, Unfit, demand, is_checkpoint
+from .stage import Stage
+
+# What the messages say is to be done, and the action that does it.
+ADVICE = (
+    (re.compile(r"vm_snapshot with name (\S+?),? (?:and )?state absent"), "remove", ("name",)),
+    (
+        re.compile(r"vm_checkpoint with name (\S+?),? (?:and )?state absent"),
+        "remove checkpoint",
+        ("name",),
+    ),
+    (
+        re.compile(r"'disks: \[(\w+)\]' and 'base: ([^']+)'"),
+        "commit onto",
+        ("target", "path"),
+    ),
+    (re.compile(r"qcow2_overlay with path ([^ ,)]+)"), "remove image", ("path",)),
+    (re.compile(r"[Ss]witch the VM off"), "cut the power", ()),
+    (re.compile(r"vm_freeze with 'state: thawed'"), "thaw", ()),
+    (re.compile(r"vm_memory with state running"), "let memory run", ()),
+)
+STEPS = 12
+
+
+@action("insist on removing", 2)
+class Insist(Trial):
+    """A point is removed, whatever has to be done before."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"name": pick(random, model.points)}
+
+    def after(self, model: Model, *, name: str) -> None:
+        demand(name in model.points and model.power != SAVED and not model.frozen)
+
+    def run(self, stage: Stage, model: Model, *, name: str) -> tuple[str, Model]:
+        remove = "remove checkpoint" if is_checkpoint(name) else "remove"
+        todo: list[tuple[str, dict[str, Any]]] = [(remove, {"name": name})]
+        told: list[str] = []
+        for _step in range(STEPS):
+            kind, params = todo[-1]
+            try:
+                ACTIONS[kind].after(model.copy(), **params)
+            except Unfit:  # what was to be done has been done with something else
+                said = DONE
+            else:
+                said, model = perform(stage, model, kind, params)
+            told.append(f"{kind} {params}: {said}")
+            if said == DONE:
+                todo.pop()
+                if not todo:
+                    return DONE if len(told) == 1 else "; ".join(told), model
+                continue
+            todo.append(self._advised(said, told))
+        raise Fault("the advice leads nowhere:\n" + "\n".join(told))
+
+    def _advised(self, said: str, told: list[str]) -> tuple[str, dict[str, Any]]:
+        for pattern, kind, names in ADVICE:
+            if found := pattern.search(said.partition("To do:")[2]):
+                return kind, dict(zip(names, found.groups()))
+        raise Fault("no advice that is known:\n" + "\n".join(told))
+
+
+@action("commit onto", 0)
+class CommitOnto(Task):
+    """Only as an advice."""
+
+    module = "vm_blockcommit"
+
+    def after(self, model: Model, *, target: str, path: str) -> None:
+        demand(model.power != SAVED and not model.frozen and target in model.disks)
+
+    def certain(self, model: Model, **_params: Any) -> bool:
+        return False
+
+    def may_remove(self, model: Model, **_params: Any) -> set[str]:
+        return {name for name, point in model.points.items() if point.ours and not point.internal}
+
+    def options(self, stage: Stage, *, target: str, path: str) -> dict[str, Any]:
+        return {"disks": [target], "base": path}
+
+
+@action("remove image", 0)
+class RemoveImage(Action):
+    """Only as an advice: an image that somebody has left, and that nobody records."""
+
+    def after(self, model: Model, *, path: str) -> None:
+        pass
+
+    def play(self, stage: Stage, model: Model, *, path: str) -> None:
+        result = images.removed(path, str(stage.lab.directory), str(stage.state_dir))
+        if result["failed"] or not result["changed"]:
+            raise RuntimeError(result.get("msg"))

@@ -1,0 +1,79 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Merges by our modules, of all disks or of one, in whole or in part."""
+
+from __future__ import annotations
+
+from random import Random
+from typing import Any
+
+from . import images
+from .actions import Task, action, pick
+from .model import SAVED, Model, demand
+from .stage import Stage
+
+
+class Merge(Task):
+    """Images are merged; the points that stood on them may go, and nothing else changes."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"depth": random.choice([1, 1, 2, 3])}
+
+    def certain(self, model: Model, **_params: Any) -> bool:
+        return False
+
+    def after(self, model: Model, *, depth: int) -> None:
+        demand(model.power != SAVED and not model.frozen)
+
+    def may_remove(self, model: Model, **_params: Any) -> set[str]:
+        return {name for name, point in model.points.items() if point.ours and not point.internal}
+
+    def options(self, stage: Stage, *, depth: int) -> dict[str, Any]:
+        return {"max_depth": depth}
+
+
+@action("commit", 5)
+class Commit(Merge):
+    module = "vm_blockcommit"
+
+
+@action("pull", 3)
+class Pull(Merge):
+    module = "vm_blockpull"
+
+
+class PartMerge(Merge):
+    """Of one disk, between images that are named by how far they are from the active one."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        target = pick(random, model.disks)
+        return {"target": target, "base": random.randint(1, 4)}
+
+    def after(self, model: Model, *, target: str, **_params: Any) -> None:
+        demand(model.power != SAVED and not model.frozen and target in model.disks)
+
+    def image(self, stage: Stage, target: str, depth: int) -> str:
+        """The image so deep, or the lowest."""
+        found = images.chain(stage.source(target))
+        return found[min(depth, len(found) - 1)]
+
+
+@action("commit some", 2)
+class CommitSome(PartMerge):
+    module = "vm_blockcommit"
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {**super().offer(model, random), "top": random.randint(0, 2)}
+
+    def options(self, stage: Stage, *, target: str, base: int, top: int) -> dict[str, Any]:
+        options = {"disks": [target], "base": self.image(stage, target, base + top)}
+        return {**options, "top": self.image(stage, target, top)} if top else options
+
+
+@action("pull some", 2)
+class PullSome(PartMerge):
+    module = "vm_blockpull"
+
+    def options(self, stage: Stage, *, target: str, base: int) -> dict[str, Any]:
+        return {"disks": [target], "base": self.image(stage, target, base + 1)}
