@@ -77,7 +77,7 @@ def _play(options: argparse.Namespace) -> int:
         outcome = Play(lab, tell).play(iter(steps_of(options.play.read_text().splitlines())))
         if outcome.fault:
             _explain(lab, outcome, shorter=options.shrink)
-    _sum([] if outcome.fault else [Entry.of(0, outcome, 0)], bool(outcome.fault))
+    _sum([] if outcome.fault else [Entry.of(0, outcome, 0)], 1 if outcome.fault else 0)
     return 1 if outcome.fault else 0
 
 

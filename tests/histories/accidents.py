@@ -16,7 +16,7 @@ from .model import Model, Unfit, demand
 from .stage import Stage
 
 # As many effects as short and long tasks have.
-EFFECTS = (5, 12, 30)
+EFFECTS = (3, 6, 15)
 Given = dict[str, Any]
 
 

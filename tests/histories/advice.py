@@ -33,7 +33,7 @@ ADVICE = (
     (re.compile(r"vm_freeze with 'state: thawed'"), "thaw", ()),
     (re.compile(r"vm_memory with state running"), "let memory run", ()),
 )
-STEPS = 12
+STEPS = 30
 
 
 @action("insist on removing", 2)
@@ -64,13 +64,17 @@ class Insist(Trial):
                 if not todo:
                     return DONE if len(told) == 1 else "; ".join(told), model
                 continue
-            todo.append(self._advised(said, told))
+            todo += self._advised(said.partition("To do:")[2], told)
         raise Fault("the advice leads nowhere:\n" + "\n".join(told))
 
-    def _advised(self, said: str, told: list[str]) -> tuple[str, dict[str, Any]]:
+    def _advised(self, said: str, told: list[str]) -> list[tuple[str, dict[str, Any]]]:
+        """The first advice that is understood, all of it where it is about several images."""
         for pattern, kind, names in ADVICE:
-            if found := pattern.search(said.partition("To do:")[2]):
-                return kind, dict(zip(names, found.groups()))
+            found = [dict(zip(names, match.groups())) for match in pattern.finditer(said)]
+            if found:
+                return [
+                    (kind, params) for params in (found if kind == "remove image" else found[:1])
+                ]
         raise Fault("no advice that is known:\n" + "\n".join(told))
 
 

@@ -56,23 +56,11 @@ def _at_rest(stage: Stage, model: Model) -> Model:
 def _without_points(stage: Stage, model: Model) -> Model:
     """Remove all points, in whatever order the refusals lead to."""
     while model.points:
-        left, was = set(model.points), model.power
-        refusals = []
+        left = set(model.points)
         for name in sorted(left):
             if name in model.points:
                 remove = "remove checkpoint" if is_checkpoint(name) else "remove"
-                said, model = perform(stage, model, remove, {"name": name})
-                refusals.append(f"{name}: {said}")
-        if set(model.points) == left and was != OFF and "the VM off" in str(refusals):
-            model = _do(stage, model, "cut the power")
-        elif set(model.points) == left:
-            model = _merged(stage, model, left, refusals)
-    return _merged(stage, model, {"nothing"}, [])
-
-
-def _merged(stage: Stage, model: Model, left: set[str], refusals: list[str]) -> Model:
-    """Merge what is left in the chains."""
-    said, model = perform(stage, model, "commit", {"depth": 1})
-    if set(model.points) == left:
-        raise Fault("nothing can be removed:\n" + "\n".join([*refusals, f"commit: {said}"]))
-    return model
+                model = perform(stage, model, remove, {"name": name})[1]
+        if set(model.points) == left:
+            model = perform(stage, model, "insist on removing", {"name": sorted(left)[0]})[1]
+    return _do(stage, model, "commit", depth=1)

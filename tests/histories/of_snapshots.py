@@ -157,7 +157,7 @@ class Back(Task):
         point = model.points[name]
         # What an internal one lives in must not have become the base of an overlay.
         below = point.internal and any(not model.points[n].internal for n in model.below(name))
-        return point.certain and not model.frozen and not below
+        return point.certain and not model.frozen and not below and not model.bitmaps
 
     def options(self, stage: Stage, *, name: str, run_after: str) -> dict[str, Any]:
         return {"name": name, "state": "reverted", "run_after": run_after}

@@ -314,3 +314,19 @@ def test_hot_plugged(make_vm, modules, memory: bool | str) -> None:
         vm.write("/mnt/vdb/word", b"later")
     assert Path(both).exists() and holds(both, "b")
     assert result["vms"]["db01"]["state"] == "running"
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "off"])
+def test_what_was_left_out_of_a_snapshot_above_another(make_vm, modules, running) -> None:
+    """Going back to the lower one gives up the image that the disk had at the upper one."""
+    vm = make_vm("db01", disks=2, running=running)
+    modules.run("vm_snapshot", vm, name="all")
+    modules.run("vm_snapshot", vm, name="part", disks=["vda"])
+    for name in ("all", "part", "all", "part"):
+        revert(modules, vm, name)
+    if not running:
+        put(sources(vm)["vdb"], "n")
+        revert(modules, vm, "part")
+        assert holds(sources(vm)["vdb"], "n")
+    for name in ("part", "all"):
+        modules.change("vm_snapshot", vm, name=name, state="absent")

@@ -81,6 +81,20 @@ def test_what_was_left_out_keeps_what_it_holds() -> None:
     assert any("not part of snapshot s1" in note for note in plan.notes)
 
 
+def test_what_was_left_out_stays_where_its_image_of_then_is_gone() -> None:
+    """Somebody has gone back to a snapshot below, which gave that image up."""
+    part = snapshot("s1", {"vda": "base", "vdb": "then"}, without=["vdb"])
+    state = vm(
+        disk("vda", "s1 base"),
+        disk("vdb", "later base"),
+        snapshots=[part],
+        missing=[at("vdb", "then")],
+    )
+    step = change(state)
+    assert ("vdb", at("vdb", "later"), "qcow2") in step.disks
+    assert (step.detached, step.attached) == ((), ())
+
+
 @pytest.mark.parametrize("kind", ["disk", "cdrom"])
 def test_a_file_of_then_that_is_gone_is_named(kind: str) -> None:
     lost = Disk("sda", kind, Source("file", "/lost"), "raw", readonly=kind == "cdrom")

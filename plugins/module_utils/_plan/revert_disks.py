@@ -137,11 +137,15 @@ def _only_live(vm: VmState, found: Snapshot) -> Iterator[str]:
 def is_same(vm: VmState, now: DiskState, then: Disk) -> bool:
     """Whether a disk of now goes on with what the target was then, and was not exchanged.
 
-    Their chains have an image in common, or the one of then stood on the one of now.
+    Their chains have an image in common, or the one of then stood on the one of now. Where that of
+    then is gone, there is nothing that could take the place of what the target has now: somebody
+    has gone back to a snapshot below it.
     """
     if not (then.source and then.source.local and now.disk.source):
         return str(now.disk.source) == str(then.source)
     if now.disk.path in (then.path, *then.recorded) or now.depth_of(then.path) is not None:
+        return True
+    if then.path in vm.missing:
         return True
     below = {image.file.real for image in vm.chain_of(then.path)}
     return not below.isdisjoint(now.real)
