@@ -85,6 +85,7 @@ class Killed(Trial):
             if answer != DONE:
                 raise Fault(f"the next task after a kill: {answer}")
             outcome = "killed, another task"
+        stage.clear_beside()
         return outcome, one_of(stage, candidates)
 
 
@@ -108,6 +109,7 @@ class TwoAtOnce(Trial):
             for kind, given in pairs
         ]
         results = [run.result() for run in runs]
+        stage.clear_beside()
         done = [pair for pair, result in zip(pairs, results) if not result["failed"]]
         candidates = [each for order in permutations(done) for each in then(model, *order)]
         # The second of two alike may have found it done.
@@ -139,7 +141,7 @@ class NoRoom(Trial):
 class WhileSaved(Trial):
     """What would make that memory worthless."""
 
-    KINDS = ("snapshot", "remove", "commit", "pull", "go back", "back up")
+    KINDS = ("snapshot", "remove", "commit", "pull", "go back")
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         demand(model.power == "saved")

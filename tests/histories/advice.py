@@ -48,34 +48,38 @@ class Insist(Trial):
 
     def run(self, stage: Stage, model: Model, *, name: str) -> tuple[str, Model]:
         remove = "remove checkpoint" if is_checkpoint(name) else "remove"
-        todo: list[tuple[str, dict[str, Any]]] = [(remove, {"name": name})]
-        told: list[str] = []
-        for _step in range(STEPS):
-            kind, params = todo[-1]
-            try:
-                ACTIONS[kind].after(model.copy(), **params)
-            except Unfit:  # what was to be done has been done with something else
-                said = DONE
-            else:
-                said, model = perform(stage, model, kind, params)
-            told.append(f"{kind} {params}: {said}")
-            if said == DONE:
-                todo.pop()
-                if not todo:
-                    return DONE if len(told) == 1 else "; ".join(told), model
-                continue
-            todo += self._advised(said.partition("To do:")[2], told)
-        raise Fault("the advice leads nowhere:\n" + "\n".join(told))
+        return insist(stage, model, remove, {"name": name})
 
-    def _advised(self, said: str, told: list[str]) -> list[tuple[str, dict[str, Any]]]:
-        """The first advice that is understood, all of it where it is about several images."""
-        for pattern, kind, names in ADVICE:
-            found = [dict(zip(names, match.groups())) for match in pattern.finditer(said)]
-            if found:
-                return [
-                    (kind, params) for params in (found if kind == "remove image" else found[:1])
-                ]
-        raise Fault("no advice that is known:\n" + "\n".join(told))
+
+def insist(stage: Stage, model: Model, kind: str, params: dict[str, Any]) -> tuple[str, Model]:
+    """Perform an action, and before it whatever the messages ask for. Raises `Fault`."""
+    todo, told = [(kind, params)], []
+    for _step in range(STEPS):
+        kind, params = todo[-1]
+        try:
+            ACTIONS[kind].after(model.copy(), **params)
+        except Unfit:  # what was to be done has been done with something else
+            said = DONE
+        else:
+            said, model = perform(stage, model, kind, params)
+        told.append(f"{kind} {params}: {said}")
+        if said == DONE:
+            todo.pop()
+            if not todo:
+                return DONE if len(told) == 1 else "; ".join(told), model
+        else:
+            todo += _advised(said.partition("To do:")[2], told)
+    raise Fault("the advice leads nowhere:\n" + "\n".join(told))
+
+
+def _advised(said: str, told: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """The first advice that is understood, all of it where it is about several images."""
+    for pattern, kind, names in ADVICE:
+        found = [dict(zip(names, match.groups())) for match in pattern.finditer(said)]
+        if found:
+            several = found if kind == "remove image" else found[:1]
+            return [(kind, params) for params in several]
+    raise Fault("no advice that is known:\n" + "\n".join(told))
 
 
 @action("commit onto", 0)

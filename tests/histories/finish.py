@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from . import images
+from .advice import insist
 from .judge import Fault, perform
 from .model import OFF, RUNNING, SAVED, Model, is_checkpoint
 from .stage import Stage
@@ -17,6 +18,8 @@ def finish(stage: Stage, model: Model) -> None:
     """Raises `Fault` where a point is lost, or something cannot be removed."""
     model = _at_rest(stage, model)
     for name in sorted(model.points):
+        if model.swapped and set(model.points[name].disks) != set(model.disks):
+            continue
         after = "running" if model.points[name].memory is not None else "shutoff"
         back = "restore checkpoint" if is_checkpoint(name) else "go back"
         model = _do(stage, model, back, name=name, run_after=after)
@@ -25,6 +28,11 @@ def finish(stage: Stage, model: Model) -> None:
     model = _without_points(stage, model)
     if len(model.backups) > 1:
         model = _do(stage, model, "prune", keep_last=1)
+    for target in stage.targets:  # below what nobody records may be a template
+        chain = images.chain(stage.source(target))
+        if chain[1:]:
+            onto = {"target": target, "path": chain[-1]}
+            model = insist(stage, model, "commit onto", onto)[1]
     deep = {target: images.chain(stage.source(target)) for target in stage.targets}
     if any(len(chain) > 1 for chain in deep.values()):
         raise Fault(f"everything is removed, and images are left: {deep}")

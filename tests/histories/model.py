@@ -70,6 +70,7 @@ class Model:
     frozen: bool = False
     agent: bool = True  # whether the guest agent answers
     plugged: bool = False  # whether a disk was attached
+    stale: bool = False  # paused, and not run since its memory was written or loaded
     by_hand: bool = False  # somebody else has merged something, and may have left images
     swapped: bool = False  # the disks are others than some points have; theirs stay until those go
     verified: bool = False  # whether some restore points may have been
@@ -116,6 +117,7 @@ class Model:
         demand(name not in self.points)
         held = self.memory if memory and self.active else None
         disks = {target: self.disks[target] for target in of or self.disks}
+        self.stale = self.power == PAUSED and (self.stale or held is not None)
         self.points[name] = Point(
             name, disks, self.power, held, self.current, internal, ours, **self._beside
         )
@@ -136,7 +138,7 @@ class Model:
 
     def off(self) -> None:
         """Without power, or just booted: nothing is left of what was in memory."""
-        self.memory, self.agent = 0, True
+        self.memory, self.agent, self.stale = 0, True, False
 
     def back_to(self, point: Point, run_after: str = "unchanged") -> None:
         """Be as at that point, and do what is asked for after it."""
@@ -154,6 +156,7 @@ class Model:
         else:
             self.power = was if was in (RUNNING, PAUSED) else OFF
         self.memory = point.memory or 0
+        self.stale = self.power == PAUSED and point.memory is not None
 
     def drop(self, name: str) -> None:
         """Forget a point; what stood on it stands on its parent."""

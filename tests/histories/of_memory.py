@@ -35,7 +35,7 @@ class GoOn(Task):
         demand(model.power in (SAVED, OFF))
         if model.power == OFF:
             model.off()
-        model.power = RUNNING
+        model.power, model.stale = RUNNING, False
 
     def options(self, stage: Stage) -> dict[str, Any]:
         return {"state": "running"}

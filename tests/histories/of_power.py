@@ -62,6 +62,7 @@ class Power(Action):
     def after(self, model: Model) -> None:
         self.offer(model, Random(0))
         model.power = self.then
+        model.stale = model.stale and self.then == PAUSED
         if self.boots or self.then == OFF:
             model.off()
 

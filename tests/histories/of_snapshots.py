@@ -150,6 +150,8 @@ class Back(Task):
 
     def after(self, model: Model, *, name: str, run_after: str) -> None:
         demand(name in self.names(model) and model.power != SAVED)
+        # What it leaves out may be another image since: then that of then is brought back.
+        demand(not model.swapped or set(model.points[name].disks) == set(model.disks))
         model.back_to(model.points[name], run_after)
         model.current = name
 
@@ -184,6 +186,10 @@ class RevertAndKeep(Back):
         model.point(keep, memory=inside, internal=inside)
         model.back_to(model.points[name])
         model.current = name
+
+    def may_remove(self, model: Model, *, name: str, keep: str) -> set[str]:
+        """Where nothing has changed since the point, there is nothing to keep."""
+        return {keep} if model.disks == model.points[name].disks else set()
 
     def options(self, stage: Stage, *, name: str, keep: str) -> dict[str, Any]:
         return {"name": name, "state": "reverted", "keep_current": keep}

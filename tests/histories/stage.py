@@ -128,6 +128,8 @@ class Stage:
         other = ET.fromstring(self.lab.connection.lookupByName("beside").XMLDesc(0))
         for disk in other.iterfind("devices/disk"):
             target = disk.find("target").get("dev")
+            if target not in wanted:  # one that was attached
+                continue
             held = images.content(target, disk.find("source").get("file"))
             if held != wanted[target]:
                 raise images.Stray(f"restored beside, {target} holds {held}, not {wanted[target]}")
@@ -136,6 +138,13 @@ class Stage:
             left = sorted(map(str, self.beside.iterdir()))
             raise images.Stray(f"vm_discard: {gone.get('msg')}, left {left}")
 
+    def clear_beside(self) -> None:
+        """Take away what a run that died, or met another, may have restored beside."""
+        if "beside" in {domain.name() for domain in self.lab.connection.listAllDomains()}:
+            run_forked("vm_discard", {**self.options({}), "vm": ["beside"]})
+        for path in self.beside.iterdir():
+            path.unlink()
+
     def world(self) -> dict[str, Any]:
         """What no check mode and no refusal may change."""
         return {
@@ -143,7 +152,9 @@ class Stage:
             "definitions": self._definitions(),
             "checkpoints": sorted(found.getName() for found in self.vm.domain.listAllCheckpoints()),
             "files": sorted(map(str, self._files())),
-            "repository": sorted(map(str, self.repository.rglob("*"))),
+            "repository": sorted(
+                str(path) for path in self.repository.rglob("*") if path.suffix != ".lock"
+            ),
             "unneeded": self.unneeded(),
         }
 

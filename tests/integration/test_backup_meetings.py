@@ -222,3 +222,19 @@ def test_back_to_a_storage_snapshot(
         assert (nights.night(), nights.night()) == (FULL, INCREMENTAL)
         assert theirs in checkpoints(vm)
     nights.check()
+
+
+def test_a_raw_disk_whose_overlay_is_merged(
+    make_vm: Callable[..., VM], modules: Modules, repository: Repository
+) -> None:
+    """Its bitmap goes with the overlay, and libvirt uses those of all disks or none."""
+    vm = make_vm("db01", disks=[BLANK, Disk(content="blank", size=16, format="raw")])
+    nights = Nights(vm, repository)
+    modules.run("vm_snapshot", vm, name="s1")
+    nights.night()
+    modules.run("vm_snapshot", vm, name="s1", state="absent")
+    foreseen = modules.run("vm_backup", vm, check=True, **repository.params(quiesce="never"))
+    (step, *_rest) = foreseen["plan"]
+    assert step["type"] == FULL and f"vdb is on {vm.source('vdb')} now" in step["reason"]
+    assert nights.night() == FULL and nights.night() == "full incremental"
+    nights.check()

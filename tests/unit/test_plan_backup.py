@@ -124,9 +124,9 @@ def test_the_first_is_full_and_the_next_stands_on_it() -> None:
             "flipped",
         ),
         (observed(replace(FULL, disks=())), "no disk can be"),
-        (observed(FULL, state=vm(disk())), "no disk can be incremental"),
+        (observed(FULL, state=vm(disk())), "which holds none"),
         (observed(FULL, state=vm(tracked(virtual_size=2 * GIB))), "no disk can be incremental"),
-        (observed(FULL, state=vm(tracked(version=2))), "no disk can be incremental"),
+        (observed(FULL, state=vm(tracked(version=2))), "which holds none"),
     ],
 )
 def test_full_where_there_can_be_no_increment_and_it_says_why(state: VmState, words: str) -> None:

@@ -9,7 +9,10 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.domain import Disk, Source
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import NotFound
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import (
+    Conflict,
+    NotFound,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
     CreateOverlay,
     DefineAsOf,
@@ -93,6 +96,18 @@ def test_what_was_left_out_stays_where_its_image_of_then_is_gone() -> None:
     step = change(state)
     assert ("vdb", at("vdb", "later"), "qcow2") in step.disks
     assert (step.detached, step.attached) == ((), ())
+
+
+def test_what_was_left_out_does_not_come_back_where_another_snapshot_needs_it() -> None:
+    """The guest would write to it, with no overlay in between."""
+    part = snapshot("s1", {"vda": "base", "vdb": "then"}, without=["vdb"])
+    other = snapshot("s2", {"vdb": "then"}, created=200)
+    state = vm(disk("vda", "s1 base"), disk("vdb", "new"), snapshots=[part, other])
+    state = replace(state, branches=((image(at("vdb", "then")),),))
+    with pytest.raises(Conflict, match="which snapshot s1 leaves out, is what snapshot s2"):
+        plan_reverted(RevertWish("s1"), state)
+    alone = replace(state, snapshots=(part,))
+    assert change(alone).attached == (("vdb", at("vdb", "then")),)
 
 
 @pytest.mark.parametrize("kind", ["disk", "cdrom"])

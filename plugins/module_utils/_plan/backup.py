@@ -202,8 +202,9 @@ def _parent(wish: BackupWish, vm: VmState, known: Backups) -> tuple[RestorePoint
     trouble = known.stock.trouble_of(parent)
     if trouble:
         return None, f"{parent.id} would not restore: {trouble}"
-    if known.unsound and not vm.off:
-        return None, f"the bitmaps since {parent.id} cannot be used: {known.unsound}"
+    unsound = "" if vm.off else _without_bitmap(parent, vm) or known.unsound
+    if unsound:
+        return None, f"the bitmaps since {parent.id} cannot be used: {unsound}"
     depth = len(known.stock.lineage(parent))
     if depth > wish.max_increments:
         return None, f"{depth - 1} increments stand on the last full restore point"
@@ -240,6 +241,15 @@ def _tracked(disk: DiskState) -> bool:
     """Whether its changes can be recorded: only qcow2 of version 3 has room for bitmaps."""
     top = disk.chain[0]
     return top.format == "qcow2" and top.header is not None and top.header.version >= 3
+
+
+def _without_bitmap(parent: RestorePoint, vm: VmState) -> str:
+    """What libvirt will have against them: it uses those of all disks, or none."""
+    for disk in vm.writable:
+        stored = parent.disk(disk.target)
+        if stored and stored.tracked and disk.chain and not _tracked(disk):
+            return f"{disk.target} is on {disk.files[0]} now, which holds none"
+    return ""
 
 
 def _was_tracked(stored: StoredDisk, disk: DiskState) -> bool:

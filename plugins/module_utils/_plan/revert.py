@@ -38,7 +38,7 @@ from .absent import points_of
 from .encrypted import check_kept, check_outside, check_point
 from .kind import check_kind
 from .predict import predict
-from .revert_checks import check_vm, check_whole, image_that_holds
+from .revert_checks import check_attached, check_vm, check_whole, image_that_holds
 from .revert_disks import differs, exchanged, is_same, rebuilt
 from .snapshot import SnapshotWish, plan_present
 from .snapshot_files import free_name, next_name
@@ -147,6 +147,7 @@ def _keeping(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
 def _internal(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
     images = {entry.target: image_that_holds(vm, found, entry.target) for entry in found.taken}
     change = exchanged(vm, found, images)
+    check_attached(vm, found, (pair for pair in change.attached if pair[0] not in images))
     status = _status_after(wish, vm, found)
     if found.memory == "no":
         for entry in found.taken:
@@ -179,6 +180,7 @@ def _external(wish: RevertWish, vm: VmState, found: Snapshot) -> Plan:
     overlays = tuple(_overlay(wish, vm, found, target) for target in found.points)
     new = {step.target: step.file for step in overlays}
     change = exchanged(vm, found, new)
+    check_attached(vm, found, (pair for pair in change.attached if pair[0] not in new))
     disks = change.placed
     status = _status_after(wish, vm, found)
     steps: list[Step] = [*overlays, *([] if vm.off else [StopVm()])]

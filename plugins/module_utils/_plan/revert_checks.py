@@ -8,7 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from .._model.image import Image, InternalSnapshot
 from .._model.names import in_shell
@@ -63,18 +63,24 @@ def image_that_holds(vm: VmState, found: Snapshot, target: str) -> str:
             " (state absent, metadata_only)",
         )
     _check_no_id(vm, found, image, active.snapshots)
-    _check_no_point(vm, found, target, image)
+    _check_no_point(vm, target, image, f"which holds the internal snapshot {found.name},")
     return image
 
 
-def _check_no_point(vm: VmState, found: Snapshot, target: str, image: str) -> None:
+def check_attached(vm: VmState, found: Snapshot, attached: Iterable[tuple[str, str]]) -> None:
+    """Raise Conflict where a disk that the snapshot leaves out is the point of another one."""
+    for target, image in attached:
+        _check_no_point(vm, target, image, f"which snapshot {found.name} leaves out,")
+
+
+def _check_no_point(vm: VmState, target: str, image: str, which: str) -> None:
     """The guest would write to the image, which another branch may go back to as it is."""
     disk = vm.disk(target)
     for other in vm.snapshots if disk is None or disk.depth_of(image) != 0 else ():
         if other.points.get(target) == image:
             raise Conflict(
-                f"image {image} of VM {vm.name}, disk {target}, which holds the internal snapshot"
-                f" {found.name}, is what snapshot {other.name} goes back to",
+                f"image {image} of VM {vm.name}, disk {target}, {which} is what snapshot"
+                f" {other.name} goes back to",
                 wanted="to let the VM write to it, which would destroy that snapshot",
                 todo=removal_of(other),
             )
