@@ -13,6 +13,7 @@ from . import images
 from .actions import ACTIONS, Action, Task, action, pick
 from .judge import DONE, Fault, Trial, perform
 from .model import SAVED, Model, Unfit, demand, is_checkpoint
+from .of_merges import forget_disk
 from .stage import Stage
 
 # What the messages say is to be done, and the action that does it.
@@ -67,6 +68,8 @@ def insist(stage: Stage, model: Model, kind: str, params: dict[str, Any]) -> tup
             todo.pop()
             if not todo:
                 return DONE if len(told) == 1 else "; ".join(told), model
+        elif len(todo) > 1 and (kind, params) in todo[:-1]:
+            break
         else:
             todo += _advised(said.partition("To do:")[2], told)
     raise Fault("the advice leads nowhere:\n" + "\n".join(told))
@@ -96,6 +99,9 @@ class CommitOnto(Task):
 
     def may_remove(self, model: Model, **_params: Any) -> set[str]:
         return {name for name, point in model.points.items() if point.ours and not point.internal}
+
+    def settle(self, stage: Stage, before: Model, after: Model, *, target: str, path: str) -> None:
+        forget_disk(stage, after, target)
 
     def options(self, stage: Stage, *, target: str, path: str) -> dict[str, Any]:
         return {"disks": [target], "base": path}

@@ -146,7 +146,11 @@ def _task(stage: Stage, model: Model, what: Task, params: dict[str, Any]) -> str
             raise Fault(f"a second run: {again.get('msg') or again.get('plan')}")
     if look := getattr(what, "look", None):
         look(stage, model, **params)
-    new = stage.unneeded() - before["unneeded"]
+    new = {
+        path
+        for path in stage.unneeded() - before["unneeded"]
+        if not any(f"{path} was kept" in note for note in real.get("notes", ()))
+    }
     if new and not model.disturbed:
         raise Fault(f"files that nobody needs: {sorted(new)}")
     return DONE

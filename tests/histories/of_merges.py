@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from random import Random
 from typing import Any
 
@@ -43,6 +44,14 @@ class Pull(Merge):
     module = "vm_blockpull"
 
 
+def forget_disk(stage: Stage, model: Model, target: str) -> None:
+    """Take a disk out of the points whose records, as libvirt has them, have lost it."""
+    for name, point in model.points.items():
+        if target in point.disks and target not in stage.disks_of(name):
+            disks = {each: held for each, held in point.disks.items() if each != target}
+            model.points[name] = replace(point, disks=disks)
+
+
 class PartMerge(Merge):
     """Of one disk, between images that are named by how far they are from the active one."""
 
@@ -52,6 +61,12 @@ class PartMerge(Merge):
 
     def after(self, model: Model, *, target: str, **_params: Any) -> None:
         demand(model.power != SAVED and not model.frozen and target in model.disks)
+
+    def settle(
+        self, stage: Stage, before: Model, after: Model, *, target: str, **_more: Any
+    ) -> None:
+        """A snapshot whose overlay is merged is one of the other disks from then on."""
+        forget_disk(stage, after, target)
 
     def image(self, stage: Stage, target: str, depth: int) -> str:
         """The image so deep, or the lowest."""

@@ -158,7 +158,7 @@ class Back(Task):
     def certain(self, model: Model, *, name: str, **_params: Any) -> bool:
         point = model.points[name]
         # What an internal one lives in must not have become the base of an overlay.
-        below = point.internal and any(not model.points[n].internal for n in model.below(name))
+        below = point.internal and any(not each.internal for each in model.points.values())
         return point.certain and not model.frozen and not below and not model.bitmaps
 
     def options(self, stage: Stage, *, name: str, run_after: str) -> dict[str, Any]:

@@ -230,6 +230,12 @@ class Stage:
     def snapshots(self) -> set[str]:
         return {found.getName() for found in self.vm.domain.listAllSnapshots()}
 
+    def disks_of(self, snapshot: str) -> set[str]:
+        """The disks that a snapshot is of, as libvirt has it."""
+        record = ET.fromstring(self.vm.domain.snapshotLookupByName(snapshot).getXMLDesc(0))
+        entries = record.iterfind("disks/disk")
+        return {str(disk.get("name")) for disk in entries if disk.get("snapshot") != "no"}
+
     def checkpoints(self) -> set[str]:
         """Backup checkpoints of others."""
         names = {found.getName() for found in self.vm.domain.listAllCheckpoints()}

@@ -260,15 +260,21 @@ def test_an_internal_snapshot_beside_the_present_state_goes_with_its_image():
     assert "remove snapshot inside first" in refused.value.todo
     plan = plan_absent(AbsentWish("inside"), before)
     assert kinds(plan) == ["forget_snapshot", "remove_file"]
-    assert [step.file for step in of(RemoveFile, plan)] == [at("vda", "old")]
+    (gone,) = of(RemoveFile, plan)
+    # What others have left may stand on it.
+    assert (gone.file, gone.spare) == (at("vda", "old"), True)
     assert plan_absent(AbsentWish("s1"), predict(before, plan)).steps
 
 
 def test_internal_in_the_overlay_that_would_be_merged():
     top = disk("vda", "s1 base", images={"s1": {"internal": ("inside",)}})
     before = vm(top, snapshots=[snapshot("s1"), internal(on="s1", parent="s1")])
-    with pytest.raises(Conflict, match="internal snapshots: inside"):
+    with pytest.raises(Conflict, match="internal snapshots: inside") as refused:
         plan_absent(AbsentWish("s1"), before)
+    assert "(vm_snapshot with name inside, state absent)" in refused.value.todo
+    with pytest.raises(Conflict) as refused:
+        plan_absent(AbsentWish("s1"), replace(before, snapshots=before.snapshots[:1]))
+    assert f"qcow2_snapshot with path {at('vda', 's1')}, name inside" in refused.value.todo
     after = predict(before, plan_absent(AbsentWish("inside"), before))
     assert plan_absent(AbsentWish("s1"), after).steps
 

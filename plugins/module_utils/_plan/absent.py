@@ -146,7 +146,7 @@ def _beside(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[Step]:
         gone = path in made and path not in needed and not _in_a_chain(vm, path)
         # What a snapshot of these made itself goes as its overlay.
         if gone and not any(path in snapshot.made for snapshot in doomed):
-            yield RemoveFile(path, "held the point of a removed snapshot")
+            yield RemoveFile(path, "held the point of a removed snapshot", spare=True)
 
 
 def points_of(vm: VmState, snapshot: Snapshot) -> Iterator[Image]:

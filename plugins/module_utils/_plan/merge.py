@@ -18,7 +18,7 @@ from .._model.step import CommitDisk, ForgetSnapshot, RemoveFile, RewriteSnapsho
 from .barred import check_transient
 from .encrypted import check_merged
 from .heirs import handed_on
-from .users import is_spoilt, ran_on, removal_of
+from .users import inside_first, is_spoilt, ran_on, removal_of
 
 
 def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0) -> CommitDisk:
@@ -36,7 +36,7 @@ def merge(vm: VmState, disk: DiskState, top: int, base: int, bandwidth: int = 0)
                 f"image {image.filename} of VM {vm.name}, disk {disk.target}, holds internal"
                 f" snapshots: {', '.join(snapshot.name for snapshot in image.snapshots)}",
                 wanted="images to merge without internal snapshots, which would be lost",
-                todo="delete these snapshots first, or choose other images",
+                todo=f"{inside_first(vm, image)}, or choose other images",
             )
     into = disk.chain[base]
     check_merged(vm, disk, leaving, into)

@@ -33,6 +33,7 @@ from .encrypted import check_merged
 from .heirs import handed_on
 from .merge import check_readable, children_first
 from .own import doubt, own_disk
+from .users import inside_first
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,7 @@ def _check_internal(vm: VmState, disk: DiskState, base: int) -> None:
                 f"image {image.filename} of VM {vm.name}, disk {disk.target}, holds internal"
                 f" snapshots: {', '.join(snapshot.name for snapshot in image.snapshots)}",
                 wanted="images without internal snapshots, which would lose what they stand on",
-                todo="delete these snapshots first, or choose another base",
+                todo=f"{inside_first(vm, image)}, or choose another base",
             )
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from .._model.image import Image
 from .._model.snapshot import CHECKPOINT, Snapshot
 from .._model.state import OFF, VmState
 from .._model.storage import stored_name
@@ -23,6 +24,18 @@ def removal_of(snapshot: Snapshot) -> str:
     if snapshot.kind == CHECKPOINT:
         what, module = "checkpoint", "vm_checkpoint"
     return f"remove {what} {snapshot.name} first ({module} with name {snapshot.name}, state absent)"
+
+
+def inside_first(vm: VmState, image: Image) -> str:
+    """The tasks that delete the internal snapshots of an image, in words."""
+    tasks = []
+    for name in dict.fromkeys(entry.name for entry in image.snapshots):
+        found = vm.snapshot(name)
+        if found is not None and found.mode == "internal":
+            tasks.append(f"vm_snapshot with name {name}, state absent")
+        else:
+            tasks.append(f"qcow2_snapshot with path {image.filename}, name {name}, state absent")
+    return f"delete {'these snapshots' if tasks[1:] else 'it'} first ({'; '.join(tasks)})"
 
 
 def is_spoilt(vm: VmState, snapshot: Snapshot, target: str) -> bool:
