@@ -39,6 +39,8 @@ class Task(Action):
     module: ClassVar[str]
     # Whether a second run must find nothing to do.
     repeatable: ClassVar[bool] = True
+    # Whether it leaves images as they are that nothing refers to then.
+    leaves: ClassVar[bool] = False
 
     def options(self, stage: Stage, **params: Any) -> dict[str, Any]:
         """The options of the module."""

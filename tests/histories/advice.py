@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from random import Random
 from typing import Any
@@ -70,6 +71,8 @@ def insist(stage: Stage, model: Model, kind: str, params: dict[str, Any]) -> tup
                 return DONE if len(told) == 1 else "; ".join(told), model
         elif len(todo) > 1 and (kind, params) in todo[:-1]:
             break
+        elif kind == "remove image":  # the message names those that stand on it
+            todo += [(kind, {"path": path}) for path in re.findall(r"by image '([^']+)'", said)]
         else:
             todo += _advised(said.partition("To do:")[2], told)
     raise Fault("the advice leads nowhere:\n" + "\n".join(told))
@@ -115,6 +118,8 @@ class RemoveImage(Action):
         pass
 
     def play(self, stage: Stage, model: Model, *, path: str) -> None:
+        if not os.path.exists(path):  # it went with another one
+            return
         result = images.removed(path, str(stage.lab.directory), str(stage.state_dir))
         if result["failed"] or not result["changed"]:
             raise RuntimeError(result.get("msg"))

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from .actions import Task, action
-from .model import OFF, RUNNING, SAVED, Model, demand
+from .model import OFF, PAUSED, RUNNING, SAVED, Model, demand
 from .stage import Stage
 
 
@@ -32,7 +32,7 @@ class GoOn(Task):
     module = "vm_memory"
 
     def after(self, model: Model) -> None:
-        demand(model.power in (SAVED, OFF))
+        demand(model.power in (SAVED, OFF, PAUSED) and not model.frozen)
         if model.power == OFF:
             model.off()
         model.power, model.stale = RUNNING, False

@@ -105,6 +105,7 @@ class Forget(Removal):
     """The record goes, and the images stay where they are."""
 
     module = "vm_snapshot"
+    leaves = True
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         return {"name": pick(random, (n for n, point in model.points.items() if self._fits(point)))}
@@ -158,7 +159,9 @@ class Back(Task):
     def certain(self, model: Model, *, name: str, **_params: Any) -> bool:
         point = model.points[name]
         # What an internal one lives in must not have become the base of an overlay.
-        below = point.internal and any(not each.internal for each in model.points.values())
+        below = point.internal and (
+            model.disturbed or any(not each.internal for each in model.points.values())
+        )
         return point.certain and not model.frozen and not below and not model.bitmaps
 
     def options(self, stage: Stage, *, name: str, run_after: str) -> dict[str, Any]:

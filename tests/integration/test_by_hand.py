@@ -154,3 +154,16 @@ def test_an_internal_snapshot_below_overlays_goes_while_the_vm_is_off(make_vm, m
     assert world(vm)["files"] == sorted(bases.values())
     vm.start()
     assert_kept(vm, "s1", "s2", "s3")
+
+
+def test_back_to_a_snapshot_of_others_from_what_was_kept(make_vm, modules):
+    """What was left alone for it is recorded nowhere, and its name is not taken again."""
+    vm = make_vm("db01", disks=1, running=False)
+    virsh = ["virsh", "-c", modules.lab.uri, "snapshot-create-as", vm.name, "theirs", "--disk-only"]
+    subprocess.run(virsh, check=True, capture_output=True)
+    for name, more in (("theirs", {}), ("theirs", {"keep_current": "kept"}), ("kept", {})):
+        active = sources(vm, inactive=True)["vda"]
+        subprocess.run(["qemu-io", "-c", "write 1M 64k", active], check=True, capture_output=True)
+        modules.run("vm_snapshot", vm, name=name, state="reverted", **more)
+    modules.run("vm_snapshot", vm, name="theirs", state="reverted")
+    assert modules.whole(vm) == {"theirs", "kept"}

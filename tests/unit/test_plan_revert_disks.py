@@ -49,6 +49,14 @@ def test_a_new_overlay_gets_no_name_that_a_snapshot_knows() -> None:
     assert step.file == "/vms/db.vda.s1.r2.qcow2"
 
 
+def test_a_new_overlay_gets_no_name_that_was_left_of_another_tools_snapshot() -> None:
+    theirs = replace(S1, ours=False)
+    state = vm(disk("vda", "s1 base"), snapshots=[theirs])
+    left = {"/vms/db.vda.s1.r1.qcow2", "/vms/db.vda.s1.r2.qcow2"}
+    (step,) = of(CreateOverlay, plan_reverted(RevertWish("s1"), replace(state, numbered=left)))
+    assert step.file == "/vms/db.vda.s1.r3.qcow2"
+
+
 def test_what_came_only_into_the_definition_is_told_too() -> None:
     state = vm(disk("vda", "s1 base"), snapshots=[S1])
     coming = Disk("vdz", "disk", Source("file", "/z"), "raw")

@@ -9,6 +9,8 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
+import os
+import posixpath
 import uuid as uuid_module
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -184,7 +186,16 @@ def _state(
         dropped=dropped,
         seen=read_seen(snapshots, journal, read_outdated(host.state_dir, live.uuid)),
         unfit=tuple(_unfit(live.uuid, snapshots)),
+        numbered=frozenset(_numbered(snapshots)),
     )
+
+
+def _numbered(snapshots: Iterable[Snapshot]) -> Iterator[str]:
+    """Only of other tools' snapshots nobody records what going back to them has left."""
+    made = (file for found in snapshots if not found.ours for file in found.overlays.values())
+    for folder in {posixpath.dirname(file) for file in made}:
+        with contextlib.suppress(OSError):
+            yield from (posixpath.join(folder, n) for n in os.listdir(folder) if ".r" in n)
 
 
 def _unfit(uuid: str, snapshots: Iterable[Snapshot]) -> Iterator[tuple[str, str]]:

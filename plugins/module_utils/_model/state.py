@@ -81,7 +81,8 @@ class VmState:
     ``backups``, its restore points in the repository that a run is about. ``seen`` is what the
     images tell that snapshots have stamps of. ``config`` is the definition by which it starts next,
     None where that was not read. ``unfit`` are (memory file of a snapshot, why no VM, or not this
-    one, could go on from it).
+    one, could go on from it). ``numbered`` are files beside the overlays of other tools' snapshots
+    that going back to those may have left, and that nobody records.
     """
 
     name: str
@@ -106,6 +107,7 @@ class VmState:
     seen: tuple[Seen, ...] = ()
     config: Definition | None = None
     unfit: tuple[tuple[str, str], ...] = ()
+    numbered: frozenset[str] = frozenset()
 
     @property
     def off(self) -> bool:

@@ -35,10 +35,10 @@ def overlay_file(wish: SnapshotWish, vm: VmState, disk: DiskState) -> str:
 
 
 def free_name(file: str, vm: VmState) -> str:
-    """The name, or the first with a number, that no image of the VM has and no record names."""
+    """The name, or the first with a number, that nothing of the VM has and no record names."""
     chains = (*(disk.chain for disk in vm.disks), *vm.branches)
     known = {image.filename for chain in chains for image in chain}
-    known.update(file for snapshot in vm.snapshots for file in snapshot.made)
+    known.update(vm.numbered, *(snapshot.made for snapshot in vm.snapshots))
     while file in known:
         file = next_name(file)
     return file
