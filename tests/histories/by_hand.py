@@ -13,7 +13,7 @@ from random import Random
 from typing import Any
 
 from .actions import Action, action, pick
-from .model import OFF, SAVED, Model, demand
+from .model import OFF, RUNNING, SAVED, Model, demand
 from .stage import NAME, Stage
 
 
@@ -47,6 +47,11 @@ class BlockCommitByHand(MergeByHand):
 
 @action("virsh blockpull", 2)
 class BlockPullByHand(MergeByHand):
+    def after(self, model: Model, *, target: str) -> None:
+        super().after(model, target=target)
+        # QEMU writes all that it has pulled only as it runs, and on the way into a pause.
+        demand(model.power == RUNNING)
+
     def words(self, stage: Stage, *, target: str) -> list[str]:
         return ["blockpull", NAME, target, "--wait"]
 

@@ -118,6 +118,17 @@ def test_what_was_left_out_does_not_come_back_where_another_snapshot_needs_it() 
     assert change(alone).attached == (("vdb", at("vdb", "then")),)
 
 
+def test_the_image_of_an_internal_snapshot_that_another_branch_stands_on() -> None:
+    """The guest would write to it, below what the other one goes back to."""
+    inside = snapshot("inside", {"vda": "low"}, mode="internal")
+    other = snapshot("kept", {"vda": "high"}, created=200)
+    low = image(at("vda", "low"), internal=("inside",))
+    branch = (image(at("vda", "high")), low, image(at("vda", "base")))
+    state = replace(vm(disk("vda", "now base"), snapshots=[inside, other]), branches=(branch,))
+    with pytest.raises(Conflict, match="snapshot kept goes back to or stands on"):
+        plan_reverted(RevertWish("inside"), state)
+
+
 @pytest.mark.parametrize("kind", ["disk", "cdrom"])
 def test_a_file_of_then_that_is_gone_is_named(kind: str) -> None:
     lost = Disk("sda", kind, Source("file", "/lost"), "raw", readonly=kind == "cdrom")

@@ -77,10 +77,11 @@ def _check_no_point(vm: VmState, target: str, image: str, which: str) -> None:
     """The guest would write to the image, which another branch may go back to as it is."""
     disk = vm.disk(target)
     for other in vm.snapshots if disk is None or disk.depth_of(image) != 0 else ():
-        if other.points.get(target) == image:
+        point = other.points.get(target, "")
+        if image in (point, *(below.filename for below in vm.chain_of(point))):
             raise Conflict(
                 f"image {image} of VM {vm.name}, disk {target}, {which} is what snapshot"
-                f" {other.name} goes back to",
+                f" {other.name} goes back to{'' if point == image else ' or stands on'}",
                 wanted="to let the VM write to it, which would destroy that snapshot",
                 todo=removal_of(other),
             )
