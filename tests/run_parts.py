@@ -32,7 +32,8 @@ parts (without any: all but kills and histories, in this order)
                       (see bin/trixie; as root)
   molecule            role and modules on a hypervisor in a VM, with KVM inside (as root)
   kills               all kills, and nothing else
-  histories           random histories of a VM: --seed N, --count N, --play FILE, --tell
+  histories           random histories of a VM: --seed N, --count N, --minutes N, --jobs N,
+                      --play FILE
 
 options
   -x, --exitfirst   stop at the first failure, also between parts
