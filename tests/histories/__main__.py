@@ -18,6 +18,7 @@ from lab import Lab
 
 from .ledger import Entry, Ledger
 from .play import Outcome, Play, Step, read, written
+from .proof import prove
 from .shrink import shrink
 from .workers import played
 
@@ -31,6 +32,8 @@ def main() -> int:
     options = _options()
     if options.play:
         return _play(options)
+    if options.proof is not None:
+        return 1 if prove(options.proof, options.jobs) else 0
     ledger = Ledger.of_this_code()
     good = [entry for entry in ledger.good() if entry.seed in _seeds(options)]
     if good:
@@ -42,6 +45,8 @@ def main() -> int:
         ledger.add(entry)
         good += [] if entry.fault else [entry]
         bad += bool(entry.fault)
+        if entry.fault and options.first_fault:
+            break
         if entry.fault:
             with Lab(boot_once=True) as lab:
                 _explain(lab, outcome, shorter=options.shrink)
@@ -58,6 +63,10 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--sample", action="store_true", help="those of the usual run")
     parser.add_argument("--play", type=Path, metavar="FILE", help="one that was printed before")
     parser.add_argument("--tell", action="store_true", help="with --play: print every action")
+    parser.add_argument("--first-fault", action="store_true", help="end with it, unexplained")
+    parser.add_argument(
+        "--proof", nargs="*", metavar="NAME", help="whether faults that are built in are found"
+    )
     parser.add_argument("--no-shrink", dest="shrink", action="store_false")
     return parser.parse_args()
 

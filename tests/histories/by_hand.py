@@ -8,13 +8,15 @@ What virsh itself refuses has not happened.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from random import Random
-from typing import Any
+from typing import Any, ClassVar
 
 from .actions import Action, action, pick
 from .model import OFF, RUNNING, SAVED, Model, demand
-from .stage import NAME, Stage
+from .stage import Stage
+from .tasks import NAME
 
 
 class ByHand(Action):
@@ -42,7 +44,8 @@ class MergeByHand(ByHand):
 @action("virsh blockcommit", 2)
 class BlockCommitByHand(MergeByHand):
     def words(self, stage: Stage, *, target: str) -> list[str]:
-        return ["blockcommit", NAME, target, "--active", "--pivot", "--wait"]
+        own = ["--base", stage.chain(target)[-1]]  # people know what a template is
+        return ["blockcommit", NAME, target, *own, "--active", "--pivot", "--wait"]
 
 
 @action("virsh blockpull", 2)
@@ -77,6 +80,8 @@ class CommitByHand(Action):
         model.shake()
 
     def play(self, stage: Stage, model: Model, *, target: str) -> None:
+        if not stage.chain(target)[1:]:
+            return
         command = ["qemu-img", "commit", "-q", "-d", stage.source(target)]
         # Without anything below it, there is nothing to do, and qemu-img says so.
         subprocess.run(command, check=False, capture_output=True)
@@ -135,3 +140,60 @@ class Describe(ByHand):
 
     def words(self, stage: Stage) -> list[str]:
         return ["desc", NAME, "--config", "edited by hand"]
+
+
+@action("touch an image")
+class Touch(Action):
+    """Nobody can see that its content is that of then, so what stands on it may be refused."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        demand(model.points)
+        return {"target": pick(random, model.disks)}
+
+    def after(self, model: Model, *, target: str) -> None:
+        demand(model.points)
+        model.shake()
+
+    def play(self, stage: Stage, model: Model, *, target: str) -> None:
+        os.utime(stage.chain(target)[-1])
+
+
+@action("qemu-img at rest")
+class AtRest(Action):
+    """What people do to the active image of a machine that is off, and that leaves its content."""
+
+    COMMANDS: ClassVar = {
+        "check": (["check", "-q", "-r", "all"],),
+        "bitmap": (["bitmap", "--add"], ["bitmap", "--remove"]),
+        "snapshot": (["snapshot", "-c", "by-hand"], ["snapshot", "-d", "by-hand"]),
+    }
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"target": pick(random, ["vda", "vdb"]), "what": pick(random, self.COMMANDS)}
+
+    def after(self, model: Model, *, target: str, what: str) -> None:
+        demand(model.power == OFF and what in self.COMMANDS)
+
+    def play(self, stage: Stage, model: Model, *, target: str, what: str) -> None:
+        for command in self.COMMANDS[what]:
+            last = ["by-hand"] if what == "bitmap" else []
+            line = ["qemu-img", *command, stage.source(target), *last]
+            done = subprocess.run(line, capture_output=True, text=True, check=False)
+            if done.returncode:
+                raise RuntimeError(f"{' '.join(line)}: {done.stderr}")
+
+
+@action("virsh backup-begin")
+class BackUpByHand(Action):
+    """A whole backup by another program, with a checkpoint that it goes on from."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"name": f"h{model.count + 1}"}
+
+    def after(self, model: Model, *, name: str) -> None:
+        demand(model.power == RUNNING and not model.frozen)
+        model.number()
+        model.bitmaps.add(name)
+
+    def play(self, stage: Stage, model: Model, *, name: str) -> None:
+        stage.backup_begin(name)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import images
 from .advice import insist
 from .judge import Fault, perform
 from .model import OFF, RUNNING, SAVED, Model, is_checkpoint
@@ -29,11 +28,11 @@ def finish(stage: Stage, model: Model) -> None:
     if len(model.backups) > 1:
         model = _do(stage, model, "prune", keep_last=1)
     for target in stage.targets:  # below what nobody records may be a template
-        chain = images.chain(stage.source(target))
+        chain = stage.chain(target)
         if chain[1:]:
             onto = {"target": target, "path": chain[-1]}
             model = insist(stage, model, "commit onto", onto)[1]
-    deep = {target: images.chain(stage.source(target)) for target in stage.targets}
+    deep = {target: stage.chain(target) for target in stage.targets}
     if any(len(chain) > 1 for chain in deep.values()):
         raise Fault(f"everything is removed, and images are left: {deep}")
     if (left := stage.unneeded()) and not model.disturbed:

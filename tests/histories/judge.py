@@ -39,6 +39,7 @@ class Trial(Action):
 def complaints(stage: Stage, model: Model) -> list[str]:
     """All that is not as in the model; an empty list if all is well."""
     found = [f"left in the state directory: {name}" for name in stage.leftovers()]
+    found += [f"template {path} was written to" for path in stage.written_templates()]
     if (power := stage.power()) != model.power:
         return [*found, f"the machine is {power}, not {model.power}"]
     if stage.snapshots() != set(model.points):

@@ -13,12 +13,18 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 REGIONS = 6
 # The first has a file system with a file for the regions, the others are written to directly.
 DISKS = {"vda": "qcow2", "vdb": "qcow2", "vdc": "raw"}
-# Only where all are qcow2 there are internal snapshots.
-MACHINES = (("vda", "vdb", "vdc"), ("vda", "vdb"))
+# Only where all are qcow2 there are internal snapshots. Clones stand on images to which nobody may
+# write.
+MACHINES: tuple[dict[str, Any], ...] = (
+    {"disks": ["vda", "vdb", "vdc"]},
+    {"disks": ["vda", "vdb"]},
+    {"disks": ["vda", "vdb"], "clone": True},
+)
 OFF, RUNNING, PAUSED, SAVED = "off", "running", "paused", "saved"
 
 Content = dict[str, tuple[int, ...]]
@@ -60,7 +66,7 @@ class Point:
 class Model:
     """One machine and its points: snapshots and checkpoints by name, restore points in order."""
 
-    disks: Content = field(default_factory=lambda: blank(MACHINES[0]))
+    disks: Content = field(default_factory=lambda: blank(MACHINES[0]["disks"]))
     power: str = RUNNING
     memory: int = 0
     points: dict[str, Point] = field(default_factory=dict)

@@ -29,11 +29,16 @@ class BackUp(OfRepository):
     repeatable = False  # each is a restore point of its own
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
-        return {"type": random.choice(["auto", "auto", "full"]), "now": model.clock()}
+        back = random.random() < 0.1  # as a clock that was set back
+        now = f"2025-12-31T00:{model.count % 60:02}:00Z" if back else model.clock()
+        return {"type": random.choice(["auto", "auto", "full"]), "now": now}
 
     def after(self, model: Model, *, type: str, now: str) -> None:
         demand(model.power != SAVED and not model.frozen)
         model.back_up(now)
+
+    def certain(self, model: Model, *, now: str, **_params: Any) -> bool:
+        return now.startswith("2026")
 
 
 @action("verify", 2)

@@ -11,7 +11,8 @@ from typing import Any
 
 from .actions import Action, action, pick
 from .model import OFF, SAVED, Model, demand
-from .stage import NAME, Stage
+from .stage import Stage
+from .tasks import NAME
 
 # One that is attached; nothing is ever written to it.
 MORE = "vdd"

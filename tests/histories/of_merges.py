@@ -9,7 +9,6 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from . import images
 from .actions import Task, action, pick
 from .model import SAVED, Model, demand
 from .stage import Stage
@@ -69,8 +68,8 @@ class PartMerge(Merge):
         forget_disk(stage, after, target)
 
     def image(self, stage: Stage, target: str, depth: int) -> str:
-        """The image so deep, or the lowest."""
-        found = images.chain(stage.source(target))
+        """The image so deep, or the lowest of its own."""
+        found = stage.chain(target)
         return found[min(depth, len(found) - 1)]
 
 

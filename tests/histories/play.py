@@ -64,7 +64,7 @@ class Outcome:
 def random_steps(seed: int, model: Callable[[], Model]) -> Iterator[Step]:
     """A machine, and actions that fit it as it is each time the next one is asked for."""
     random = Random(seed)
-    yield MACHINE, {"disks": list(random.choice(MACHINES))}
+    yield MACHINE, dict(random.choice(MACHINES))
     for _number in range(random.randint(SHORTEST, LONGEST)):
         yield choose(random, model())
 
@@ -98,11 +98,11 @@ class Play:
         outcome = Outcome()
         machine = next(steps)
         if machine[0] != MACHINE:
-            machine, steps = (MACHINE, {"disks": list(MACHINES[0])}), chain([machine], steps)
+            machine, steps = (MACHINE, dict(MACHINES[0])), chain([machine], steps)
         outcome.machine = machine
         self.tell(f"  {written(machine)}")
         self.model = Model(blank(machine[1]["disks"]))
-        stage = Stage(self.lab, machine[1]["disks"])
+        stage = Stage(self.lab, **machine[1])
         try:
             for step in steps:
                 self._step(stage, step, outcome)

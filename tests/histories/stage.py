@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
+import os
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
@@ -17,17 +17,15 @@ from typing import Any
 
 import libvirt
 from lab import VM, Disk, Lab
-from lab.forked import run_forked
-from lab.modules import ModuleCrashed, ModuleRun, start_module
 from lab.programs import LabError
 from lab.vm import wait_until
 
 from . import images
+from .hands import Hands
 from .model import DISKS, OFF, PAUSED, REGIONS, RUNNING, SAVED, Content
+from .tasks import NAME, Tasks
 
-NAME = "db01"
 FILE_SYSTEM = "vda"
-HARNESS = Path(__file__).parents[1] / "integration" / "kill_harness.py"
 STATES = {
     libvirt.VIR_DOMAIN_RUNNING: RUNNING,
     libvirt.VIR_DOMAIN_PAUSED: PAUSED,
@@ -36,18 +34,30 @@ STATES = {
 }
 
 
-class Stage:
+class Stage(Tasks, Hands):
     """One machine with some disks, a state directory and a repository, of one history."""
 
-    def __init__(self, lab: Lab, targets: Sequence[str]) -> None:
+    def __init__(self, lab: Lab, disks: Sequence[str], *, clone: bool = False) -> None:
         self.lab = lab
-        self.targets = tuple(targets)
+        self.targets = tuple(disks)
         self.lent: set[str] = set()
         disks = [
-            Disk(size=16, format=DISKS[each], content="ext4" if each == FILE_SYSTEM else "blank")
-            for each in targets
+            Disk(
+                size=16,
+                format=DISKS[each],
+                content="ext4" if each == FILE_SYSTEM else "blank",
+                layers=2 if clone else 1,
+            )
+            for each in disks
         ]
         self.vm: VM = lab.vm(NAME, disks)
+        self.templates = {
+            target: path
+            for target in self.targets
+            for path in images.chain(self.vm.disks[target].path)[1:]
+        }
+        self.lent.update(self.templates.values())
+        self._untouched = self._times()
         self.state_dir = lab.directory / "state"
         self.repository = lab.directory / "repository"
         self.repository.mkdir()
@@ -69,20 +79,6 @@ class Stage:
         for folder in (self.state_dir, self.repository, self.beside, self.elsewhere):
             shutil.rmtree(folder, ignore_errors=True)
 
-    # -- our modules -----------------------------------------------------------------------
-
-    def options(self, given: dict[str, Any]) -> dict[str, Any]:
-        common = {"vm": [NAME], "uri": self.lab.uri, "state_dir": str(self.state_dir)}
-        return {**common, **given}
-
-    def attempt(self, module: str, *, check: bool = False, **given: Any) -> dict[str, Any]:
-        """A run to its end, whatever comes of it."""
-        return run_forked(module, self.options(given), check=check)
-
-    def begin(self, module: str, **given: Any) -> ModuleRun:
-        """A run that goes on beside others."""
-        return start_module(module, self.options(given))
-
     @contextlib.contextmanager
     def small(self, size: int) -> Iterator[Path]:
         """A directory on a file system with so many bytes."""
@@ -95,55 +91,6 @@ class Stage:
         finally:
             self.settled()
             subprocess.run(["umount", str(place)], check=True)
-
-    def killed(self, module: str, at: int, **given: Any) -> bool:
-        """A run that dies before its effect number `at`; False where it had fewer."""
-        settings = {"log": str(self.lab.directory / "effects"), "kill_effect": at}
-        run = start_module(
-            module,
-            self.options(given),
-            env={"VMKEEP_HARNESS": json.dumps(settings)},
-            runner=HARNESS,
-        )
-        try:
-            run.result()
-        except ModuleCrashed:
-            return True
-        return False
-
-    def told(self) -> dict[str, dict[str, Any]]:
-        """Snapshots by name, as vm_snapshot_info has them."""
-        result = self.attempt("vm_snapshot_info")
-        return {found["name"]: found for found in result["vms"][NAME]["snapshots"]}
-
-    def restore_points(self) -> list[str]:
-        """Their ids, the oldest first, as vm_backup_info has them."""
-        result = self.attempt("vm_backup_info", repository=str(self.repository))
-        if result["failed"]:
-            return []
-        return sorted(found["id"] for found in result["vms"][NAME]["restore_points"])
-
-    def look_beside(self, wanted: Content) -> None:
-        """Compare a machine that was restored beside ours, and discard it."""
-        other = ET.fromstring(self.lab.connection.lookupByName("beside").XMLDesc(0))
-        for disk in other.iterfind("devices/disk"):
-            target = disk.find("target").get("dev")
-            if target not in wanted:  # one that was attached
-                continue
-            held = images.content(target, disk.find("source").get("file"))
-            if held != wanted[target]:
-                raise images.Stray(f"restored beside, {target} holds {held}, not {wanted[target]}")
-        gone = run_forked("vm_discard", {**self.options({}), "vm": ["beside"]})
-        if gone["failed"] or list(self.beside.iterdir()):
-            left = sorted(map(str, self.beside.iterdir()))
-            raise images.Stray(f"vm_discard: {gone.get('msg')}, left {left}")
-
-    def clear_beside(self) -> None:
-        """Take away what a run that died, or met another, may have restored beside."""
-        if "beside" in {domain.name() for domain in self.lab.connection.listAllDomains()}:
-            run_forked("vm_discard", {**self.options({}), "vm": ["beside"]})
-        for path in self.beside.iterdir():
-            path.unlink()
 
     def world(self) -> dict[str, Any]:
         """What no check mode and no refusal may change."""
@@ -227,6 +174,19 @@ class Stage:
             if running:
                 self.vm.domain.resume()
 
+    def chain(self, target: str) -> list[str]:
+        """The images of a disk, the active one first, without a template."""
+        template = self.templates.get(target)
+        return [path for path in images.chain(self.source(target)) if path != template]
+
+    def _times(self) -> dict[str, int]:
+        return {path: os.stat(path).st_mtime_ns for path in self.templates.values()}
+
+    def written_templates(self) -> list[str]:
+        """The images below a clone that somebody has written to."""
+        now = self._times()
+        return sorted(path for path, time in self._untouched.items() if now[path] != time)
+
     def snapshots(self) -> set[str]:
         return {found.getName() for found in self.vm.domain.listAllSnapshots()}
 
@@ -257,26 +217,11 @@ class Stage:
         """What lies where the machine has its images."""
         return [*self.vm.folder.iterdir(), *self.elsewhere.iterdir()]
 
-    def lend(self, path: str) -> None:
-        """An image that somebody has given the machine, and that stays when it goes from there."""
-        self.lent.add(path)
-
     def size(self, path: str) -> int:
         """Of the disk that an image holds, in bytes."""
         command = ["qemu-img", "info", "-U", "--output=json", path]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
         return int(json.loads(done.stdout)["virtual-size"])
-
-    def plugged(self, target: str) -> bool:
-        """Whether there is such a disk."""
-        disks = self.vm.xml(inactive=not self.vm.active()).iterfind("devices/disk/target")
-        return any(disk.get("dev") == target for disk in disks)
-
-    def unplug(self, target: str) -> None:
-        """Detach a disk for good; returns when the guest has let go of it."""
-        live = ["--live"] if self.vm.active() else []
-        self.virsh("detach-disk", NAME, target, "--config", *live)
-        wait_until(lambda: not self.plugged(target), 60, f"{target} is gone")
 
     def _definitions(self) -> list[str]:
         domain = self.vm.domain
@@ -290,29 +235,6 @@ class Stage:
         """
         found = self.state_dir.glob("journal/*.json")
         return sorted(str(path.relative_to(self.state_dir)) for path in found)
-
-    def new_image(self, stem: str) -> str:
-        """A path beside the images of the machine where there is nothing yet."""
-        names = (self.vm.folder / f"{stem}.{number}.qcow2" for number in itertools.count())
-        return str(next(path for path in names if not path.exists()))
-
-    def virsh(self, *words: str) -> None:
-        """A command as people give it."""
-        command = ["virsh", "-q", "-c", self.lab.uri, *words]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
-        if done.returncode:
-            raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
-
-    def settled(self) -> None:
-        """Return when no job of a run that was killed holds the machine."""
-        wait_until(self._idle, 60, "libvirt has done what it was told")
-
-    def _idle(self) -> bool:
-        try:
-            info = self.vm.domain.jobInfo()
-            return info[0] == libvirt.VIR_DOMAIN_JOB_NONE
-        except libvirt.libvirtError:
-            return not self.vm.active()
 
 
 def device(target: str) -> str:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import pytest
 from histories.actions import ACTIONS
+from histories.faults import FAULTS, PLACE, Fault
+from histories.ledger import ROOT
 from histories.model import OFF, RUNNING, Model, Unfit, blank
 from histories.play import MACHINE, Step, random_steps, read, written
 from histories.shrink import shrink
@@ -35,7 +37,7 @@ def test_a_seed_is_always_the_same_history_and_its_text_can_be_read_again():
 
 
 def test_every_action_is_chosen_by_some_seed():
-    chosen = {name for seed in range(60) for name, _params in planned(seed)}
+    chosen = {name for seed in range(150) for name, _params in planned(seed)}
     assert chosen == {MACHINE, *(name for name, each in ACTIONS.items() if each.weight)}
 
 
@@ -81,3 +83,10 @@ def test_a_history_is_made_as_short_as_it_can_be():
     assert len(tried) < 80
     assert shrink([1], lambda _steps: True, seconds=60) == [1]
     assert shrink(range(20), fails, seconds=0) == list(range(20))
+
+
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
+def test_a_fault_that_is_built_in_has_its_place(fault: Fault):
+    text = (ROOT / PLACE / fault.file).read_text()
+    assert text.count(fault.old) == 1 and fault.new != fault.old
+    compile(text.replace(fault.old, fault.new), fault.file, "exec")

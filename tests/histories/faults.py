@@ -1,0 +1,168 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Faults that are built into a copy of the collection, to prove that histories find them.
+
+Those of `SEEN` were in a version of it once, the others are made up. Each is a piece of the code as
+it is, and what takes its place; a unit test sees to it that the piece is there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+PLACE = "plugins/module_utils/"
+
+
+@dataclass(frozen=True)
+class Fault:
+    """`file` is below `PLACE`."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+
+
+SEEN = (
+    Fault(
+        "only the image of a point itself decides whether that is whole",
+        "_plan/damage.py",
+        "            yield from _written(vm, found, entry.target, images)\n",
+        "            yield from _written(vm, found, entry.target, images[:1])\n",
+    ),
+    Fault(
+        "no snapshot records how the images below it look",
+        "_flow/stamping.py",
+        "    if not (work.resumed or any(_moves_stamps(step) for step in work.steps)):\n",
+        "    if True:\n",
+    ),
+    Fault(
+        "after one backup no way back works",
+        "_plan/vet_backups.py",
+        "if not is_ours(name))\n    if foreign:",
+        ")\n    if foreign:",
+    ),
+    Fault(
+        "a disk that came is not detached by going back",
+        "_plan/revert_disks.py",
+        "    gone = dict(_gone(vm, then))\n",
+        "    gone: dict[str, str] = {}\n",
+    ),
+    Fault(
+        "an internal snapshot is brought back though another branch needs its image",
+        "_plan/revert_checks.py",
+        "        if image in (point, *(below.filename for below in vm.chain_of(point))):\n",
+        "        if False:\n",
+    ),
+    Fault(
+        "an internal snapshot below others cannot be deleted",
+        "_plan/absent.py",
+        "        if depth and not vm.off:\n",
+        "        if depth:\n",
+    ),
+    Fault(
+        "what others have left on an image keeps a snapshot from being removed",
+        "_plan/absent.py",
+        '            yield RemoveFile(path, "held the point of a removed snapshot", spare=True)',
+        '            yield RemoveFile(path, "held the point of a removed snapshot")',
+    ),
+    Fault(
+        "a snapshot of some disks is lost by going back below it",
+        "_plan/revert_disks.py",
+        "    if then.path in vm.missing:\n        return True\n",
+        "",
+    ),
+    Fault(
+        "an increment is promised where a raw disk has lost its bitmap",
+        "_plan/backup.py",
+        "_without_bitmap(parent, vm) or known.unsound",
+        "known.unsound",
+    ),
+    Fault(
+        "the name of a new overlay is one that was left of another tool's snapshot",
+        "_plan/snapshot_files.py",
+        "    known.update(vm.numbered, *(",
+        "    known.update(*(",
+    ),
+)
+
+INVENTED = (
+    Fault(
+        "the journal of a run that died is not looked at",
+        "_flow/change.py",
+        "apply_held(host, dom, recovered(host, dom, outcome), plan_for, outcome)",
+        "apply_held(host, dom, observe(host, dom), plan_for, outcome)",
+    ),
+    Fault(
+        "steps that are done are not noted in the journal",
+        "_host/work.py",
+        "        if not self.resumed:\n            self.journal.done(index)\n",
+        "",
+    ),
+    Fault(
+        "going back puts the overlay on the present image",
+        "_plan/revert.py",
+        "    return CreateOverlay(target, file, point, image_format,",
+        "    on = vm.disk(target)\n"
+        "    point = on.files[0] if on and on.chain else point\n"
+        "    return CreateOverlay(target, file, point, image_format,",
+    ),
+    Fault(
+        "a merge does not correct the records of the other snapshots",
+        "_plan/merge.py",
+        "    return (RewriteSnapshot(snapshot.name, moved, lost),) if moved or lost else ()\n",
+        "    return ()\n",
+    ),
+    Fault(
+        "an increment stands on the first restore point, whatever it counts from",
+        "_plan/backup.py",
+        '    backing = f"../{parent.id}/{stored.file}" if',
+        '    backing = f"../{backups_of(vm).stock.points[0].id}/{stored.file}" if',
+    ),
+    Fault(
+        "a merge may write to what a snapshot goes back to",
+        "_plan/merge.py",
+        "            if not lost and (changed or point in removed) and not is_spoilt("
+        "vm, snapshot, target):\n",
+        "            if False:\n",
+    ),
+    Fault(
+        "one restore point too many is removed",
+        "_plan/retention.py",
+        "newest_first[: rules.last], 1)",
+        "newest_first[: max(1, rules.last - 1)], 1)",
+    ),
+    Fault(
+        "the guest is not thawed by the run that has frozen it",
+        "_host/freeze.py",
+        "        thawed = thaw(dom)\n        freeze.ended",
+        "        thawed = None\n        freeze.ended",
+    ),
+    Fault(
+        "disks are written to though the memory of the machine is saved",
+        "_plan/barred.py",
+        "    if facts.managed_save:\n",
+        "    if False:\n",
+    ),
+    Fault(
+        "check mode does not foresee that an internal snapshot goes",
+        "_plan/predict.py",
+        "        return replace(vm, disks=disks, snapshots=_without(vm.snapshots, step.name))\n",
+        "        return replace(vm, disks=disks)\n",
+    ),
+    Fault(
+        "a merge leaves the definition of a machine that is off at what was merged",
+        "_plan/merge.py",
+        "    stale = disk.persistent in step.merged or any(",
+        "    stale = any(",
+    ),
+    Fault(
+        "the overlays that going back gives up stay",
+        "_plan/revert.py",
+        "                steps.append(RemoveFile(image, GIVEN_UP))\n",
+        "                pass\n",
+    ),
+)
+
+FAULTS = (*SEEN, *INVENTED)

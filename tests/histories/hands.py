@@ -1,0 +1,86 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What others do to the machine, by virsh and at its files."""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+import subprocess
+
+import libvirt
+from lab import VM, Lab
+from lab.vm import wait_until
+
+from .tasks import NAME
+
+
+class Hands:
+    """`lent` are images that somebody has given the machine, and that stay when it goes."""
+
+    lab: Lab
+    vm: VM
+    targets: tuple[str, ...]
+    lent: set[str]
+
+    def lend(self, path: str) -> None:
+        """An image that somebody has given the machine, and that stays when it goes from there."""
+        self.lent.add(path)
+
+    def new_image(self, stem: str) -> str:
+        """A path beside the images of the machine where there is nothing yet."""
+        names = (self.vm.folder / f"{stem}.{number}.qcow2" for number in itertools.count())
+        return str(next(path for path in names if not path.exists()))
+
+    def virsh(self, *words: str) -> None:
+        """A command as people give it."""
+        command = ["virsh", "-q", "-c", self.lab.uri, *words]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+        if done.returncode:
+            raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+    def unplug(self, target: str) -> None:
+        """Detach a disk for good; returns when the guest has let go of it."""
+        live = ["--live"] if self.vm.active() else []
+        self.virsh("detach-disk", NAME, target, "--config", *live)
+        wait_until(lambda: not self.plugged(target), 60, f"{target} is gone")
+
+    def backup_begin(self, name: str) -> None:
+        """A backup as other programs make it; what it writes is thrown away."""
+        place = self.lab.directory / "theirs"
+        place.mkdir(exist_ok=True)
+        copies = [
+            f"<disk name='{each}' backup='yes' type='file'><target file='{place}/{each}'/></disk>"
+            for each in self.targets
+        ]
+        kept = [
+            f"<disk name='{each}' checkpoint='{'no' if each == 'vdc' else 'bitmap'}'/>"
+            for each in self.targets
+        ]
+        backup, checkpoint = place / "backup.xml", place / "checkpoint.xml"
+        backup.write_text(f"<domainbackup><disks>{''.join(copies)}</disks></domainbackup>")
+        checkpoint.write_text(
+            f"<domaincheckpoint><name>{name}</name><disks>{''.join(kept)}</disks></domaincheckpoint>"
+        )
+        try:
+            self.virsh("backup-begin", NAME, str(backup), str(checkpoint))
+            self.settled()
+        finally:
+            shutil.rmtree(place)
+
+    def plugged(self, target: str) -> bool:
+        """Whether there is such a disk."""
+        disks = self.vm.xml(inactive=not self.vm.active()).iterfind("devices/disk/target")
+        return any(disk.get("dev") == target for disk in disks)
+
+    def settled(self) -> None:
+        """Return when no job of a run that was killed holds the machine."""
+        wait_until(self._idle, 60, "libvirt has done what it was told")
+
+    def _idle(self) -> bool:
+        try:
+            info = self.vm.domain.jobInfo()
+            return info[0] == libvirt.VIR_DOMAIN_JOB_NONE
+        except libvirt.libvirtError:
+            return not self.vm.active()

@@ -1,0 +1,69 @@
+# Copyright (c) 2026, vmkeep.libvirt contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Whether histories find faults that are built in, and after how many actions."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from .faults import FAULTS, PLACE, Fault
+from .ledger import ROOT
+
+# A fault that was not found in so many is a gap of the engine.
+MOST = 300
+
+
+def prove(names: list[str], jobs: int) -> int:
+    """A line for each fault, or for those whose names begin so; how many were not found."""
+    missed = 0
+    for fault in FAULTS:
+        if names and not fault.name.startswith(tuple(names)):
+            continue
+        with copy_with(fault) as folder:
+            played, actions, words = _find(folder, jobs)
+        missed += not words
+        found = f"after {played} histories, {actions} actions: {words}" if words else "NOT FOUND"
+        print(f"{fault.name}: {found}", flush=True)
+    print(f"\n{len(FAULTS)} faults, {missed} not found")
+    return missed
+
+
+@contextlib.contextmanager
+def copy_with(fault: Fault) -> Iterator[Path]:
+    """A checkout in which a fault is built in."""
+    folder = Path(tempfile.mkdtemp(prefix="vmkeep-fault-"))
+    try:
+        for part in ("plugins", "tests", "meta"):
+            shutil.copytree(ROOT / part, folder / part, symlinks=True)
+        shutil.copy(ROOT / "galaxy.yml", folder)
+        (folder / ".cache").mkdir()
+        (folder / ".cache" / "lab").symlink_to(ROOT / ".cache" / "lab")
+        path = folder / PLACE / fault.file
+        path.write_text(path.read_text().replace(fault.old, fault.new, 1))
+        yield folder
+    finally:
+        shutil.rmtree(folder)
+
+
+def _find(folder: Path, jobs: int) -> tuple[int, int, str]:
+    """(histories, actions, first line of what was found) until there is something."""
+    environment = {**os.environ, "PYTHONPATH": f"{folder}/tests:{folder}/.cache/collections"}
+    options = ["--count", str(MOST), "--jobs", str(jobs), "--no-shrink", "--first-fault"]
+    command = [sys.executable, "-m", "histories", *options]
+    subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
+    lines = [
+        json.loads(line)
+        for path in (folder / ".cache" / "histories").glob("*.jsonl")
+        for line in path.read_text().splitlines()
+    ]
+    words = next((line["fault"] for line in lines if line["fault"]), "")
+    return len(lines), sum(line["actions"] for line in lines), words.partition("\n")[0][:160]
