@@ -140,7 +140,6 @@ class Model:
         taken = sum(point.id.startswith(stem) for point in self.backups)
         point = Point(name, dict(self.disks), self.power, id=f"{stem}-{taken}" if taken else stem)
         self.backups.append(replace(point, plugged=self.plugged))
-        self.backups.sort(key=lambda point: point.id)
 
     def off(self) -> None:
         """Without power, or just booted: nothing is left of what was in memory."""

@@ -62,11 +62,11 @@ class Tasks:
         return {found["name"]: found for found in result["vms"][NAME]["snapshots"]}
 
     def restore_points(self) -> list[str]:
-        """Their ids, the oldest first, as vm_backup_info has them."""
+        """Their ids in the order in which they were made, as vm_backup_info has them."""
         result = self.attempt("vm_backup_info", repository=str(self.repository))
         if result["failed"]:
             return []
-        return sorted(found["id"] for found in result["vms"][NAME]["restore_points"])
+        return [found["id"] for found in result["vms"][NAME]["restore_points"]]
 
     def look_beside(self, wanted: Content) -> None:
         """Compare a machine that was restored beside ours, and discard it."""

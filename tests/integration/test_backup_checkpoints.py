@@ -20,7 +20,7 @@ from backup_story import Repository, checkpoints, disks_of, paused
 from kill_fixtures import Chooser
 from kill_trials import Killer, Task, moments
 from lab import VM, Disk
-from story import Modules, plain, qemu_img, world
+from story import Modules, folder, plain, qemu_img, sources, world
 
 UNSUPPORTED = 84
 BY_HAND = "<domainsnapshot><name>byhand</name></domainsnapshot>"
@@ -142,6 +142,25 @@ def monitor(vm: VM, command: str, **arguments: object) -> None:
     arguments["node"] = device["inserted"]["node-name"]
     request = json.dumps({"execute": command, "arguments": arguments})
     assert "error" not in json.loads(libvirt_qemu.qemuMonitorCommand(vm.domain, request, 0))
+
+
+def test_going_back_inside_an_image_that_was_exchanged(
+    make_vm: Callable[..., VM], modules: Modules, repository: Repository
+) -> None:
+    """The bitmaps that it was left with are in its tables, where no QEMU would remove them."""
+    vm = make_vm("db01", disks=2)
+    modules.run("vm_snapshot", vm, name="inside", mode="internal")
+    back_up(repository, vm, "full")
+    copy = ["blockcopy", vm.name, "vdb", str(folder(vm) / "copy.qcow2"), "--format", "qcow2"]
+    virsh = ["virsh", "-c", modules.lab.uri, *copy, "--transient-job", "--wait", "--pivot"]
+    subprocess.run(virsh, check=True, capture_output=True)
+    assert len(bitmaps(vm.disks["vdb"].path)) == 1
+    steps = go_back(modules, vm, name="inside", state="reverted")
+    assert steps == ["give_up_checkpoints", "revert_internal"]
+    up(vm)
+    assert sources(vm)["vdb"] == vm.disks["vdb"].path
+    back_up(repository, vm, "full")
+    back_up(repository, vm, "incremental")
 
 
 @pytest.mark.parametrize("running", [True, False], ids=["running", "off"])

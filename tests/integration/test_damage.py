@@ -257,6 +257,23 @@ def test_a_record_that_is_deleted_leaves_the_points_above_it(make_vm, modules) -
         assert words(vm) == {name}
 
 
+def test_a_snapshot_of_others_that_was_committed_by_hand(make_vm, modules) -> None:
+    """It has no stamps, and what is taken later stands on its image as if it were whole."""
+    vm = make_vm("db01", disks=1)
+    virsh(modules, "snapshot-create-as", vm.name, "theirs", "--disk-only")
+    put(vm, "now")
+    virsh(modules, "blockcommit", vm.name, "vda", "--active", "--pivot", "--wait")
+    refused(modules, vm, "theirs", "no longer holds that point")
+    modules.run("vm_snapshot", vm, name="s1")
+    for _time in range(2):
+        refused(modules, vm, "theirs", "is what the VM has run on since")
+        modules.run("vm_snapshot", vm, name="s1", state="reverted")
+        vm.disconnect()
+        vm.wait_ready()
+    modules.run("vm_snapshot", vm, name="s1", state="absent")
+    refused(modules, vm, "theirs", "no longer holds that point")
+
+
 def test_an_image_whose_data_is_in_another_file(make_vm, modules) -> None:
     vm = make_vm("db01", disks=1, running=False)
     old, image, data = (f"{folder(vm)}/{name}" for name in ("vda.qcow2", "here.qcow2", "vda.raw"))

@@ -9,6 +9,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 from .._model.checkpoint_steps import is_ours, mark_of, taken_out
+from .._model.domain import parse_domain
 from .._model.problem import Problem, Unreachable
 from .._model.step import GiveUpCheckpoints, PutBackCheckpoints, TakeOutCheckpoints
 from . import qemu_img
@@ -59,16 +60,21 @@ def _define(work: Work, xml: str) -> None:
 
 @do.register
 def _give_up(step: GiveUpCheckpoints, work: Work) -> None:
-    """A running QEMU drops their bitmaps itself; those of a VM that is off would stay."""
-    if step.images and call(f"reading VM {work.vm.name}", work.dom.isActive):
+    """A running QEMU drops their bitmaps itself, from the images that it has open; others stay."""
+    doing = f"reading VM {work.vm.name}"
+    opened: frozenset[str] = frozenset()
+    if step.images and call(doing, work.dom.isActive):
+        opened = parse_domain(call(doing, work.dom.XMLDesc, 0)).named
         for name in step.names:
             note = drop_checkpoint(work.dom, name)
             work.notes.extend([note] if note else [])
-        return
-    check_off(work.dom, "to give up its backup checkpoints")
-    for name in step.names:
-        forget_checkpoint(work.dom, name)
+    else:
+        check_off(work.dom, "to give up its backup checkpoints")
+        for name in step.names:
+            forget_checkpoint(work.dom, name)
     for path in step.images:
+        if path in opened:
+            continue
         for bitmap in read_image(path, format="qcow2").bitmaps:
             if is_ours(bitmap.name):
                 qemu_img.remove_bitmap(path, bitmap.name)

@@ -26,6 +26,7 @@ from .._model.snapshot import Snapshot
 from .._model.stamp import Seen
 from .._model.state import DiskState, VmState
 from .rechained import higher_point, other_bases
+from .users import ran_on
 
 _SECOND = 1_000_000_000
 
@@ -143,7 +144,10 @@ def _written(vm: VmState, found: Snapshot, target: str, images: Sequence[Image])
         elif seen is not None and seen.written:
             yield f"{part}, {_when(seen)}"
         elif seen is None or seen.written is None:
-            yield from _displaced(vm, found, target, images, image)
+            if ran_on(vm, found, target, image.filename):
+                yield f"{part}, is what the VM has run on since"
+            else:
+                yield from _displaced(vm, found, target, images, image)
         yield from _written_beside(vm, found, image)
 
 

@@ -35,6 +35,7 @@ from .._model.step import (
 )
 from .._model.tree import descendants
 from .absent import points_of
+from .damage import damages
 from .encrypted import check_kept, check_outside, check_point
 from .kind import check_kind
 from .predict import predict
@@ -206,8 +207,10 @@ def _ancestors(vm: VmState, found: Snapshot, images: Mapping[str, str]) -> Itera
         above.update({below: (target, image) for image, below in zip(chain, chain[1:])})
     for snapshot in vm.snapshots:
         standing = [above[point] for point in snapshot.points.values() if point in above]
-        # Of another tool's nobody records which overlays it had.
-        known = not snapshot.ours and found.name in descendants(vm.snapshots, snapshot.name)
+        # Of another tool's nobody records which overlays it had, nor what was merged by hand: one
+        # that is not whole must not look so by an overlay that was put there later.
+        below = not snapshot.ours and found.name in descendants(vm.snapshots, snapshot.name)
+        known = below and not any(damages(vm, snapshot))
         moved = tuple(
             (target, image)
             for target, image in standing
