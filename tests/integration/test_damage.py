@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -261,6 +262,7 @@ def test_a_snapshot_of_others_that_was_committed_by_hand(make_vm, modules) -> No
     """It has no stamps, and what is taken later stands on its image as if it were whole."""
     vm = make_vm("db01", disks=1)
     virsh(modules, "snapshot-create-as", vm.name, "theirs", "--disk-only")
+    time.sleep(1.1)  # libvirt knows of each snapshot the second
     put(vm, "now")
     virsh(modules, "blockcommit", vm.name, "vda", "--active", "--pivot", "--wait")
     refused(modules, vm, "theirs", "no longer holds that point")

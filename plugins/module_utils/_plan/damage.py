@@ -24,9 +24,8 @@ from .._model.image import Image
 from .._model.reference import full_name
 from .._model.snapshot import Snapshot
 from .._model.stamp import Seen
-from .._model.state import DiskState, VmState
+from .._model.state import OFF, DiskState, VmState
 from .rechained import higher_point, other_bases
-from .users import ran_on
 
 _SECOND = 1_000_000_000
 
@@ -144,11 +143,22 @@ def _written(vm: VmState, found: Snapshot, target: str, images: Sequence[Image])
         elif seen is not None and seen.written:
             yield f"{part}, {_when(seen)}"
         elif seen is None or seen.written is None:
-            if ran_on(vm, found, target, image.filename):
+            if _ran_on(vm, found, target, image.filename):
                 yield f"{part}, is what the VM has run on since"
             else:
                 yield from _displaced(vm, found, target, images, image)
         yield from _written_beside(vm, found, image)
+
+
+def _ran_on(vm: VmState, found: Snapshot, target: str, image: str) -> bool:
+    """Whether one that was taken later found the disk of a guest on an image.
+
+    libvirt knows the second of each: of the same one nobody can tell which was the first.
+    """
+    return any(
+        other.created > found.created and other.state != OFF and other.image_before(target) == image
+        for other in vm.snapshots
+    )
 
 
 def _written_beside(vm: VmState, found: Snapshot, image: Image) -> Iterator[str]:
