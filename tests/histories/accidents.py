@@ -103,7 +103,7 @@ class TwoAtOnce(Trial):
             known(kind).after(model.copy(), **given)
 
     def run(self, stage: Stage, model: Model, *, tasks: list[list[Any]]) -> tuple[str, Model]:
-        pairs = [(kind, given) for kind, given in tasks]
+        pairs = list(map(tuple, tasks))
         runs = [
             stage.begin(known(kind).module, **known(kind).options(stage, **given))
             for kind, given in pairs

@@ -12,6 +12,7 @@ from pathlib import Path
 import libvirt
 import pytest
 from lab import VM, Disk
+from lab.vm import wait_until
 from story import Modules, folder, sources
 
 LUKS = {"qcow2": "encrypt.format=luks,encrypt.key-secret=key", "raw": "key-secret=key"}
@@ -30,7 +31,17 @@ def encrypted_image(path: Path, form: str) -> str:
     options = f"{LUKS[form]},{prefix}iter-time=10"
     line = ["qemu-img", "create", "-q", "--object", f"secret,id=key,file={key}", "-o", options]
     kind = "luks" if form == "raw" else form
-    subprocess.run([*line, "-f", kind, str(path), "16M"], check=True)
+    created: list[str] = []
+
+    def create() -> bool:
+        """QEMU measures first how fast it is, and gives up where it hardly got a processor."""
+        done = subprocess.run(
+            [*line, "-f", kind, str(path), "16M"], capture_output=True, text=True, check=False
+        )
+        created.append(done.stderr)
+        return done.returncode == 0
+
+    wait_until(create, 30, f"qemu-img creates {path}: {created}")
     return str(path)
 
 
