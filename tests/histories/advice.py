@@ -74,11 +74,11 @@ def insist(stage: Stage, model: Model, kind: str, params: dict[str, Any]) -> tup
         elif kind == "remove image":  # the message names those that stand on it
             todo += [(kind, {"path": path}) for path in re.findall(r"by image '([^']+)'", said)]
         else:
-            todo += _advised(said.partition("To do:")[2], told)
+            todo += advised(said.partition("To do:")[2], told)
     raise Fault("the advice leads nowhere:\n" + "\n".join(told))
 
 
-def _advised(said: str, told: list[str]) -> list[tuple[str, dict[str, Any]]]:
+def advised(said: str, told: list[str]) -> list[tuple[str, dict[str, Any]]]:
     """The first advice that is understood, all of it where it is about several images."""
     for pattern, kind, names in ADVICE:
         found = [dict(zip(names, match.groups())) for match in pattern.finditer(said)]

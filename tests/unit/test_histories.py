@@ -6,9 +6,18 @@
 from __future__ import annotations
 
 import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import CHECKPOINT
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.users import (
+    removal_of,
+    what_to_do_about,
+)
+from builders import snapshot, vm
+from histories.__main__ import script, steps_of
 from histories.actions import ACTIONS
+from histories.advice import advised
 from histories.faults import FAULTS, PLACE, Fault
-from histories.ledger import ROOT
+from histories.judge import Fault as Found
+from histories.ledger import ROOT, Entry, Ledger
 from histories.model import OFF, RUNNING, Model, Unfit, blank
 from histories.play import MACHINE, Step, random_steps, read, written
 from histories.shrink import shrink
@@ -83,6 +92,47 @@ def test_a_history_is_made_as_short_as_it_can_be():
     assert len(tried) < 80
     assert shrink([1], lambda _steps: True, seconds=60) == [1]
     assert shrink(range(20), fails, seconds=0) == list(range(20))
+
+
+def test_what_was_good_is_remembered(tmp_path):
+    ledger = Ledger(tmp_path / "histories" / "one.jsonl")
+    assert ledger.good() == []
+    good, bad = (Entry(seed, 20, 2, 30.0, fault) for seed, fault in ((1, ""), (2, "it is wrong")))
+    for entry in (good, bad):
+        ledger.add(entry)
+    assert ledger.good() == [good]
+
+
+def test_a_history_is_printed_as_a_program_that_plays_it():
+    steps = planned(3)
+    text = script(steps)
+    assert text.startswith("bin/test histories --play /dev/stdin <<'END'\n")
+    assert steps_of(text.splitlines()[1:-1]) == steps
+
+
+@pytest.mark.parametrize(
+    ("advice", "wanted"),
+    [
+        (removal_of(snapshot("s1")), ("remove", {"name": "s1"})),
+        (
+            removal_of(snapshot("c1", kind=CHECKPOINT)),
+            ("remove checkpoint", {"name": "c1"}),
+        ),
+        (
+            what_to_do_about(["image /vms/x.qcow2"], vm()),
+            ("remove image", {"path": "/vms/x.qcow2"}),
+        ),
+        (
+            "merge the overlays above it (vm_blockcommit with 'disks: [vda]' and 'base: /vms/b')",
+            ("commit onto", {"target": "vda", "path": "/vms/b"}),
+        ),
+        ("switch the VM off first", ("cut the power", {})),
+    ],
+)
+def test_advice_is_understood(advice: str, wanted: tuple):
+    assert advised(advice, []) == [wanted]
+    with pytest.raises(Found, match="no advice that is known"):
+        advised("look at it", [])
 
 
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.name.replace(" ", "-"))
