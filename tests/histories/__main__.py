@@ -23,8 +23,6 @@ from .shrink import shrink
 from .workers import played
 
 SHRINKING = 900  # s
-# Of the usual run: together they have every action (test_histories.py says so).
-SAMPLE = (1, 2, 3, 4, 5, 6)
 
 
 def main() -> int:
@@ -60,7 +58,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--count", type=int, help="how many, with the seeds after it")
     parser.add_argument("--minutes", type=float, default=0, help="begin none after so many")
     parser.add_argument("--jobs", type=int, default=1, help="how many are played side by side")
-    parser.add_argument("--sample", action="store_true", help="those of the usual run")
     parser.add_argument("--play", type=Path, metavar="FILE", help="one that was printed before")
     parser.add_argument("--tell", action="store_true", help="with --play: print every action")
     parser.add_argument("--first-fault", action="store_true", help="end with it, unexplained")
@@ -72,8 +69,6 @@ def _options() -> argparse.Namespace:
 
 
 def _seeds(options: argparse.Namespace) -> Iterable[int]:
-    if options.sample:
-        return SAMPLE
     if options.count is None and options.minutes:
         return count(options.seed)
     return range(options.seed, options.seed + (options.count or 1))

@@ -9,24 +9,13 @@ import json
 import traceback
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from importlib import import_module
 from itertools import chain
 from random import Random
 from typing import Any
 
 from lab import Lab
 
-from . import (
-    accidents,
-    advice,
-    by_hand,
-    of_agent,
-    of_backups,
-    of_hardware,
-    of_memory,
-    of_merges,
-    of_power,
-    of_snapshots,
-)
 from .actions import ACTIONS
 from .finish import finish
 from .judge import Fault, perform
@@ -36,18 +25,13 @@ from .stage import Stage
 SHORTEST, LONGEST = 15, 40
 # Where histories are kept as text: an action a line.
 Step = tuple[str, dict[str, Any]]
+# The modules that add to the list of actions.
 GROUPS = (
-    accidents,
-    advice,
-    by_hand,
-    of_agent,
-    of_backups,
-    of_hardware,
-    of_memory,
-    of_merges,
-    of_power,
-    of_snapshots,
+    *("accidents", "advice", "by_hand", "of_agent", "of_backups", "of_hardware", "of_memory"),
+    *("of_merges", "of_power", "of_snapshots"),
 )
+for group in GROUPS:
+    import_module(f".{group}", __package__)
 MACHINE = "machine"  # the first line of a history, which says what disks it is played on
 
 
