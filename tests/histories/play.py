@@ -22,7 +22,7 @@ from .judge import Fault, perform
 from .model import MACHINES, Model, Unfit, blank
 from .stage import Stage
 
-SHORTEST, LONGEST = 15, 40
+SHORTEST, LONGEST = 15, 40  # and rather short: what a history has to itself is its end
 # Where histories are kept as text: an action a line.
 Step = tuple[str, dict[str, Any]]
 # The modules that add to the list of actions.
@@ -49,7 +49,7 @@ def random_steps(seed: int, model: Callable[[], Model]) -> Iterator[Step]:
     """A machine, and actions that fit it as it is each time the next one is asked for."""
     random = Random(seed)
     yield MACHINE, dict(random.choice(MACHINES))
-    for _number in range(random.randint(SHORTEST, LONGEST)):
+    for _number in range(round(random.triangular(SHORTEST, LONGEST, SHORTEST))):
         yield choose(random, model())
 
 

@@ -43,7 +43,7 @@ class Stage(Tasks, Hands):
         self.lent: set[str] = set()
         disks = [
             Disk(
-                size=16,
+                size=16 if each == FILE_SYSTEM else 8,
                 format=DISKS[each],
                 content="ext4" if each == FILE_SYSTEM else "blank",
                 layers=2 if clone else 1,

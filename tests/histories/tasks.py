@@ -18,7 +18,6 @@ from . import images
 from .model import Content
 
 NAME = "db01"
-HARNESS = Path(__file__).parents[1] / "integration" / "kill_harness.py"
 
 
 class Tasks:
@@ -44,14 +43,8 @@ class Tasks:
     def killed(self, module: str, at: int, **given: Any) -> bool:
         """A run that dies before its effect number `at`; False where it had fewer."""
         settings = {"log": str(self.lab.directory / "effects"), "kill_effect": at}
-        run = start_module(
-            module,
-            self.options(given),
-            env={"VMKEEP_HARNESS": json.dumps(settings)},
-            runner=HARNESS,
-        )
         try:
-            run.result()
+            run_forked(module, self.options(given), env={"VMKEEP_HARNESS": json.dumps(settings)})
         except ModuleCrashed:
             return True
         return False

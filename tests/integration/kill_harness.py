@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Runs one module as Ansible does, and kills itself (SIGKILL) at a named point.
 
-Started as a program in place of `lab/module_runner.py`, never imported by a test. The module is
-not changed: functions of the collection, of libvirt and of the operating system are wrapped from
+Started as a program in place of `lab/module_runner.py`, or imported by `lab/fork_server.py` into a
+process that has been forked for a run; never by a test. The module is not changed: functions of the collection, of libvirt and of the operating system are wrapped from
 outside, by name. Each call of one of them is two points, ``before WHAT`` and ``after WHAT``, the
 n-th of the same name with ``#n``.
 
@@ -297,6 +297,13 @@ def _remember_guards() -> None:
     subprocess.Popen.__init__ = remember  # type: ignore[method-assign]
 
 
+def build_in() -> None:
+    """Make the points, in this process."""
+    wrap_libvirt()
+    wrap_system()
+    wrap_collection()
+
+
 def main() -> None:
     basic._ANSIBLE_ARGS = sys.stdin.buffer.read()
     basic._ANSIBLE_PROFILE = "legacy"
@@ -304,9 +311,7 @@ def main() -> None:
     sys.argv = [name]
     import ansible_collections.vmkeep.libvirt.plugins.module_utils._operation  # noqa: F401
 
-    wrap_libvirt()
-    wrap_system()
-    wrap_collection()
+    build_in()
     runpy.run_module(name, run_name="__main__", alter_sys=True)
 
 

@@ -8,7 +8,8 @@ run on importing Ansible.
 
 Each line of standard input is a JSON object, ``name`` of the module and ``arguments`` as Ansible
 sends them, and ``environment`` to add to ours; each gets a line with what the module printed, as a
-JSON string. VMKEEP_INJECT in that environment is for `injected.py`.
+JSON string, empty where it has died. In that environment VMKEEP_INJECT is for `injected.py`, and
+VMKEEP_HARNESS for `integration/kill_harness.py`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import os
 import runpy
 import sys
 import traceback
+from pathlib import Path
 
 from ansible.module_utils import basic
 
@@ -45,6 +47,11 @@ def answer(name: str, arguments: dict, environment: dict) -> str:
                 from injected import inject
 
                 inject(json.loads(environment["VMKEEP_INJECT"]))
+            if "VMKEEP_HARNESS" in environment:
+                sys.path.insert(0, str(Path(__file__).parents[1] / "integration"))
+                from kill_harness import build_in
+
+                build_in()
             run(name, arguments)
         except SystemExit:
             sys.stdout.flush()
