@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from itertools import permutations
 from random import Random
@@ -119,19 +120,24 @@ class TwoAtOnce(Trial):
         return "; ".join(map(message, results)), one_of(stage, candidates)
 
 
-@action("back up without room")
+@action("back up without room", 2)
 class NoRoom(Trial):
-    """Into a repository on a file system that is too small, which harms neither it nor the VM."""
+    """On a file system that is too small, or that somebody else fills: the guest goes on."""
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
-        return {"room": random.choice([64, 400, 1500])}
+        room = random.choice([400, 36_000, 38_000, 44_000])
+        return {"room": room, "filled": random.random() < 0.7}
 
-    def after(self, model: Model, *, room: int) -> None:
+    def after(self, model: Model, *, room: int, filled: bool = False) -> None:
         demand(model.power != "saved" and not model.frozen)
 
-    def run(self, stage: Stage, model: Model, *, room: int) -> tuple[str, Model]:
-        with stage.small(room << 10) as place:
-            result = stage.attempt("vm_backup", repository=str(place))
+    def run(
+        self, stage: Stage, model: Model, *, room: int, filled: bool = False
+    ) -> tuple[str, Model]:
+        """The guest writes meanwhile."""
+        with stage.small(room << 10) as place, stage.busy(model.awake):
+            with stage.filling(place) if filled and model.active else contextlib.nullcontext():
+                result = stage.attempt("vm_backup", repository=str(place))
             if result["failed"] and (left := list(place.rglob("*.qcow2"))):
                 raise Fault(f"{message(result)}\nleft: {left}")
         return message(result), one_of(stage, then(model))

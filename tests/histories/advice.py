@@ -19,9 +19,9 @@ from .stage import Stage
 
 # What the messages say is to be done, and the action that does it.
 ADVICE = (
-    (re.compile(r"vm_snapshot with name (\S+?),? (?:and )?state absent"), "remove", ("name",)),
+    (re.compile(r"vm_snapshot with name (.+?),? (?:and )?state absent"), "remove", ("name",)),
     (
-        re.compile(r"vm_checkpoint with name (\S+?),? (?:and )?state absent"),
+        re.compile(r"vm_checkpoint with name (.+?),? (?:and )?state absent"),
         "remove checkpoint",
         ("name",),
     ),

@@ -89,8 +89,11 @@ class CommitByHand(Action):
 
 @action("virsh snapshot-create-as", 2)
 class SnapshotByHand(ByHand):
+    # Any name is good for libvirt.
+    NAMES = ("h{}", "h{} before update", "h{} Prüfung: $(id) 'x' & <y>")
+
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
-        return {"name": f"h{model.count + 1}"}
+        return {"name": random.choice(self.NAMES).format(model.count + 1)}
 
     def after(self, model: Model, *, name: str) -> None:
         demand(model.power != SAVED and not model.frozen)

@@ -3,8 +3,9 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Faults that are built into a copy of the collection, to prove that histories find them.
 
-Those of `SEEN` were in a version of it once, the others are made up. Each is a piece of the code as
-it is, and what takes its place; a unit test sees to it that the piece is there.
+Those of `SEEN` were in a version of it once, `CONTROL` switches off what protects a VM from a run
+that dies, and the others are made up. Each is a piece of the code as it is, and what takes its
+place; a unit test sees to it that the piece is there.
 """
 
 from __future__ import annotations
@@ -25,6 +26,36 @@ class Fault:
 
 
 SEEN = (
+    Fault(
+        "a record that was written in part takes the place of the one before",
+        "_host/durable.py",
+        "        view = view[os.write(descriptor, view) :]\n",
+        "        os.write(descriptor, view)\n        return\n",
+    ),
+    Fault(
+        "a snapshot whose overlays were committed by hand stays when the rest is merged",
+        "_plan/commit.py",
+        "    gone = spent(vm, merges, targets)\n",
+        "    gone = spent(vm, merges, targets)[:0]\n",
+    ),
+    Fault(
+        "a clone is merged into its template",
+        "_plan/own.py",
+        "    while depth < len(disk.chain) - 1:\n",
+        "    depth = len(disk.chain) - 1\n    while depth < len(disk.chain) - 1:\n",
+    ),
+    Fault(
+        "an internal revert is promised though the image holds bitmaps",
+        "_plan/vet_backups.py",
+        "    held = _bitmaps(vm, images, facts)\n",
+        "    held: dict[str, str] = {}\n",
+    ),
+    Fault(
+        "a snapshot of somebody else is found only by a name that we would give",
+        "_snapshot.py",
+        'name = params["name"] or check_snapshot_name("")',
+        'name = check_snapshot_name(params["name"] or "")',
+    ),
     Fault(
         "only the image of a point itself decides whether that is whole",
         "_plan/damage.py",
@@ -88,6 +119,13 @@ SEEN = (
 )
 
 INVENTED = (
+    Fault(
+        "a restore point that was found good once is not read again",
+        "_host/verify.py",
+        "    jobs = [(point, file) for point in points.values() for file in point.files]\n",
+        "    known = set(filter(stock.is_verified, points.values()))\n"
+        "    jobs = [(p, file) for p in points.values() if p not in known for file in p.files]\n",
+    ),
     Fault(
         "the journal of a run that died is not looked at",
         "_flow/change.py",
@@ -165,4 +203,19 @@ INVENTED = (
     ),
 )
 
-FAULTS = (*SEEN, *INVENTED)
+CONTROL = (
+    Fault(
+        "the guard does not know of any guest",
+        "_host/freeze.py",
+        '        self._tell(f"arm {uuid} {seconds} {token}")\n',
+        "        pass\n",
+    ),
+    Fault(
+        "nothing of a run that died is recovered",
+        "_host/observe.py",
+        "    journal = read_journal(host.state_dir, live.uuid)\n",
+        "    journal = None\n",
+    ),
+)
+
+FAULTS = (*SEEN, *CONTROL, *INVENTED)

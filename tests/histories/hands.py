@@ -5,9 +5,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import shutil
 import subprocess
+import threading
+from collections.abc import Iterator
+from pathlib import Path
 
 import libvirt
 from lab import VM, Lab
@@ -73,6 +77,27 @@ class Hands:
         """Whether there is such a disk."""
         disks = self.vm.xml(inactive=not self.vm.active()).iterfind("devices/disk/target")
         return any(disk.get("dev") == target for disk in disks)
+
+    @contextlib.contextmanager
+    def filling(self, place: Path) -> Iterator[None]:
+        """Somebody writes there until nothing is free, from the moment in which QEMU copies on."""
+        over, domain = threading.Event(), self.vm.domain
+
+        def fill() -> None:
+            while not over.wait(0.002) and domain.jobInfo()[0] == libvirt.VIR_DOMAIN_JOB_NONE:
+                pass
+            with contextlib.suppress(OSError), (place / "others").open("wb", buffering=0) as file:
+                while not over.is_set():
+                    file.write(bytes(1 << 16))
+
+        other = threading.Thread(target=fill)
+        other.start()
+        try:
+            yield
+        finally:
+            over.set()
+            other.join()
+            (place / "others").unlink(missing_ok=True)
 
     def settled(self) -> None:
         """Return when no job of a run that was killed holds the machine."""

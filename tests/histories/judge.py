@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from lab.programs import LabError
 
 from .actions import ACTIONS, Action, Task
 from .images import Stray
-from .model import RUNNING, Model
+from .model import RUNNING, Model, Point
 from .of_hardware import MORE
 from .of_snapshots import Back
 from .stage import Stage
@@ -85,12 +85,24 @@ def _told(stage: Stage, model: Model) -> list[str]:
     if set(told) != set(model.points):
         found.append(f"vm_snapshot_info tells {sorted(told)}, not {sorted(model.points)}")
     for name, point in model.points.items():
-        problems = told.get(name, {}).get("problems")
-        if problems and point.certain:
-            found.append(f"vm_snapshot_info finds problems with {name}: {problems}")
+        found += [f"vm_snapshot_info, {name}: {each}" for each in _of_point(told.get(name), point)]
     if (held := stage.restore_points()) != (wanted := [point.id for point in model.backups]):
         found.append(f"restore points {held}, not {wanted}")
     return found
+
+
+def _of_point(told: dict[str, Any] | None, point: Point) -> Iterator[str]:
+    """What is told of a point, and is not so."""
+    if told is None:
+        return
+    if told["problems"] and point.certain:
+        yield f"finds problems: {told['problems']}"
+    if (mode := "internal" if point.internal else "external") != told["mode"]:
+        yield f"it is {mode}"
+    if (memory := point.memory is not None) != told["memory"]:
+        yield f"it has {'' if memory else 'no '}memory"
+    if set(told["disks"]) - {MORE} != set(point.disks):
+        yield f"it is of {sorted(point.disks)}, not of {sorted(told['disks'])}"
 
 
 def perform(stage: Stage, model: Model, name: str, params: dict[str, Any]) -> tuple[str, Model]:
