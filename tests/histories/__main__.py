@@ -19,10 +19,12 @@ from lab import Lab
 from .ledger import Entry, Ledger
 from .play import Outcome, Play, Step, read, written
 from .proof import prove
+from .sample import missing, shares
 from .shrink import shrink
 from .workers import played
 
-SHRINKING = 900  # s
+SHRINKING = 900  # s; a sample is to end in time
+SHRINKING_SAMPLE = 180
 
 
 def main() -> int:
@@ -32,11 +34,13 @@ def main() -> int:
         return _play(options)
     if options.proof is not None:
         return 1 if prove(options.proof, options.jobs) else 0
+    if options.sample:
+        return _sample(options)
     ledger = Ledger.of_this_code()
     good = [entry for entry in ledger.good() if entry.seed in _seeds(options)]
     if good:
         print(f"{len(good)} histories were good with this code before, and are not played again")
-    todo = (seed for seed in _seeds(options) if seed not in {entry.seed for entry in good})
+    todo = ((seed, ()) for seed in _seeds(options) if seed not in {entry.seed for entry in good})
     bad = 0
     for entry, outcome in played(todo, options.jobs, options.minutes * 60):
         print(f"history {entry.seed}: {entry.told}", flush=True)
@@ -46,8 +50,24 @@ def main() -> int:
         if entry.fault and options.first_fault:
             break
         if entry.fault:
-            with Lab(boot_once=True) as lab:
-                _explain(lab, outcome, shorter=options.shrink)
+            _explain(outcome, SHRINKING if options.shrink else 0)
+    _sum(good, bad)
+    return 1 if bad else 0
+
+
+def _sample(options: argparse.Namespace) -> int:
+    """The sample, none of which is remembered; an action that was in none of them is a failure."""
+    good, bad, names = [], 0, set()
+    for entry, outcome in played(shares(), options.jobs):
+        print(f"history {entry.seed} of the sample: {entry.told}", flush=True)
+        names.update(name for name, _params in outcome.steps)
+        good += [] if entry.fault else [entry]
+        bad += bool(entry.fault)
+        if entry.fault:
+            _explain(outcome, 0 if bad > 1 else SHRINKING_SAMPLE)
+    if (left := missing(names)) and not bad:
+        print(f"no history of the sample has these actions, choose other seeds: {left}")
+        bad += 1
     _sum(good, bad)
     return 1 if bad else 0
 
@@ -60,6 +80,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="how many are played side by side")
     parser.add_argument("--play", type=Path, metavar="FILE", help="one that was printed before")
     parser.add_argument("--tell", action="store_true", help="with --play: print every action")
+    parser.add_argument("--sample", action="store_true", help="those of every run of the tests")
     parser.add_argument("--first-fault", action="store_true", help="end with it, unexplained")
     parser.add_argument(
         "--proof", nargs="*", metavar="NAME", help="whether faults that are built in are found"
@@ -79,8 +100,8 @@ def _play(options: argparse.Namespace) -> int:
     tell = print if options.tell else lambda _line: None
     with Lab(boot_once=True) as lab:
         outcome = Play(lab, tell).play(iter(steps_of(options.play.read_text().splitlines())))
-        if outcome.fault:
-            _explain(lab, outcome, shorter=options.shrink)
+    if outcome.fault:
+        _explain(outcome, SHRINKING if options.shrink else 0)
     _sum([] if outcome.fault else [Entry.of(0, outcome, 0)], 1 if outcome.fault else 0)
     return 1 if outcome.fault else 0
 
@@ -103,16 +124,14 @@ def steps_of(lines: Iterable[str]) -> list[Step]:
     return [read(line) for line in lines if line.strip() and not line.startswith("#")]
 
 
-def _explain(lab: Lab, outcome: Outcome, *, shorter: bool) -> None:
+def _explain(outcome: Outcome, seconds: float) -> None:
     """What went wrong, and the shortest history that goes wrong, for ``--play``."""
     print(outcome.fault)
     steps, machine = outcome.steps, outcome.machine
-
-    def fails(some: list[Step]) -> bool:
-        return bool(Play(lab).play(iter([machine, *some])).fault)
-
-    if shorter:
-        steps = shrink(steps, fails, SHRINKING)
+    if seconds:
+        with Lab(boot_once=True) as lab:
+            play = lambda some: Play(lab).play(iter([machine, *some]))  # noqa: E731
+            steps = shrink(steps, lambda some: bool(play(some).fault), seconds)
     print(script([machine, *steps]), flush=True)
 
 

@@ -123,7 +123,7 @@ INVENTED = (
         "a restore point that was found good once is not read again",
         "_host/verify.py",
         "    jobs = [(point, file) for point in points.values() for file in point.files]\n",
-        "    known = set(filter(stock.is_verified, points.values()))\n"
+        "    known = list(filter(stock.is_verified, points.values()))\n"
         "    jobs = [(p, file) for p in points.values() if p not in known for file in p.files]\n",
     ),
     Fault(

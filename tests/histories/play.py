@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import chain
@@ -23,6 +23,7 @@ from .model import MACHINES, Model, Unfit, blank
 from .stage import Stage
 
 SHORTEST, LONGEST = 15, 40  # and rather short: what a history has to itself is its end
+WANTED = 0.7  # how often what is wanted comes before what is not
 # Where histories are kept as text: an action a line.
 Step = tuple[str, dict[str, Any]]
 # The modules that add to the list of actions.
@@ -45,19 +46,27 @@ class Outcome:
     fault: str = ""
 
 
-def random_steps(seed: int, model: Callable[[], Model]) -> Iterator[Step]:
-    """A machine, and actions that fit it as it is each time the next one is asked for."""
-    random = Random(seed)
+def random_steps(
+    seed: int, model: Callable[[], Model], wanted: Iterable[str] = ()
+) -> Iterator[Step]:
+    """A machine, and actions that fit it as it is each time the next one is asked for.
+
+    ``wanted`` are actions that come once as soon as they can, among the others.
+    """
+    random, left = Random(seed), sorted(wanted)
     yield MACHINE, dict(random.choice(MACHINES))
     for _number in range(round(random.triangular(SHORTEST, LONGEST, SHORTEST))):
-        yield choose(random, model())
+        name, params = choose(random, model(), left)
+        left = [each for each in left if each != name]
+        yield name, params
 
 
-def choose(random: Random, model: Model) -> Step:
+def choose(random: Random, model: Model, wanted: Sequence[str] = ()) -> Step:
     names = sorted(ACTIONS)
     weights = [ACTIONS[name].weight for name in names]
+    first = random.sample(wanted, len(wanted)) if random.random() < WANTED else []
     while True:
-        name = random.choices(names, weights)[0]
+        name = first.pop() if first else random.choices(names, weights)[0]
         try:
             params = ACTIONS[name].offer(model, random)
             ACTIONS[name].after(model.copy(), **params)
@@ -74,8 +83,8 @@ class Play:
         self.tell = tell
         self.model = Model()
 
-    def random(self, seed: int) -> Outcome:
-        return self.play(random_steps(seed, lambda: self.model))
+    def random(self, seed: int, wanted: Iterable[str] = ()) -> Outcome:
+        return self.play(random_steps(seed, lambda: self.model, wanted))
 
     def play(self, steps: Iterator[Step]) -> Outcome:
         """Play them; those that do not fit are left out."""

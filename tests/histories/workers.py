@@ -1,14 +1,14 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Histories side by side: each process has a lab of its own and asks for the next seed."""
+"""Histories side by side: each process has a lab of its own and asks for the next one."""
 
 from __future__ import annotations
 
 import contextlib
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from multiprocessing.connection import Connection, wait
 
 from lab import Lab
@@ -19,9 +19,15 @@ from .play import Outcome, Play
 _PROCESSES = multiprocessing.get_context("fork")
 
 
-def played(seeds: Iterable[int], jobs: int, seconds: float = 0) -> Iterator[tuple[Entry, Outcome]]:
+Script = tuple[int, Sequence[str]]
+"""A seed, and the actions that are wanted."""
+
+
+def played(
+    scripts: Iterable[Script], jobs: int, seconds: float = 0
+) -> Iterator[tuple[Entry, Outcome]]:
     """Play them, so many at a time; none is begun after the seconds, if there are any."""
-    todo, end = iter(seeds), time.monotonic() + seconds
+    todo, end = iter(scripts), time.monotonic() + seconds
     workers = [_Worker() for _number in range(jobs)]
     try:
         busy = {worker.pipe: worker for worker in workers if _begin(worker, todo, seconds and end)}
@@ -37,11 +43,11 @@ def played(seeds: Iterable[int], jobs: int, seconds: float = 0) -> Iterator[tupl
             worker.end()
 
 
-def _begin(worker: _Worker, todo: Iterator[int], end: float) -> bool:
-    seed = None if end and time.monotonic() > end else next(todo, None)
-    if seed is None:
+def _begin(worker: _Worker, todo: Iterator[Script], end: float) -> bool:
+    script = None if end and time.monotonic() > end else next(todo, None)
+    if script is None:
         return False
-    worker.pipe.send(seed)
+    worker.pipe.send(script)
     return True
 
 
@@ -69,11 +75,12 @@ def _work(pipe: Connection, other: Connection) -> None:
     with Lab(boot_once=True) as lab:
         while True:
             try:
-                seed = pipe.recv()
+                script = pipe.recv()
             except EOFError:
                 return
-            if seed is None:
+            if script is None:
                 return
+            seed, wanted = script
             began = time.monotonic()
-            outcome = Play(lab).random(seed)
+            outcome = Play(lab).random(seed, wanted)
             pipe.send((Entry.of(seed, outcome, time.monotonic() - began), outcome))

@@ -6,7 +6,7 @@
 Started as a program in place of `lab/module_runner.py`, or imported by `lab/fork_server.py` into a
 process that has been forked for a run; never by a test. The module is not changed: functions of the
 collection, of libvirt and of the operating system are wrapped from outside, by name. Each call of
-one of them is two points, ``before WHAT`` and ``after WHAT``, the n-th of the same name with ``#n``.
+one of them is two points, ``before WHAT`` and ``after WHAT``, the n-th of one name with ``#n``.
 
 What to do comes in the environment variable VMKEEP_HARNESS as JSON:
 
