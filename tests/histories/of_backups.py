@@ -93,11 +93,12 @@ class RestoreInPlace(OfRepository):
         model.disks = dict(model.backups[number].disks)
         model.power = RUNNING if start else OFF
         model.off()
-        model.plugged = model.backups[number].plugged
+        # The present definition is kept, and with it a disk that was attached since.
         model.swapped = bool(model.points)
 
-    def certain(self, model: Model, **_params: Any) -> bool:
-        return not model.points
+    def certain(self, model: Model, *, number: int, **_params: Any) -> bool:
+        """A disk that is in the point must be there to be put back."""
+        return not model.points and (model.plugged or not model.backups[number].plugged)
 
     def options(self, stage: Stage, *, number: int, start: bool) -> dict[str, Any]:
         more = {"start": start, "force": True, "delete_replaced": True}

@@ -44,6 +44,7 @@ class Detach(Action):
         model.plugged = False
 
     def play(self, stage: Stage, model: Model) -> None:
+        stage.lend(stage.source(MORE))  # not the one that was attached, if that was restored
         stage.unplug(MORE)
 
 
