@@ -40,16 +40,19 @@ def filled(target: str, region: int, number: int) -> bytes:
     return (text * (REGION // len(text) + 1))[:REGION]
 
 
-def content(target: str, path: str) -> tuple[int, ...]:
-    """The numbers of a disk whose image, also one that is in use, is this."""
-    raw = _raw(path)
+def content(target: str, path: str, scratch: Path | None = None) -> tuple[int, ...]:
+    """The numbers of a disk whose image, also one that is in use, is this.
+
+    `scratch`: a directory to work in, by default that of the image.
+    """
+    raw = _raw(path, scratch or Path(path).parent)
     return _of_file_system(target, raw) if target == "vda" else _of_disk(target, raw)
 
 
-def _raw(path: str) -> bytes:
+def _raw(path: str, folder: Path) -> bytes:
     """What the guest sees of the image, byte by byte."""
     form = "raw" if path.endswith(".raw") else "qcow2"
-    scratch = Path(path).with_name(f".look-{os.getpid()}")
+    scratch = folder / f".look-{os.getpid()}"
     command = ["qemu-img", "convert", "-U", "-f", form, "-O", "raw", path, str(scratch)]
     try:
         subprocess.run(command, check=True, capture_output=True)
