@@ -44,7 +44,10 @@ def main() -> int:
     bad = 0
     for entry, outcome in played(todo, options.jobs, options.minutes * 60):
         print(f"history {entry.seed}: {entry.told}", flush=True)
-        ledger.add(entry)
+        if outcome.lacking:
+            print(outcome.lacking, flush=True)
+        else:
+            ledger.add(entry)
         good += [] if entry.fault else [entry]
         bad += bool(entry.fault)
         if entry.fault and options.first_fault:
@@ -100,6 +103,8 @@ def _play(options: argparse.Namespace) -> int:
     tell = print if options.tell else lambda _line: None
     with Lab(boot_once=True) as lab:
         outcome = Play(lab, tell).play(iter(steps_of(options.play.read_text().splitlines())))
+    if outcome.lacking:
+        print(outcome.lacking)
     if outcome.fault:
         _explain(outcome, SHRINKING if options.shrink else 0)
     _sum([] if outcome.fault else [Entry.of(0, outcome, 0)], 1 if outcome.fault else 0)

@@ -26,6 +26,11 @@ ADVICE = (
         ("name",),
     ),
     (
+        re.compile(r"vm_storage_snapshot with name (\S+?),? (?:and )?state absent"),
+        "remove storage snapshot",
+        ("name",),
+    ),
+    (
         re.compile(r"'disks: \[(\w+)\]' and 'base: ([^']+)'"),
         "commit onto",
         ("target", "path"),
@@ -96,6 +101,7 @@ class CommitOnto(Task):
 
     def after(self, model: Model, *, target: str, path: str) -> None:
         demand(model.power != SAVED and not model.frozen and target in model.disks)
+        model.moves += 1
 
     def certain(self, model: Model, **_params: Any) -> bool:
         return False

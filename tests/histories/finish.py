@@ -15,7 +15,7 @@ from .stage import Stage
 
 def finish(stage: Stage, model: Model) -> None:
     """Raises `Fault` where a point is lost, or something cannot be removed."""
-    model = _at_rest(stage, model)
+    model = _back_to_stored(stage, _at_rest(stage, model))
     for name in sorted(model.points):
         if model.swapped and set(model.points[name].disks) != set(model.disks):
             continue
@@ -24,6 +24,8 @@ def finish(stage: Stage, model: Model) -> None:
         model = _do(stage, model, back, name=name, run_after=after)
     for number in range(len(model.backups)):
         model = _do(stage, model, "restore beside", number=number, instant=False)
+    for name in sorted(model.stored):
+        model = _do(stage, model, "remove storage snapshot", name=name)
     model = _without_points(stage, model)
     if len(model.backups) > 1:
         model = _do(stage, model, "prune", keep_last=1)
@@ -57,6 +59,16 @@ def _at_rest(stage: Stage, model: Model) -> Model:
         model = _do(stage, model, "start")
     for name in sorted(model.bitmaps):
         model = _do(stage, model, "virsh checkpoint-delete", name=name)
+    return model
+
+
+def _back_to_stored(stage: Stage, model: Model) -> Model:
+    """Look into all storage snapshots, and go back to those to which the machine can."""
+    stage.look_stored(model)
+    if model.stored and model.power != OFF:
+        model = _do(stage, model, "cut the power")
+    for name in sorted(model.stored):
+        model = _do(stage, model, "go back to storage snapshot", name=name, of=[])
     return model
 
 

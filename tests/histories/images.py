@@ -40,17 +40,20 @@ def filled(target: str, region: int, number: int) -> bytes:
     return (text * (REGION // len(text) + 1))[:REGION]
 
 
-def content(target: str, path: str) -> tuple[int, ...]:
-    """The numbers of a disk whose image, also one that is in use, is this."""
-    raw = _raw(path)
+def content(target: str, path: str, scratch: Path | None = None) -> tuple[int, ...]:
+    """The numbers of a disk whose image, also one that is in use, is this.
+
+    `scratch`: a directory to work in, by default that of the image.
+    """
+    raw = _raw(path, scratch or Path(path).parent)
     return _of_file_system(target, raw) if target == "vda" else _of_disk(target, raw)
 
 
-def _raw(path: str) -> bytes:
+def _raw(path: str, folder: Path) -> bytes:
     """What the guest sees of the image, byte by byte."""
     if path.endswith(".raw"):
         return Path(path).read_bytes()
-    scratch = Path(path).with_name(f".look-{os.getpid()}")
+    scratch = folder / f".look-{os.getpid()}"
     command = ["qemu-img", "convert", "-U", "-f", "qcow2", "-O", "raw", path, str(scratch)]
     try:
         subprocess.run(command, check=True, capture_output=True)

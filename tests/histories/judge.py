@@ -44,6 +44,8 @@ def complaints(stage: Stage, model: Model) -> list[str]:
         return [*found, f"the machine is {power}, not {model.power}"]
     if stage.snapshots() != set(model.points):
         found.append(f"snapshots are {sorted(stage.snapshots())}, not {sorted(model.points)}")
+    if (stored := stage.storage.names()) != set(model.stored):
+        found.append(f"storage snapshots are {sorted(stored)}, not {sorted(model.stored)}")
     if stage.plugged(MORE) != model.plugged:
         found.append(f"there is {'no' if model.plugged else 'a'} disk {MORE}")
     if stage.checkpoints() != model.bitmaps:

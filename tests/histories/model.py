@@ -20,10 +20,13 @@ REGIONS = 6
 DISKS = {"vda": "qcow2", "vdb": "qcow2", "vdc": "raw"}
 # Only where all are qcow2 there are internal snapshots. Clones stand on images to which nobody may
 # write.
+# `storage`: the file system below the images, which takes snapshots itself.
 MACHINES: tuple[dict[str, Any], ...] = (
     {"disks": ["vda", "vdb", "vdc"]},
     {"disks": ["vda", "vdb"]},
     {"disks": ["vda", "vdb"], "clone": True},
+    {"disks": ["vda", "vdb"], "storage": "xfs"},
+    {"disks": ["vda", "vdb"], "storage": "btrfs"},
 )
 OFF, RUNNING, PAUSED, SAVED = "off", "running", "paused", "saved"
 
@@ -62,15 +65,34 @@ class Point:
     id: str = ""  # of a restore point
 
 
+@dataclass(frozen=True)
+class Stored:
+    """A snapshot by the storage: copies of the images that the disks, or some, were on then.
+
+    `points` and `moves` are those of the machine at that time: as long as it has the same, its
+    disks are on these `images`. `certain`: nobody has written by hand below it.
+    """
+
+    disks: Content
+    points: frozenset[str]
+    moves: int
+    plugged: bool
+    certain: bool = True
+    images: dict[str, str] = field(default_factory=dict)
+
+
 @dataclass
 class Model:
     """One machine and its points: snapshots and checkpoints by name, restore points in order."""
 
     disks: Content = field(default_factory=lambda: blank(MACHINES[0]["disks"]))
+    storage: str = ""  # the file system, where that takes snapshots
     power: str = RUNNING
     memory: int = 0
     points: dict[str, Point] = field(default_factory=dict)
     current: str | None = None
+    stored: dict[str, Stored] = field(default_factory=dict)
+    moves: int = 0  # how often the disks may have come to be on other images
     backups: list[Point] = field(default_factory=list)
     bitmaps: set[str] = field(default_factory=set)  # backup checkpoints of others
     frozen: bool = False
@@ -82,6 +104,11 @@ class Model:
     verified: bool = False  # whether some restore points may have been
     restored: str = ""  # the restore point that its images were made from
     count: int = 0  # of names and numbers that were given
+
+    @classmethod
+    def of(cls, *, disks: Iterable[str], storage: str = "", **_more: Any) -> Model:
+        """A machine as the first line of a history tells it."""
+        return cls(blank(disks), storage)
 
     def copy(self) -> Model:
         return copy.deepcopy(self)
@@ -129,6 +156,12 @@ class Model:
         )
         self.current = name
 
+    def store(self, name: str, of: Sequence[str] = ()) -> None:
+        """Take a snapshot of these disks, or of all, by the storage."""
+        demand(name not in self.stored)
+        disks = {target: self.disks[target] for target in of or self.disks}
+        self.stored[name] = Stored(disks, frozenset(self.points), self.moves, self.plugged)
+
     @property
     def _beside(self) -> dict[str, bool]:
         return {"agent": self.agent, "plugged": self.plugged}
@@ -148,6 +181,7 @@ class Model:
     def back_to(self, point: Point, run_after: str = "unchanged") -> None:
         """Be as at that point, and do what is asked for after it."""
         was = self.power
+        self.moves += 1
         self.disks = {**self.disks, **point.disks}
         self.frozen = False
         self.agent = point.memory is None or point.agent
@@ -175,6 +209,9 @@ class Model:
     def shake(self, *, internal: bool = False) -> None:
         """Somebody wrote into images by hand: no point, or no internal one, is certain any more."""
         self.by_hand = self.by_hand or not internal
+        if not internal:
+            self.moves += 1
+            self.stored = {n: replace(each, certain=False) for n, each in self.stored.items()}
         for name, point in self.points.items():
             if point.internal or not internal:
                 self.points[name] = replace(point, certain=False)

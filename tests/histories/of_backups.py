@@ -90,6 +90,7 @@ class RestoreInPlace(OfRepository):
         # One that was restored from this point, and runs, is left as it is.
         demand(model.restored != model.backups[number].name or not model.active)
         model.restored = model.backups[number].name
+        model.moves += 1
         model.disks = dict(model.backups[number].disks)
         model.power = RUNNING if start else OFF
         model.off()

@@ -25,6 +25,7 @@ class Merge(Task):
 
     def after(self, model: Model, *, depth: int) -> None:
         demand(model.power != SAVED and not model.frozen)
+        model.moves += 1
 
     def may_remove(self, model: Model, **_params: Any) -> set[str]:
         return {name for name, point in model.points.items() if point.ours and not point.internal}
@@ -60,6 +61,7 @@ class PartMerge(Merge):
 
     def after(self, model: Model, *, target: str, **_params: Any) -> None:
         demand(model.power != SAVED and not model.frozen and target in model.disks)
+        model.moves += 1
 
     def settle(
         self, stage: Stage, before: Model, after: Model, *, target: str, **_more: Any

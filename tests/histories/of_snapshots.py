@@ -116,6 +116,7 @@ class Forget(Removal):
     def after(self, model: Model, *, name: str) -> None:
         super().after(model, name=name)
         model.by_hand = True
+        model.moves += 1
 
     def options(self, stage: Stage, *, name: str) -> dict[str, Any]:
         return {"name": name, "state": "absent", "metadata_only": True}

@@ -22,7 +22,8 @@ from lab.vm import wait_until
 
 from . import images
 from .hands import Hands
-from .model import DISKS, OFF, PAUSED, REGIONS, RUNNING, SAVED, Content
+from .model import DISKS, OFF, PAUSED, REGIONS, RUNNING, SAVED, Content, Model
+from .storage import Storage
 from .tasks import NAME, Tasks
 
 FILE_SYSTEM = "vda"
@@ -37,8 +38,11 @@ STATES = {
 class Stage(Tasks, Hands):
     """One machine with some disks, a state directory and a repository, of one history."""
 
-    def __init__(self, lab: Lab, disks: Sequence[str], *, clone: bool = False) -> None:
+    def __init__(
+        self, lab: Lab, disks: Sequence[str], *, clone: bool = False, storage: str = ""
+    ) -> None:
         self.lab = lab
+        self.storage = Storage(lab.directory, storage)
         self.targets = tuple(disks)
         self.lent: set[str] = set()
         disks = [
@@ -63,7 +67,7 @@ class Stage(Tasks, Hands):
         self.repository.mkdir()
         self.beside = lab.directory / "beside"
         self.beside.mkdir()
-        self.elsewhere = lab.directory / "elsewhere"
+        self.elsewhere = self.storage.place / "elsewhere"
         self.elsewhere.mkdir()
         size, count = images.REGION, REGIONS
         self.vm.run(f"dd if=/dev/zero of=/mnt/vda/regions bs={size} count={count} conv=fsync")
@@ -78,6 +82,7 @@ class Stage(Tasks, Hands):
         self.lab.vms.clear()
         for folder in (self.state_dir, self.repository, self.beside, self.elsewhere):
             shutil.rmtree(folder, ignore_errors=True)
+        self.storage.close()
 
     @contextlib.contextmanager
     def small(self, size: int) -> Iterator[Path]:
@@ -103,6 +108,7 @@ class Stage(Tasks, Hands):
                 str(path) for path in self.repository.rglob("*") if path.suffix != ".lock"
             ),
             "unneeded": self.unneeded(),
+            "stored": sorted(map(str, self.storage.copies())),
         }
 
     # -- the guest -------------------------------------------------------------------------
@@ -178,6 +184,15 @@ class Stage(Tasks, Hands):
         with self.standing_still():
             return {each: images.content(each, self.source(each)) for each in self.targets}
 
+    def look_stored(self, model: Model) -> None:
+        """Compare what storage snapshots hold, whether or not one can go back to them."""
+        for name, point in model.stored.items():
+            for target, image in point.images.items() if point.certain else ():
+                copy = self.storage.copy(NAME, image, name)
+                held = images.content(target, str(copy), self.lab.directory)
+                if held != point.disks[target]:
+                    raise images.Stray(f"{copy} holds {held}, not {point.disks[target]}")
+
     def source(self, target: str) -> str:
         return self.vm.source(target, inactive=not self.vm.active())
 
@@ -228,6 +243,8 @@ class Stage(Tasks, Hands):
         for domain_xml in self._definitions():
             for path in images.files_named(domain_xml):
                 needed.update(images.chain(path))
+        for copy in self.storage.copies():
+            needed.update(images.chain(str(copy)))
         found = {str(path) for path in self._files() if images.is_state(path)}
         return found - needed
 

@@ -19,15 +19,8 @@ from pathlib import Path
 import pytest
 from lab import VM, Disk, Lab
 from lab.disks import make_disk, plan_targets
+from lab.file_systems import mount_new, mount_trouble
 from lab.records import Record, parse_records
-
-# xfsprogs makes none below 300 MB. The files have holes, so that most of it takes no space.
-SIZE = 768 << 20
-MAKE = {
-    "xfs": ("mkfs.xfs", "-q", "-m", "reflink=1"),
-    "plain-xfs": ("mkfs.xfs", "-q", "-m", "reflink=0"),
-    "btrfs": ("mkfs.btrfs", "-q"),
-}
 
 
 class Storage:
@@ -38,15 +31,13 @@ class Storage:
         self._mounted: dict[str, Path] = {}
 
     def at(self, kind: str) -> Path:
-        """Where a file system of this kind (see MAKE) is mounted."""
+        """Where a file system of this kind (see lab.file_systems) is mounted."""
         if kind not in self._mounted:
-            _check_loop_devices()
+            if trouble := mount_trouble():
+                pytest.skip(f"NOT TESTED: {trouble}")
             image, point = self.lab.directory / f"{kind}.img", self.lab.directory / f"fs-{kind}"
-            with image.open("wb") as file:
-                file.truncate(SIZE)
             point.mkdir()
-            run(*MAKE[kind], str(image))
-            run("mount", "-o", "loop", str(image), str(point))
+            mount_new(kind, image, point)
             self._mounted[kind] = point
         return self._mounted[kind]
 
@@ -66,15 +57,6 @@ class Storage:
         made = [make_disk(self.lab.programs, folder, disk) for disk in plan_targets(wanted)]
         given = [Disk(path=each.path, format=each.spec.format) for each in made]
         return self.lab.vm(name, disks=given, **options)
-
-
-def _check_loop_devices() -> None:
-    """Skip, with the reason, where a file cannot be mounted."""
-    if os.geteuid() != 0:
-        pytest.skip("NOT TESTED: only root can mount file systems that clone files")
-    probe = subprocess.run(["losetup", "--find"], capture_output=True, text=True, check=False)
-    if probe.returncode:
-        pytest.skip(f"NOT TESTED: there is no loop device here ({probe.stderr.strip()})")
 
 
 def empty(folder: Path) -> None:

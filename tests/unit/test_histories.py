@@ -18,7 +18,7 @@ from histories.advice import advised
 from histories.faults import FAULTS, PLACE, Fault
 from histories.judge import Fault as Found
 from histories.ledger import ROOT, Entry, Ledger
-from histories.model import OFF, RUNNING, Model, Unfit, blank
+from histories.model import OFF, RUNNING, Model, Unfit
 from histories.play import MACHINE, Step, random_steps, read, written
 from histories.shrink import shrink
 
@@ -28,7 +28,7 @@ def planned(seed: int) -> list[Step]:
     model = Model()
     random = random_steps(seed, lambda: model)
     steps = [next(random)]
-    model.disks = blank(steps[0][1]["disks"])
+    model = Model.of(**steps[0][1])
     for name, params in random:
         ACTIONS[name].after(model, **params)
         steps.append((name, params))
