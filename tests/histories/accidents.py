@@ -143,21 +143,30 @@ class NoRoom(Trial):
         return message(result), one_of(stage, then(model))
 
 
-@action("refused while its memory is saved", 2)
+@action("refused while its memory is saved", 4)
 class WhileSaved(Trial):
     """What would make that memory worthless."""
 
-    KINDS = ("snapshot", "remove", "commit", "pull", "go back")
+    KINDS = (
+        *("snapshot", "remove", "remove with all below", "commit", "pull", "go back"),
+        *("go back and keep", "restore checkpoint", "remove checkpoint"),
+    )
+    # Without the file that it is saved in.
+    FORGETTING = ("let memory run", "save memory")
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         demand(model.power == "saved")
         other = model.copy()
         other.power = "off"
+        if model.saved_in and random.random() < 0.3:
+            return {"kind": random.choice(self.FORGETTING), "given": {}}
         kind = random.choice(self.KINDS)
         return {"kind": kind, "given": ACTIONS[kind].offer(other, random)}
 
     def after(self, model: Model, *, kind: str, given: Given) -> None:
-        demand(model.power == "saved" and kind in self.KINDS)
+        forgets = bool(model.saved_in) and kind in self.FORGETTING and not given
+        demand(model.power == "saved" and (kind in self.KINDS or forgets))
+        demand(given.get("name", "") in model.points or "name" not in given or kind == "snapshot")
 
     def run(self, stage: Stage, model: Model, *, kind: str, given: Given) -> tuple[str, Model]:
         what, before = known(kind), stage.world()

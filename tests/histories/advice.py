@@ -38,6 +38,11 @@ ADVICE = (
     (re.compile(r"qcow2_overlay with path ([^ ,)]+)"), "remove image", ("path",)),
     (re.compile(r"[Ss]witch the VM off"), "cut the power", ()),
     (re.compile(r"vm_freeze with 'state: thawed'"), "thaw", ()),
+    (
+        re.compile(r"vm_memory with state running and path \S*/(\w+)\.save"),
+        "let memory run",
+        ("file",),
+    ),
     (re.compile(r"vm_memory with state running"), "let memory run", ()),
 )
 STEPS = 30

@@ -54,7 +54,10 @@ def _at_rest(stage: Stage, model: Model) -> Model:
     if model.power == RUNNING and not model.agent:
         model = _do(stage, model, "wake the agent")
     if model.power == SAVED:
-        model = _do(stage, model, "let memory run")
+        file = {"file": model.saved_in} if model.saved_in else {}
+        model = _do(stage, model, "let memory run", **file)
+    for name in sorted(model.kept):
+        model = _do(stage, model, "throw a save away", file=name)
     if model.bitmaps and model.power == OFF:
         model = _do(stage, model, "start")
     for name in sorted(model.bitmaps):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import os
 import shutil
 import subprocess
 import threading
@@ -17,6 +18,7 @@ import libvirt
 from lab import VM, Lab
 from lab.vm import wait_until
 
+from . import images
 from .tasks import NAME
 
 
@@ -27,6 +29,12 @@ class Hands:
     vm: VM
     targets: tuple[str, ...]
     lent: set[str]
+    saves: Path
+    _noted: dict[str, list[tuple[str, int, int, int]]]
+
+    def save_file(self, name: str) -> str:
+        """Where memory is saved to under this name."""
+        return str(self.saves / f"{name}.save")
 
     def lend(self, path: str) -> None:
         """An image that somebody has given the machine, and that stays when it goes from there."""
@@ -43,6 +51,19 @@ class Hands:
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr.strip()}")
+
+    def note_images(self, name: str) -> None:
+        """Remember the images as they are when memory was saved under this name."""
+        self._noted[name] = self._images()
+
+    def images_as_noted(self, name: str) -> bool:
+        """Whether nobody has written to one since, or put another in its place."""
+        return self._noted[name] == self._images()
+
+    def _images(self) -> list[tuple[str, int, int, int]]:
+        chains = [images.chain(self.vm.source(each, inactive=True)) for each in self.targets]
+        found = [(path, os.stat(path)) for chain in chains for path in chain]
+        return [(path, facts.st_ino, facts.st_size, facts.st_mtime_ns) for path, facts in found]
 
     def unplug(self, target: str) -> None:
         """Detach a disk for good; returns when the guest has let go of it."""

@@ -13,7 +13,7 @@ from lab.programs import LabError
 
 from .actions import ACTIONS, Action, Task
 from .images import Stray
-from .model import RUNNING, Model, Point
+from .model import OFF, RUNNING, Model, Point
 from .of_hardware import MORE
 from .of_snapshots import Back
 from .stage import Stage
@@ -40,8 +40,11 @@ def complaints(stage: Stage, model: Model) -> list[str]:
     """All that is not as in the model; an empty list if all is well."""
     found = [f"left in the state directory: {name}" for name in stage.leftovers()]
     found += [f"template {path} was written to" for path in stage.written_templates()]
-    if (power := stage.power()) != model.power:
-        return [*found, f"the machine is {power}, not {model.power}"]
+    wanted = OFF if model.saved_in else model.power
+    if (power := stage.power()) != wanted:
+        return [*found, f"the machine is {power}, not {wanted}"]
+    if stage.saved() != (saves := {*model.kept, model.saved_in} - {""}):
+        found.append(f"memory is saved in {sorted(stage.saved())}, not {sorted(saves)}")
     if stage.snapshots() != set(model.points):
         found.append(f"snapshots are {sorted(stage.snapshots())}, not {sorted(model.points)}")
     if (stored := stage.storage.names()) != set(model.stored):

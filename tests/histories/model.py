@@ -81,6 +81,16 @@ class Stored:
     images: dict[str, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """What a file holds that the memory was saved to, and that nobody waits for."""
+
+    number: int
+    power: str
+    agent: bool
+    plugged: bool
+
+
 @dataclass
 class Model:
     """One machine and its points: snapshots and checkpoints by name, restore points in order."""
@@ -98,6 +108,9 @@ class Model:
     frozen: bool = False
     agent: bool = True  # whether the guest agent answers
     plugged: bool = False  # whether a disk was attached
+    saved_in: str = ""  # the file that its memory is saved in, "" where libvirt keeps it
+    was: str = RUNNING  # what it did when its memory was saved
+    kept: dict[str, Memory] = field(default_factory=dict)
     stale: bool = False  # paused, and not run since its memory was written or loaded
     by_hand: bool = False  # somebody else has merged something, and may have left images
     swapped: bool = False  # the disks are others than some points have; theirs stay until those go
@@ -177,6 +190,25 @@ class Model:
     def off(self) -> None:
         """Without power, or just booted: nothing is left of what was in memory."""
         self.memory, self.agent, self.stale = 0, True, False
+
+    def save(self, file: str = "") -> None:
+        """Off, and its memory where it can go on from."""
+        demand(self.active and not self.frozen)
+        self.was, self.power, self.saved_in = self.power, SAVED, file
+
+    def go_on(self, power: str) -> None:
+        """From where it was saved."""
+        self.power, self.saved_in, self.stale = power, "", power == PAUSED
+
+    def keep(self, file: str) -> None:
+        """Nobody waits for its memory any more, which stays in that file."""
+        self.kept[file] = Memory(self.memory, self.was, self.agent, self.plugged)
+        self.lose()
+
+    def lose(self) -> None:
+        """Its memory is not saved any more."""
+        self.power, self.saved_in = OFF, ""
+        self.off()
 
     def back_to(self, point: Point, run_after: str = "unchanged") -> None:
         """Be as at that point, and do what is asked for after it."""

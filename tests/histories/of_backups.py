@@ -34,7 +34,7 @@ class BackUp(OfRepository):
         return {"type": random.choice(["auto", "auto", "full"]), "now": now}
 
     def after(self, model: Model, *, type: str, now: str) -> None:
-        demand(model.power != SAVED and not model.frozen)
+        demand(not model.frozen)
         model.back_up(now)
 
     def certain(self, model: Model, *, now: str, **_params: Any) -> bool:

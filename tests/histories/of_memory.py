@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from random import Random
 from typing import Any
 
 from .actions import Task, action
@@ -12,33 +13,45 @@ from .model import OFF, PAUSED, RUNNING, SAVED, Model, demand
 from .stage import Stage
 
 
-@action("save memory", 2)
+@action("save memory", 3)
 class Save(Task):
     module = "vm_memory"
 
-    def after(self, model: Model) -> None:
-        demand(model.active and not model.frozen)
-        model.power = SAVED
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"file": f"m{model.count + 1}"} if random.random() < 0.5 else {}
 
-    def certain(self, model: Model) -> bool:
+    def after(self, model: Model, *, file: str = "") -> None:
+        model.save(file)
+        model.number()
+
+    def certain(self, model: Model, **_params: Any) -> bool:
         return model.agent
 
-    def options(self, stage: Stage) -> dict[str, Any]:
-        return {"state": "saved"}
+    def options(self, stage: Stage, *, file: str = "") -> dict[str, Any]:
+        return {"state": "saved", **place(stage, file)}
 
 
-@action("let memory run", 2)
+def place(stage: Stage, file: str) -> dict[str, str]:
+    """The option for a file that holds memory, none where libvirt is to keep it."""
+    return {"path": stage.save_file(file)} if file else {}
+
+
+@action("let memory run", 3)
 class GoOn(Task):
     module = "vm_memory"
 
-    def after(self, model: Model) -> None:
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        return {"file": model.saved_in} if model.saved_in else {}
+
+    def after(self, model: Model, *, file: str = "") -> None:
         demand(model.power in (SAVED, OFF, PAUSED) and not model.frozen)
+        demand(file == model.saved_in)
         if model.power == OFF:
             model.off()
-        model.power, model.stale = RUNNING, False
+        model.go_on(RUNNING)
 
-    def options(self, stage: Stage) -> dict[str, Any]:
-        return {"state": "running"}
+    def options(self, stage: Stage, *, file: str = "") -> dict[str, Any]:
+        return {"state": "running", **place(stage, file)}
 
 
 @action("freeze")

@@ -69,6 +69,11 @@ class Stage(Tasks, Hands):
         self.beside.mkdir()
         self.elsewhere = self.storage.place / "elsewhere"
         self.elsewhere.mkdir()
+        self.saves = lab.directory / "saves"
+        self.saves.mkdir()
+        self._noted = {}
+        # A daemon of a session and its user have one home.
+        os.environ["XDG_CONFIG_HOME"] = str(lab.directory / "c")
         size, count = images.REGION, REGIONS
         self.vm.run(f"dd if=/dev/zero of=/mnt/vda/regions bs={size} count={count} conv=fsync")
         self.write({FILE_SYSTEM: dict.fromkeys(range(REGIONS), 0)}, 0)
@@ -80,7 +85,7 @@ class Stage(Tasks, Hands):
         for name in {domain.name() for domain in self.lab.connection.listAllDomains()}:
             self.lab.remove(name)
         self.lab.vms.clear()
-        for folder in (self.state_dir, self.repository, self.beside, self.elsewhere):
+        for folder in (self.state_dir, self.repository, self.beside, self.elsewhere, self.saves):
             shutil.rmtree(folder, ignore_errors=True)
         self.storage.close()
 
@@ -103,7 +108,7 @@ class Stage(Tasks, Hands):
             "power": self.power(),
             "definitions": self._definitions(),
             "checkpoints": sorted(found.getName() for found in self.vm.domain.listAllCheckpoints()),
-            "files": sorted(map(str, self._files())),
+            "files": sorted(map(str, [*self._files(), *self.saves.iterdir()])),
             "repository": sorted(
                 str(path) for path in self.repository.rglob("*") if path.suffix != ".lock"
             ),
@@ -178,6 +183,10 @@ class Stage(Tasks, Hands):
         state = STATES.get(self.vm.domain.state()[0], "unknown")
         saved = state == OFF and self.vm.domain.hasManagedSaveImage(0)
         return SAVED if saved else state
+
+    def saved(self) -> set[str]:
+        """The files that memory was saved to."""
+        return {path.stem for path in self.saves.iterdir()}
 
     def content(self) -> Content:
         """What the disks hold for the machine, which is paused for the look."""
