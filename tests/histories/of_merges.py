@@ -30,6 +30,11 @@ class Merge(Task):
     def may_remove(self, model: Model, **_params: Any) -> set[str]:
         return {name for name, point in model.points.items() if point.ours and not point.internal}
 
+    def settle(self, stage: Stage, before: Model, after: Model, **_params: Any) -> None:
+        """Where somebody has exchanged or merged a disk, a snapshot may go on with the others."""
+        for target in after.disks if before.disturbed else ():
+            forget_disk(stage, after, target)
+
     def options(self, stage: Stage, *, depth: int) -> dict[str, Any]:
         return {"max_depth": depth}
 
