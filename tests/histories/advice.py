@@ -11,6 +11,7 @@ from random import Random
 from typing import Any
 
 from . import images
+from .accidents import Given, known, task
 from .actions import ACTIONS, Action, Task, action, pick
 from .judge import DONE, Fault, Trial, perform
 from .model import SAVED, Model, Unfit, demand, is_checkpoint
@@ -45,6 +46,7 @@ ADVICE = (
     ),
     (re.compile(r"vm_memory with state running"), "let memory run", ()),
 )
+TO_DO = "To do:"
 STEPS = 30
 
 
@@ -61,6 +63,24 @@ class Insist(Trial):
     def run(self, stage: Stage, model: Model, *, name: str) -> tuple[str, Model]:
         remove = "remove checkpoint" if is_checkpoint(name) else "remove"
         return insist(stage, model, remove, {"name": name})
+
+
+@action("insist", 3)
+class InsistOnTask(Trial):
+    """A task, whatever has to be done before, as far as its messages name tasks."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        kind, given = task(model, random)
+        return {"kind": kind, "given": given}
+
+    def after(self, model: Model, *, kind: str, given: Given) -> None:
+        known(kind).after(model, **given)
+
+    def run(self, stage: Stage, model: Model, *, kind: str, given: Given) -> tuple[str, Model]:
+        said, after = perform(stage, model, kind, given)
+        if said == DONE or not following(said.partition(TO_DO)[2]):
+            return said, after
+        return insist(stage, after, kind, given)
 
 
 def insist(stage: Stage, model: Model, kind: str, params: dict[str, Any]) -> tuple[str, Model]:
@@ -84,18 +104,25 @@ def insist(stage: Stage, model: Model, kind: str, params: dict[str, Any]) -> tup
         elif kind == "remove image":  # the message names those that stand on it
             todo += [(kind, {"path": path}) for path in re.findall(r"by image '([^']+)'", said)]
         else:
-            todo += advised(said.partition("To do:")[2], told)
+            todo += advised(said.partition(TO_DO)[2], told)
     raise Fault("the advice leads nowhere:\n" + "\n".join(told))
 
 
 def advised(said: str, told: list[str]) -> list[tuple[str, dict[str, Any]]]:
+    """What is to be done as a message says. Raises `Fault` where that is not understood."""
+    if found := following(said):
+        return found
+    raise Fault("no advice that is known:\n" + "\n".join(told))
+
+
+def following(said: str) -> list[tuple[str, dict[str, Any]]]:
     """The first advice that is understood, all of it where it is about several images."""
     for pattern, kind, names in ADVICE:
         found = [dict(zip(names, match.groups())) for match in pattern.finditer(said)]
         if found:
             several = found if kind == "remove image" else found[:1]
             return [(kind, params) for params in several]
-    raise Fault("no advice that is known:\n" + "\n".join(told))
+    return []
 
 
 @action("commit onto", 0)
