@@ -89,18 +89,16 @@ def test_offline_active_and_middle(vm, modules):
 
 
 def test_a_bitmap_that_is_unusable_in_the_base_stays_so(vm, modules):
-    """Whoever dies while an image is open leaves it so. What is above it counts for nothing then."""
+    """Whoever dies while an image is open leaves it so. What is above then counts for nothing."""
     bases = sources(vm)
     vm.domain.checkpointCreateXML("<domaincheckpoint><name>c1</name></domaincheckpoint>")
     take(modules, vm, "s1")
     vm.shutdown()
     corpus.killed("write -P 7 63M 64k")(Path(bases["vda"]))
     modules.change("vm_blockcommit", vm)
-    found = {target: read_image(base, format="qcow2").bitmaps for target, base in bases.items()}
-    assert {target: [each.inconsistent for each in found[target]] for target in found} == {
-        **dict.fromkeys(bases, [False]),
-        "vda": [True],
-    }
+    for target, base in bases.items():
+        [bitmap] = read_image(base, format="qcow2").bitmaps
+        assert bitmap.inconsistent == (target == "vda")
 
 
 @pytest.mark.parametrize("off", [False, True])
