@@ -7,8 +7,11 @@ from __future__ import annotations
 
 import os
 import subprocess
+from pathlib import Path
 
 import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.image_file import read_image
+from images import corpus
 from lab import Disk
 from lab.vm import wait_until
 from story import chain, folder, name_relatively, qemu_img, sources, world
@@ -83,6 +86,19 @@ def test_offline_active_and_middle(vm, modules):
     assert world(vm)["files"] == sorted(bases.values()) and world(vm)["snapshots"] == []
     vm.start()
     assert_kept(vm, "s1", "s2", "s3")
+
+
+def test_a_bitmap_that_is_unusable_in_the_base_stays_so(vm, modules):
+    """Whoever dies while an image is open leaves it so. What is above then counts for nothing."""
+    bases = sources(vm)
+    vm.domain.checkpointCreateXML("<domaincheckpoint><name>c1</name></domaincheckpoint>")
+    take(modules, vm, "s1")
+    vm.shutdown()
+    corpus.killed("write -P 7 63M 64k")(Path(bases["vda"]))
+    modules.change("vm_blockcommit", vm)
+    for target, base in bases.items():
+        [bitmap] = read_image(base, format="qcow2").bitmaps
+        assert bitmap.inconsistent == (target == "vda")
 
 
 @pytest.mark.parametrize("off", [False, True])

@@ -308,6 +308,29 @@ def test_backup_checkpoints_stay_whole(vm: VM, modules: Modules, running: bool) 
     if not running:
         vm.start()
     assert _dirty(vm) >= dirty > 0
+    _check_checkpoint(vm)
+
+
+@pytest.mark.parametrize("module", ["vm_blockcommit", "vm_blockpull"])
+def test_backup_checkpoints_of_a_disk_that_has_grown(vm: VM, modules: Modules, module: str) -> None:
+    """QEMU merges only bitmaps of one size."""
+    vm.domain.checkpointCreateXML("<domaincheckpoint><name>c1</name></domaincheckpoint>")
+    take(modules, vm, "s1")
+    vm.run("dd if=/dev/urandom bs=64k count=4 conv=fsync,notrunc of=/mnt/vda/between")
+    take(modules, vm, "s2")
+    dirty = _dirty(vm)
+    size = vm.domain.blockInfo("vda")[0]
+    vm.domain.blockResize("vda", size + (1 << 20), libvirt.VIR_DOMAIN_BLOCK_RESIZE_BYTES)
+    vm.run(f"dd if=/dev/urandom bs=64k count=4 seek={size >> 16} conv=fsync,notrunc of=/dev/vda")
+    vm.shutdown()
+    modules.change(module, vm, max_depth=1)
+    vm.start()
+    assert _dirty(vm) >= dirty + (4 << 16) > 4 << 16
+    _check_checkpoint(vm)
+
+
+def _check_checkpoint(vm: VM) -> None:
+    """libvirt takes its bitmaps for sound."""
     flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
     validate = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE_VALIDATE
     checkpoint = ET.fromstring(vm.domain.checkpointLookupByName("c1").getXMLDesc())

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from datetime import datetime
 from pathlib import Path
 
+import libvirt
 import pytest
 from kill_stage import SIZE, Stage
 from kill_trials import THAWED_WITHIN, Killer, Task, every_point, moments, thawed
@@ -262,6 +263,22 @@ def test_a_freeze_that_ends_by_other_hands(db01: VM, modules: Modules, how: str)
     db01.agent("guest-fsfreeze-freeze")
     time.sleep(1)
     assert db01.frozen()
+
+
+def test_a_start_before_the_guard_has_seen_it(db01: VM, modules: Modules) -> None:
+    """A guest that stands still cannot say that it is another one by now."""
+    freeze(modules, db01)
+    for pid in guards(modules):
+        os.kill(pid, signal.SIGSTOP)
+    db01.destroy()
+    db01.domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+    modules.change("vm_snapshot", db01, name="s1", memory=True)
+    for pid in guards(modules):
+        os.kill(pid, signal.SIGCONT)
+    db01.domain.resume()
+    db01.wait_ready()
+    modules.change("vm_snapshot", db01, name="s1", state="absent")
+    wait_until(lambda: not records(modules), 10, "the guard has seen it")
 
 
 def test_a_reset_before_the_guard_has_seen_it(db01: VM, modules: Modules) -> None:

@@ -460,6 +460,18 @@ def test_bitmaps_are_carried_over(images: Images, base: Path, overlay: Path) -> 
     assert dirty(base, "daily") >= {10 * MIB}
 
 
+def test_bitmaps_are_carried_into_a_base_that_grows(images: Images, base: Path) -> None:
+    """QEMU merges only bitmaps of one size."""
+    overlay = base.with_name("larger")
+    images.change("qcow2_overlay", overlay, base=base, size="24M")
+    for path in (base, overlay):
+        corpus.with_bitmap("daily")(path)
+    write(base, "-P 4 2M 64k")
+    write(overlay, "-P 4 20M 64k")
+    images.change("qcow2_overlay", overlay, state="committed")
+    assert dirty(base, "daily") == {2 * MIB, 20 * MIB}
+
+
 def dirty(path: Path, bitmap: str) -> set[int]:
     """Where a bitmap says that something was written."""
     node = {"driver": "qcow2", "file.driver": "file", "file.filename": str(path), "read-only": "on"}

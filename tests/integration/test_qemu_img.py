@@ -13,6 +13,10 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host import qemu_img
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.image_bitmaps import (
+    bitmap_add,
+    bitmap_merge,
+)
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.image_file import (
     read_chain,
     read_image,
@@ -100,10 +104,10 @@ def test_a_base_that_is_not_in_the_chain(overlay: str) -> None:
 
 def test_bitmaps(overlay: str) -> None:
     base = read_chain(overlay)[1].filename
-    assert qemu_img.bitmap_add(overlay, "daily", 32768) == ()
-    assert qemu_img.bitmap_add(overlay, "-x", disabled=True) == ()
-    assert qemu_img.bitmap_add(base, "daily", 32768) == ()
-    assert qemu_img.bitmap_merge(base, "daily", overlay, "daily") == ()
+    assert bitmap_add(overlay, "daily", 32768) == ()
+    assert bitmap_add(overlay, "-x", disabled=True) == ()
+    assert bitmap_add(base, "daily", 32768) == ()
+    assert bitmap_merge(base, "daily", overlay, "daily") == ()
     found = {bitmap.name: bitmap for bitmap in read_image(overlay).bitmaps}
     assert (found["daily"].granularity, found["daily"].auto, found["-x"].auto) == (
         32768,
@@ -111,7 +115,7 @@ def test_bitmaps(overlay: str) -> None:
         False,
     )
     with pytest.raises(Problem, match="already exists"):
-        qemu_img.bitmap_add(base, "daily")
+        bitmap_add(base, "daily")
 
 
 def test_internal_snapshots(overlay: str) -> None:
@@ -136,7 +140,7 @@ def test_paths_that_are_none(path: str) -> None:
     with pytest.raises(BadInput, match="no absolute path"):
         qemu_img.commit(path, "/base")
     with pytest.raises(BadInput, match="no absolute path"):
-        qemu_img.bitmap_add(path, "daily")
+        bitmap_add(path, "daily")
 
 
 def test_a_backing_file_that_is_a_reference(tmp_path: Path) -> None:
@@ -153,7 +157,7 @@ def test_what_a_program_says_on_success_is_heard(
     fake.write_text('#!/bin/sh\necho "qemu-img: Lost a bitmap" >&2\n')
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    assert qemu_img.bitmap_add("/x", "daily") == ("qemu-img: Lost a bitmap",)
+    assert bitmap_add("/x", "daily") == ("qemu-img: Lost a bitmap",)
 
 
 def test_a_program_that_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from .._model.backup_steps import RemoveBitmap
 from .._model.domain import parse_domain
-from . import qemu_img
 from .connection import call
+from .image_bitmaps import remove_bitmap
 from .libvirt_dep import libvirt, libvirt_qemu
 
 if TYPE_CHECKING:
@@ -51,7 +51,7 @@ def remove(dom: Domain, step: RemoveBitmap) -> None:
     doing = f"VM {dom.name()}: removing the bitmap {step.name}"
     for target, image in step.disks:
         if not call(doing, dom.isActive):
-            qemu_img.remove_bitmap(image, step.name)
+            remove_bitmap(image, step.name)
             continue
         flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE
         made = call(doing, dom.checkpointCreateXML, _record(dom, step.name, target), flags)

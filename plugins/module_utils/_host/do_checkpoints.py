@@ -12,9 +12,9 @@ from .._model.checkpoint_steps import is_ours, mark_of, taken_out
 from .._model.domain import parse_domain
 from .._model.problem import Problem, Unreachable
 from .._model.step import GiveUpCheckpoints, PutBackCheckpoints, TakeOutCheckpoints
-from . import qemu_img
 from .checkpoints import drop_checkpoint, forget_checkpoint
 from .connection import call, check_off
+from .image_bitmaps import remove_bitmap
 from .image_file import read_image
 from .libvirt_dep import libvirt
 from .work import Work, do
@@ -77,4 +77,4 @@ def _give_up(step: GiveUpCheckpoints, work: Work) -> None:
             continue
         for bitmap in read_image(path, format="qcow2").bitmaps:
             if is_ours(bitmap.name):
-                qemu_img.remove_bitmap(path, bitmap.name)
+                remove_bitmap(path, bitmap.name)

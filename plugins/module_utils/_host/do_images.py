@@ -16,7 +16,7 @@ from .._model.step import CommitDisk, CreateOverlay, PullDisk, RemoveFile
 from . import qemu_img
 from .connection import check_off
 from .durable import fsync_directory
-from .image_file import read_image
+from .image_bitmaps import bitmap_add, carry_bitmap, carry_bitmaps
 from .removal import remove
 from .work import Work, do
 
@@ -39,7 +39,7 @@ def _create_overlay(step: CreateOverlay, work: Work) -> None:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
         qemu_img.create_overlay(step.file, step.backing, step.backing_format, step.size)
         for name, granularity in step.bitmaps:
-            qemu_img.bitmap_add(step.file, name, granularity)
+            bitmap_add(step.file, name, granularity)
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
@@ -49,12 +49,7 @@ def _create_overlay(step: CreateOverlay, work: Work) -> None:
 @do.register
 def _commit_offline(step: CommitDisk, work: Work) -> None:
     check_off(work.dom, "to commit its images while it is off")
-    known = {bitmap.name for bitmap in read_image(step.base, format=step.base_format).bitmaps}
-    for image, bitmap, granularity in step.bitmaps:
-        if bitmap not in known:
-            qemu_img.bitmap_add(step.base, bitmap, granularity)
-            known.add(bitmap)
-        qemu_img.bitmap_merge(step.base, bitmap, image, bitmap)
+    carry_bitmaps(step.base, step.top, [(*bitmap, True) for bitmap in step.bitmaps])
     qemu_img.commit(
         step.top, step.base, rate_limit=step.bandwidth * 1024 * 1024, timeout=work.host.timeout
     )
@@ -69,7 +64,7 @@ def _pull_offline(step: PullDisk, work: Work) -> None:
     if step.doubtful:
         _put_back(step, work)
     for image, bitmap in step.bitmaps:
-        qemu_img.bitmap_merge(step.into, bitmap, image, bitmap)
+        carry_bitmap(step.into, bitmap, image)
     qemu_img.pull(
         step.into,
         step.base,

@@ -22,7 +22,7 @@ from .._model.snapshot import Snapshot, parse_snapshot
 from .connection import call
 from .libvirt_dep import libvirt
 from .record import of_another_version, read_record, remove_record, write_record
-from .stamp import boot_id
+from .stamp import start_of
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
@@ -52,7 +52,7 @@ class _Record:
 def read_dropped(state_dir: str, live: Definition, known: Collection[str]) -> tuple[Snapshot, ...]:
     """The snapshots that libvirt has dropped of a VM that is on again, each after its parent."""
     record = _read(state_dir, live.uuid)
-    if record is None or not live.active or record.run == _run(live.number):
+    if record is None or not live.active or record.run == start_of(live.number):
         return ()
     missing = [entry for entry in record.snapshots if entry.name not in known]
     try:
@@ -93,7 +93,7 @@ def remember(state_dir: str, dom: Domain) -> None:
     ]
     if not listed:
         return remove_record(state_dir, _KIND, uuid)
-    content = {"vm": dom.name(), "run": _run(str(dom.ID())), "snapshots": listed}
+    content = {"vm": dom.name(), "run": start_of(str(dom.ID())), "snapshots": listed}
     return write_record(state_dir, _KIND, uuid, content)
 
 
@@ -106,8 +106,3 @@ def define_again(state_dir: str, dom: Domain, name: str, *, current: bool) -> No
         if entry.name == name:
             doing = f"VM {dom.name()}: defining snapshot {name} again"
             call(doing, dom.snapshotCreateXML, entry.xml, flags)
-
-
-def _run(number: str) -> str:
-    """The run of a VM: libvirt numbers them, anew after the host has booted."""
-    return f"{boot_id()} {number}"

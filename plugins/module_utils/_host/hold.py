@@ -32,6 +32,7 @@ from .durable import read_json
 from .freeze import STATUS_SECONDS, Guard, agent, freeze_now, freeze_status, thaw
 from .lock import guard_lock
 from .record import record_path, remove_record, write_record
+from .stamp import start_of
 from .write_out import WriteOut, write_out
 
 if TYPE_CHECKING:
@@ -43,9 +44,10 @@ _TOLD = ("token", "deadline", "until", "asked", "mountpoints", "flush_ms")
 _DAY, _YEAR = 86400.0, 365 * 86400.0
 
 
-def read_freeze(state_dir: str, uuid: str) -> FreezeRecord | None:
-    """The freeze of ours that is recorded.
+def read_freeze(state_dir: str, uuid: str, number: str = "") -> FreezeRecord | None:
+    """The freeze of ours that is recorded; none where the guest has been started anew since.
 
+    ``number`` is that of the VM's definition, '' where it need not tell one start from the next.
     A freeze has to end, so one of another version ends when it says, and one that does not even
     tell that has expired. Raises Denied or Problem where it cannot be read.
     """
@@ -54,6 +56,9 @@ def read_freeze(state_dir: str, uuid: str) -> FreezeRecord | None:
     except Conflict:
         found = {}
     if found is None:
+        return None
+    start = start_of(number)
+    if number and found.get("start", start) != start:
         return None
     ends = _ends(found)
     expired = time.time() >= ends
@@ -113,7 +118,8 @@ def freeze_and_leave(
     notes = tuple(f"{vm.name}: {note}" for note in part.notes)
     with guard_lock(host.state_dir, vm.uuid, vm.name):
         token = secrets.token_hex(8)
-        write_record(host.state_dir, _KIND, vm.uuid, _content(host, token, step, part))
+        content = {**_content(host, token, step, part), "start": start_of(vm.live.number)}
+        write_record(host.state_dir, _KIND, vm.uuid, content)
         guard.arm(vm.uuid, step.deadline, token)
         try:
             points = step.mountpoints if step.chosen else ()

@@ -16,7 +16,6 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from .._model.image import Bitmap, Image
 from .._model.image_state import ImageState
 from .._model.image_step import (
     ApplyTag,
@@ -35,6 +34,7 @@ from .._model.qcow2_content import flagged_entries
 from .._model.reference import shown
 from . import qemu_img
 from .durable import fsync_directory
+from .image_bitmaps import carry_bitmaps, remove_bitmap
 from .image_file import read_image
 from .image_lock import unwritten
 from .image_observe import ImageHost, draft_path
@@ -123,7 +123,7 @@ def _apply_tag(step: ApplyTag, work: ImageWork) -> None:
     path = work.state.real
     work.begin()
     for bitmap in read_image(path, format="qcow2").bitmaps if step.bitmaps else ():
-        work.heard(qemu_img.remove_bitmap(path, bitmap.name) if bitmap.name in step.bitmaps else ())
+        work.heard(remove_bitmap(path, bitmap.name) if bitmap.name in step.bitmaps else ())
     _unflag(path, step.id)
     work.heard(qemu_img.snapshot_apply(path, step.id, timeout=work.host.timeout))
     _sync(path)
@@ -199,7 +199,7 @@ def _rebase(step: Rebase, work: ImageWork) -> None:
 def _commit_overlay(step: CommitOverlay, work: ImageWork) -> None:
     path = work.state.real
     work.begin()
-    _carry_bitmaps(step, path)
+    carry_bitmaps(step.base, path, [(path, *bitmap) for bitmap in step.bitmaps])
     rate = step.bandwidth * MIB if step.bandwidth else None
     written = os.stat(step.base).st_mtime_ns
     try:
@@ -219,25 +219,6 @@ def _check_committed(step: CommitOverlay, path: str) -> None:
     if lost or base.virtual_size != size:
         found = f"it has {base.virtual_size} bytes, and lacks the bitmaps {lost}"
         raise _unproven(step.base, f"{size} bytes and all bitmaps of {shown(path)}", found)
-
-
-def _carry_bitmaps(step: CommitOverlay, path: str) -> None:
-    """What a dead run has left unusable stays behind; recovery has told so."""
-    if not step.bitmaps:
-        return
-    usable = _usable(read_image(path, format="qcow2"))
-    base = read_image(step.base, format=step.base_format)
-    there = {bitmap.name for bitmap in base.bitmaps}
-    for name, granularity, auto in step.bitmaps:
-        if name not in usable or name in there - _usable(base).keys():
-            continue
-        if name not in there:
-            qemu_img.bitmap_add(step.base, name, granularity, disabled=not auto)
-        qemu_img.bitmap_merge(step.base, name, path, name)
-
-
-def _usable(image: Image) -> dict[str, Bitmap]:
-    return {bitmap.name: bitmap for bitmap in image.bitmaps if not bitmap.inconsistent}
 
 
 @_do.register

@@ -182,7 +182,7 @@ def _state(
         missing=frozenset(path for path in recorded if path and is_gone(path)),
         journal=journal,
         storage=_storage(host, live, disks, journal),
-        freeze=read_freeze(host.state_dir, live.uuid),
+        freeze=read_freeze(host.state_dir, live.uuid, live.number),
         dropped=dropped,
         seen=read_seen(snapshots, journal, read_outdated(host.state_dir, live.uuid)),
         unfit=tuple(_unfit(live.uuid, snapshots)),

@@ -70,7 +70,7 @@ def create_overlay(
     _check_empty(path)
     extra = ["-o", ",".join(f"{k}={_escaped(v)}" for k, v in options.items())] if options else []
     base = ["-u", "-F", backing_format, "-b", _plain(backing)]
-    return _change("create", "-q", "-f", "qcow2", *base, *extra, "--", _absolute(path), str(size))
+    return change("create", "-q", "-f", "qcow2", *base, *extra, "--", absolute(path), str(size))
 
 
 def convert(
@@ -84,8 +84,8 @@ def convert(
 ) -> tuple[str, ...]:
     """Write what ``source`` and all below, ``depth`` images, hold into ``path``, an empty file."""
     _check_empty(path)
-    how = ["-q", "-f", source_format, "-O", format, "--", _absolute(source), _absolute(path)]
-    return _change("convert", *how, timeout=timeout, limits=_deep(depth))
+    how = ["-q", "-f", source_format, "-O", format, "--", absolute(source), absolute(path)]
+    return change("convert", *how, timeout=timeout, limits=_deep(depth))
 
 
 def measure(source: str, source_format: str, *, depth: int = 1, in_use: bool = False) -> int:
@@ -94,7 +94,7 @@ def measure(source: str, source_format: str, *, depth: int = 1, in_use: bool = F
     ``in_use``: a VM may write to it meanwhile.
     """
     used = ["-U"] if in_use else []
-    how = ["--output=json", *used, "-f", source_format, "-O", "qcow2", "--", _absolute(source)]
+    how = ["--output=json", *used, "-f", source_format, "-O", "qcow2", "--", absolute(source)]
     answer = run(["qemu-img", "measure", *how], limits=_deep(depth), timeout=QUICK)
     if answer.rc:
         raise answer.problem()
@@ -104,12 +104,7 @@ def measure(source: str, source_format: str, *, depth: int = 1, in_use: bool = F
 def create_image(path: str, size: int) -> tuple[str, ...]:
     """Make ``path``, an empty file, a qcow2 image of ``size`` bytes."""
     _check_empty(path)
-    return _change("create", "-q", "-f", "qcow2", "--", _absolute(path), str(size))
-
-
-def remove_bitmap(path: str, name: str) -> tuple[str, ...]:
-    """Remove a bitmap from a qcow2 image that nothing uses."""
-    return _change("bitmap", "--remove", "-f", "qcow2", "--", _absolute(path), name)
+    return change("create", "-q", "-f", "qcow2", "--", absolute(path), str(size))
 
 
 def commit(
@@ -120,15 +115,20 @@ def commit(
     ``rate_limit`` is in bytes per second. Bitmaps are not carried over.
     """
     rate = ["-r", str(rate_limit)] if rate_limit else []
-    place = ["-f", "qcow2", "-b", _absolute(base)]
-    return _change("commit", "-q", "-d", *place, *rate, "--", _absolute(top), timeout=timeout)
+    place = ["-f", "qcow2", "-b", absolute(base)]
+    return change("commit", "-q", "-d", *place, *rate, "--", absolute(top), timeout=timeout)
+
+
+def resize(path: str, size: int) -> tuple[str, ...]:
+    """Make a qcow2 image one of ``size`` bytes; what it gets in addition reads as zero."""
+    return change("resize", "-q", "--shrink", "-f", "qcow2", "--", absolute(path), str(size))
 
 
 def rebase_unsafe(path: str, backing: str, backing_format: str) -> tuple[str, ...]:
     """Write another backing file into the header; ``backing`` '' leaves the image without one."""
     base = ["-F", backing_format] if backing else []
     place = ["-u", "-f", "qcow2", *base, "-b", _plain(backing) if backing else ""]
-    return _change("rebase", "-q", *place, "--", _absolute(path))
+    return change("rebase", "-q", *place, "--", absolute(path))
 
 
 def rebase(
@@ -139,9 +139,9 @@ def rebase(
     By writing through, what was copied is in the image before the header names the other file;
     else a qemu-img that is killed at its end leaves the new name without the data.
     """
-    below = ["-F", backing_format, "-b", _absolute(backing)]
+    below = ["-F", backing_format, "-b", absolute(backing)]
     place = ["-t", "writethrough", "-f", "qcow2", *below]
-    return _change("rebase", "-q", *place, "--", _absolute(path), timeout=timeout)
+    return change("rebase", "-q", *place, "--", absolute(path), timeout=timeout)
 
 
 def difference(
@@ -152,8 +152,8 @@ def difference(
     That image, of a chain of ``depth``, it then stands on. Unlike with :func:`rebase`, the overlay
     is worth nothing until this returns.
     """
-    how = ["-q", "-f", "qcow2", "-F", backing_format, "-b", _absolute(backing)]
-    return _change("rebase", *how, "--", _absolute(path), timeout=timeout, limits=_deep(depth))
+    how = ["-q", "-f", "qcow2", "-F", backing_format, "-b", absolute(backing)]
+    return change("rebase", *how, "--", absolute(path), timeout=timeout, limits=_deep(depth))
 
 
 def pull(
@@ -164,17 +164,15 @@ def pull(
     Its content stays, as with :func:`rebase`. ``rate_limit`` is in bytes written per second;
     qemu-img has no option for that, so QEMU's own throttle stands between image and file.
     """
-    below = ["-F", backing_format, "-b", _absolute(backing)] if backing else ["-b", ""]
+    below = ["-F", backing_format, "-b", absolute(backing)] if backing else ["-b", ""]
     place = ["-t", "writethrough", *below]
     if not rate_limit:
-        return _change(
-            "rebase", "-q", *place, "-f", "qcow2", "--", _absolute(path), timeout=timeout
-        )
+        return change("rebase", "-q", *place, "-f", "qcow2", "--", absolute(path), timeout=timeout)
     limit = ["--object", f"throttle-group,id=limit,x-bps-write={rate_limit}"]
     file = {f"file.file.{key}": value for key, value in _protocol(path).items()}
     node = {"driver": "qcow2", "file.driver": "throttle", "file.throttle-group": "limit", **file}
     options = ",".join(f"{key}={_escaped(value)}" for key, value in node.items())
-    return _change("rebase", "-q", *limit, "--image-opts", *place, "--", options, timeout=timeout)
+    return change("rebase", "-q", *limit, "--image-opts", *place, "--", options, timeout=timeout)
 
 
 def _deep(depth: int) -> Limits:
@@ -186,7 +184,7 @@ def same_content(
     path: str, format: str, other: str, other_format: str, *, timeout: float = LONG, depth: int = 1
 ) -> bool:
     """Whether two images of one size, with all that they stand on, have the same content."""
-    compared = ["-q", "-f", format, "-F", other_format, "--", _absolute(path), _absolute(other)]
+    compared = ["-q", "-f", format, "-F", other_format, "--", absolute(path), absolute(other)]
     answer = run(["qemu-img", "compare", *compared], limits=_deep(depth), timeout=timeout)
     if answer.rc not in (0, 1):
         raise answer.problem()
@@ -210,22 +208,6 @@ def repair(path: str, *, everything: bool = False, timeout: float = LONG) -> str
     return _FOUND[answer.rc]
 
 
-def bitmap_add(
-    path: str, name: str, granularity: int | None = None, *, disabled: bool = False
-) -> tuple[str, ...]:
-    """Add a persistent bitmap; ``granularity`` in bytes, by default what QEMU takes."""
-    more = [*(["-g", str(granularity)] if granularity else []), *["--disable"] * disabled]
-    return _change("bitmap", "--add", *more, "-f", "qcow2", "--", _absolute(path), name)
-
-
-def bitmap_merge(path: str, name: str, source: str, source_name: str) -> tuple[str, ...]:
-    """Add to the bitmap ``name`` what the bitmap ``source_name`` of the image ``source`` has."""
-    place = ["-b", _absolute(source), "-F", "qcow2", "-f", "qcow2"]
-    return _change(
-        "bitmap", "--merge", source_name, *place, "--", _absolute(path), name, timeout=LONG
-    )
-
-
 def snapshot_create(path: str, name: str, *, timeout: float = LONG) -> tuple[str, ...]:
     """Take an internal snapshot; a name that is there already is used a second time."""
     return _snapshot("-c", name, path, timeout)
@@ -242,12 +224,13 @@ def snapshot_apply(path: str, id: str, *, timeout: float = LONG) -> tuple[str, .
 
 
 def _snapshot(how: str, which: str, path: str, timeout: float) -> tuple[str, ...]:
-    return _change("snapshot", "-q", how, which, "--", node_of(path, "qcow2"), timeout=timeout)
+    return change("snapshot", "-q", how, which, "--", node_of(path, "qcow2"), timeout=timeout)
 
 
-def _change(
+def change(
     *arguments: str, timeout: float = QUICK, limits: Limits | None = None
 ) -> tuple[str, ...]:
+    """Run qemu-img; returns what it wrote to stderr. Raises Problem where it fails."""
     answer = run(["qemu-img", *arguments], limits=limits or Limits(), timeout=timeout)
     if answer.rc:
         raise answer.problem()
@@ -266,7 +249,7 @@ def node_of(path: str, format: str, data_file: str | None = None) -> str:
 
 def _protocol(path: str) -> dict[str, str]:
     block = stat.S_ISBLK(os.stat(path).st_mode)
-    return {"driver": "host_device" if block else "file", "filename": _absolute(path)}
+    return {"driver": "host_device" if block else "file", "filename": absolute(path)}
 
 
 def _check_empty(path: str) -> None:
@@ -275,7 +258,8 @@ def _check_empty(path: str) -> None:
         raise Conflict(f"{shown(path)} is not an empty file", todo="remove it or choose another")
 
 
-def _absolute(path: str) -> str:
+def absolute(path: str) -> str:
+    """The path itself. Raises BadInput for one that is not absolute."""
     if not path.startswith("/"):
         raise BadInput(f"{shown(path)} is no absolute path")
     return path

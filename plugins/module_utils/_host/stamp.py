@@ -35,6 +35,11 @@ def boot_id() -> str:
     return _text("/proc/sys/kernel/random/boot_id").strip()
 
 
+def start_of(number: str) -> str:
+    """What tells one start of a VM from the next: libvirt numbers them, anew after a boot."""
+    return f"{boot_id()} {number}"
+
+
 def _of_device(number: int) -> str:
     place = f"/sys/dev/block/{os.major(number)}:{os.minor(number)}"
     counts = _text(f"{place}/stat").split()
