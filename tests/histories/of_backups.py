@@ -94,11 +94,12 @@ class RestoreInPlace(OfRepository):
         model.disks = dict(model.backups[number].disks)
         model.power = RUNNING if start else OFF
         model.off()
-        model.plugged = model.backups[number].plugged
         model.swapped = bool(model.points)
 
-    def certain(self, model: Model, **_params: Any) -> bool:
-        return not model.points
+    def certain(self, model: Model, *, number: int, **_params: Any) -> bool:
+        """Of the definition only the disks change, so each of then has to be there."""
+        plugged = model.plugged or not model.backups[number].plugged
+        return plugged and not model.points
 
     def options(self, stage: Stage, *, number: int, start: bool) -> dict[str, Any]:
         more = {"start": start, "force": True, "delete_replaced": True}
