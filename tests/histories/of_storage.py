@@ -63,7 +63,7 @@ class TakeStored(OfStorage):
         after.stored[name] = replace(point, images=images)
 
 
-@action("go back to storage snapshot", 10)
+@action("go back to storage snapshot", 16)
 class BackToStored(OfStorage):
     """Of all disks that it has, or of some; what has become of the points does not matter."""
 
