@@ -47,7 +47,7 @@ options:
   base:
     description:
       - The image that receives the data, by absolute path; by default the VM's own disk.
-      - An image that another VM or image stands on is refused.
+      - An image that another VM or image stands on is refused, and so is one in a repository of restore points.
     type: path
   top:
     description:

@@ -11,6 +11,7 @@ from itertools import permutations
 from random import Random
 from typing import Any
 
+from . import beside
 from .actions import ACTIONS, Task, action
 from .judge import DONE, Candidate, Fault, Trial, message, one_of
 from .model import Model, Unfit, demand
@@ -76,7 +77,7 @@ class Killed(Trial):
         candidates = [*then(model, dead), *then(model)]
         if not died:
             outcome = "was over"
-        elif params["then"] == "again":
+        elif params["then"] == "again" or what.alone:
             outcome = f"killed, again: {message(stage.attempt(what.module, **options))}"
             # Where the dead run had done all, this one has done it once more.
             candidates += then(model, dead, dead)
@@ -86,7 +87,7 @@ class Killed(Trial):
             if answer != DONE:
                 raise Fault(f"the next task after a kill: {answer}")
             outcome = "killed, another task"
-        stage.clear_beside()
+        beside.clear(stage)
         return outcome, one_of(stage, candidates)
 
 
@@ -110,7 +111,7 @@ class TwoAtOnce(Trial):
             for kind, given in pairs
         ]
         results = [run.result() for run in runs]
-        stage.clear_beside()
+        beside.clear(stage)
         done = [pair for pair, result in zip(pairs, results) if not result["failed"]]
         candidates = [each for order in permutations(done) for each in then(model, *order)]
         # The second of two alike may have found it done.

@@ -41,6 +41,8 @@ class Task(Action):
     repeatable: ClassVar[bool] = True
     # Whether it leaves images as they are that nothing refers to then.
     leaves: ClassVar[bool] = False
+    # Whether only the same task brings in order what a run that died has left.
+    alone: ClassVar[bool] = False
 
     def options(self, stage: Stage, **params: Any) -> dict[str, Any]:
         """The options of the module."""

@@ -8,10 +8,12 @@ Those of the model are in the order in which they were made, which is how histor
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from random import Random
 from typing import Any
 
-from .actions import Task, action
+from . import beside
+from .actions import Task, action, pick
 from .model import OFF, RUNNING, SAVED, Model, demand
 from .stage import Stage
 
@@ -79,31 +81,57 @@ class Prune(OfRepository):
 class RestoreInPlace(OfRepository):
     module = "vm_restore"
     repeatable = False
+    alone = True  # the machine may be off, or stand on the repository
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         demand(model.backups)
         number = random.randrange(len(model.backups))
-        return {"number": number, "start": random.random() < 0.5}
+        start = random.random() < 0.5
+        return {
+            "number": number,
+            "start": start,
+            "of": [pick(random, model.disks)] if random.random() < 0.2 else [],
+            "place": random.choice(("", "", "directory")),
+            "instant": start and random.random() < 0.4,  # else it stays on the repository
+        }
 
-    def after(self, model: Model, *, number: int, start: bool) -> None:
+    def after(
+        self, model: Model, *, number: int, start: bool, of: Sequence[str] = (), **_how: Any
+    ) -> None:
         demand(number < len(model.backups) and model.power != SAVED and not model.frozen)
         # One that was restored from this point, and runs, is left as it is.
         demand(model.restored != model.backups[number].name or not model.active)
         model.restored = model.backups[number].name
         model.moves += 1
-        model.disks = dict(model.backups[number].disks)
+        held = model.backups[number].disks
+        model.disks = {**model.disks, **{target: held[target] for target in of or held}}
         model.power = RUNNING if start else OFF
         model.off()
         # The present definition is kept, and with it a disk that was attached since.
         model.swapped = bool(model.points)
 
-    def certain(self, model: Model, *, number: int, **_params: Any) -> bool:
-        """A disk that is in the point must be there to be put back."""
-        return not model.points and (model.plugged or not model.backups[number].plugged)
+    def certain(self, model: Model, *, number: int, of: Sequence[str] = (), **_params: Any) -> bool:
+        """Of the definition only the disks change, so each of then has to be there."""
+        plugged = model.plugged or not model.backups[number].plugged
+        return (plugged or bool(of)) and not model.points
 
-    def options(self, stage: Stage, *, number: int, start: bool) -> dict[str, Any]:
-        more = {"start": start, "force": True, "delete_replaced": True}
-        return {**super().options(stage), "point": stage.restore_points()[number], **more}
+    def options(
+        self,
+        stage: Stage,
+        *,
+        number: int,
+        start: bool,
+        of: Sequence[str] = (),
+        place: str = "",
+        instant: bool = False,
+    ) -> dict[str, Any]:
+        more: dict[str, Any] = {"start": start, "force": True, "delete_replaced": True}
+        if of:
+            more["disks"] = list(of)
+        if place:
+            more["directory"] = str(stage.elsewhere)
+        point = stage.restore_points()[number]
+        return {**super().options(stage), "point": point, "instant": instant, **more}
 
 
 @action("restore beside", 3)
@@ -125,4 +153,30 @@ class RestoreBeside(OfRepository):
         return {**super().options(stage), "point": stage.restore_points()[number], **place}
 
     def look(self, stage: Stage, model: Model, *, number: int, instant: bool) -> None:
-        stage.look_beside(model.backups[number].disks)
+        beside.look(stage, model.backups[number].disks)
+
+
+@action("work beside", 2)
+class WorkBeside(RestoreBeside):
+    """On the images in the repository, which stay as they are whatever is done above them."""
+
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        demand(model.backups)
+        steps = [random.choice(sorted(beside.STEPS)) for _step in range(random.randint(1, 4))]
+        number = random.randrange(len(model.backups))
+        return {"number": number, "start": random.random() < 0.2, "steps": steps}
+
+    def after(self, model: Model, *, number: int, start: bool, steps: list[str]) -> None:
+        demand(number < len(model.backups) and set(steps) <= set(beside.STEPS))
+        model.number()
+
+    def options(
+        self, stage: Stage, *, number: int, start: bool, steps: list[str]
+    ) -> dict[str, Any]:
+        return {**super().options(stage, number=number, instant=True), "start": start}
+
+    def look(
+        self, stage: Stage, model: Model, *, number: int, start: bool, steps: list[str]
+    ) -> None:
+        point = model.backups[number]
+        beside.Guest(stage, point.disks, point.id).work(steps, model.count + 1)

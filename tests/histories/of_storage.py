@@ -40,8 +40,9 @@ class TakeStored(OfStorage):
         model.store(name, of)
 
     def certain(self, model: Model, *, backend: str, **_params: Any) -> bool:
-        """A subvolume is one only for images that stand on no other."""
-        return backend != "btrfs" or not (model.points or model.moves)
+        """A subvolume keeps only images that stand on no other; somebody may have left overlays."""
+        whole = backend != "btrfs" or not (model.points or model.moves)
+        return whole and not model.disturbed
 
     def options(
         self, stage: Stage, *, name: str, backend: str, of: Sequence[str], place: str
@@ -62,7 +63,7 @@ class TakeStored(OfStorage):
         after.stored[name] = replace(point, images=images)
 
 
-@action("go back to storage snapshot", 10)
+@action("go back to storage snapshot", 16)
 class BackToStored(OfStorage):
     """Of all disks that it has, or of some; what has become of the points does not matter."""
 

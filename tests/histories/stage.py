@@ -120,15 +120,7 @@ class Stage(Tasks, Hands):
 
     def write(self, wanted: dict[str, dict[int, int]], memory: int) -> None:
         """Let the guest write numbers into regions, durably, and one into its memory."""
-        data, commands = b"", [f"echo {memory} >/run/number"]
-        for target, regions in wanted.items():
-            file = "/mnt/vda/regions" if target == FILE_SYSTEM else device(target)
-            for region, number in regions.items():
-                place = region if target == FILE_SYSTEM else images.block_of(region)
-                copy = f"dd of={file} seek={place} bs={images.REGION} count=1 status=none"
-                commands.append(f"{copy} iflag=fullblock oflag=direct conv=notrunc,fsync")
-                data += images.filled(target, region, number)
-        self.vm.run(" && ".join(commands), data=data)
+        write_in(self.vm, wanted, memory)
 
     @contextlib.contextmanager
     def busy(self, awake: bool) -> Iterator[None]:
@@ -279,6 +271,19 @@ class Stage(Tasks, Hands):
         """
         found = self.state_dir.glob("journal/*.json")
         return sorted(str(path.relative_to(self.state_dir)) for path in found)
+
+
+def write_in(vm: VM, wanted: dict[str, dict[int, int]], memory: int) -> None:
+    """As `Stage.write`, in the guest of any machine like it."""
+    data, commands = b"", [f"echo {memory} >/run/number"]
+    for target, regions in wanted.items():
+        file = "/mnt/vda/regions" if target == FILE_SYSTEM else device(target)
+        for region, number in regions.items():
+            place = region if target == FILE_SYSTEM else images.block_of(region)
+            copy = f"dd of={file} seek={place} bs={images.REGION} count=1 status=none"
+            commands.append(f"{copy} iflag=fullblock oflag=direct conv=notrunc,fsync")
+            data += images.filled(target, region, number)
+    vm.run(" && ".join(commands), data=data)
 
 
 def device(target: str) -> str:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from lab.file_systems import mount_new
 
+from .images import is_state
+
 # Memory is saved there, too. The file has holes.
 SIZE = 4 << 30
 # What a run has while it goes back, and takes away at its end.
@@ -41,7 +43,8 @@ class Storage:
             for path in self.place.glob("*/*")
             if ("@" in path.name or path.name.endswith(PASSING)) and path.is_file()
         ]
-        return sorted((*found, *self.place.glob(".vmkeep/*@*/*/vd[a-z].*")))
+        kept = filter(is_state, self.place.glob(".vmkeep/*@*/*/*"))
+        return sorted((*found, *kept))
 
     def names(self) -> set[str]:
         """The storage snapshots that have copies; what should not be there by its own name."""

@@ -6,16 +6,12 @@
 from __future__ import annotations
 
 import json
-import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
 
 from lab import Lab
 from lab.forked import run_forked
 from lab.modules import ModuleCrashed, ModuleRun, start_module
-
-from . import images
-from .model import Content
 
 NAME = "db01"
 
@@ -60,25 +56,3 @@ class Tasks:
         if result["failed"]:
             return []
         return [found["id"] for found in result["vms"][NAME]["restore_points"]]
-
-    def look_beside(self, wanted: Content) -> None:
-        """Compare a machine that was restored beside ours, and discard it."""
-        other = ET.fromstring(self.lab.connection.lookupByName("beside").XMLDesc(0))
-        for disk in other.iterfind("devices/disk"):
-            target = disk.find("target").get("dev")
-            if target not in wanted:  # one that was attached
-                continue
-            held = images.content(target, disk.find("source").get("file"))
-            if held != wanted[target]:
-                raise images.Stray(f"restored beside, {target} holds {held}, not {wanted[target]}")
-        gone = run_forked("vm_discard", {**self.options({}), "vm": ["beside"]})
-        if gone["failed"] or list(self.beside.iterdir()):
-            left = sorted(map(str, self.beside.iterdir()))
-            raise images.Stray(f"vm_discard: {gone.get('msg')}, left {left}")
-
-    def clear_beside(self) -> None:
-        """Take away what a run that died, or met another, may have restored beside."""
-        if "beside" in {domain.name() for domain in self.lab.connection.listAllDomains()}:
-            run_forked("vm_discard", {**self.options({}), "vm": ["beside"]})
-        for path in self.beside.iterdir():
-            path.unlink()

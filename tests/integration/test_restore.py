@@ -393,6 +393,29 @@ def test_what_a_vm_stands_on_is_not_pruned(
     assert not run_module("vm_backup_prune", rules)["changed"]
 
 
+def test_nothing_is_merged_into_a_repository(
+    modules: Modules, repository: Repository, off: VM
+) -> None:
+    """Not even by name: the restore point would be lost, and those that stand on it."""
+    for _night in range(2):
+        repository.keep(off)
+    modules.change("vm_restore", off, repository=str(repository.path), instant=True)
+    before = fingerprint(repository.path)
+    overlay, *below = chain(off.source("vda"))
+    assert len(below) == 2
+    for base in below:
+        said = modules.refused("vm_blockcommit", off, disks=["vda"], base=base)
+        assert f"lies in the repository {repository.path}" in said and "vm_blockpull" in said
+    undefined = Path(overlay).with_name("undefined.qcow2")
+    create = ["qemu-img", "create", "-q", "-f", "qcow2", "-F", "qcow2", "-b", below[0]]
+    subprocess.run([*create, str(undefined)], check=True)
+    options = {"state_dir": str(modules.state_dir), "allowed_roots": ["/"]}
+    for path, state in ((str(undefined), "committed"), (below[0], "absent")):
+        result = run_module("qcow2_overlay", {"path": path, "state": state, **options})
+        assert result["failed"] and "to leave restore points as they are" in result["msg"]
+    assert fingerprint(repository.path) == before
+
+
 def test_no_vm_gets_its_images_in_a_repository(
     modules: Modules, repository: Repository, off: VM
 ) -> None:

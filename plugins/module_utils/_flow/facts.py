@@ -29,6 +29,7 @@ from .._host.facts import (
 )
 from .._host.observe import Host
 from .._host.quiesce import mount_points
+from .._host.repository import stocked
 from .._host.save_file import saved_elsewhere
 from .._model.problem import Problem, Unreachable
 from .._model.state import Facts, VmState
@@ -37,6 +38,7 @@ from .._plan.barred import touches_disks
 from .._plan.predict import predict
 from .._plan.vet import needs, settle
 from .._plan.way_back import no_way_back
+from .._plan.written import merged_images
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -56,6 +58,7 @@ def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:
         managed_save=vm.off and bool(call(f"VM {vm.name}", dom.hasManagedSaveImage, 0)),
         saved_to=saved_elsewhere(host, vm) if vm.off and touches_disks(plan) else "",
         read_only=tuple(path for path in wanted.written if on_read_only(path)),
+        stocked=stocked(merged_images(plan)),
         held=memory_held(dom) if wanted.kept else (),
         agent=status,
         blocked=blocked,

@@ -26,6 +26,7 @@ from .image_observe import ImageHost, image_key, read_image_journal
 from .image_users import path_identity, standing_files
 from .journal import journal_path
 from .program import missing
+from .repository import stocked
 
 
 def image_facts(
@@ -55,6 +56,7 @@ def image_facts(
         standing=tuple(_standing(host, identities, gone, touched)),
         claims=_at(places, _claims(host, real, bases_of)),
         unknown=_at(places, _unknown(host, real, places.values())),
+        stocked=stocked(touched),
         blocked={path: why for path in written if (why := _blocked(path))},
         directories={path: directory_fact(path) for path in directories},
         missing=missing("qemu-img"),

@@ -17,7 +17,7 @@ import os
 import re
 import stat
 import uuid as uuid_module
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
 from .._model.backup import (
@@ -71,6 +71,11 @@ def enclosing(path: str) -> str:
         if os.path.lexists(os.path.join(above, IDENTITY)):
             return above
     return ""
+
+
+def stocked(paths: Iterable[str]) -> dict[str, str]:
+    """Those of the paths that lie in a repository, and in which."""
+    return {path: found for path in paths if (found := enclosing(path))}
 
 
 def _foreign(repository: str, why: str) -> Conflict:

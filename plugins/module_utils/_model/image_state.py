@@ -83,8 +83,9 @@ class ImageFacts:
     ``users`` are the processes that keep an image from being written, ``writers`` those that
     may write to it, as text and only where there are any. ``claims`` are journals of dead runs
     that have begun to write into an image on behalf of another; ``unknown`` says of those that
-    name an image and that this version does not understand why. ``blocked`` says why a file
-    cannot be written, ``missing`` names programs that are not installed.
+    name an image and that this version does not understand why. ``stocked`` is the repository that
+    an image lies in that is to be changed. ``blocked`` says why a file cannot be written,
+    ``missing`` names programs that are not installed.
     """
 
     identities: Mapping[str, Identity] = field(default_factory=dict)
@@ -93,6 +94,7 @@ class ImageFacts:
     standing: tuple[Standing, ...] = ()
     claims: Mapping[str, str] = field(default_factory=dict)
     unknown: Mapping[str, str] = field(default_factory=dict)
+    stocked: Mapping[str, str] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)
     directories: Mapping[str, DirectoryFact] = field(default_factory=dict)
     missing: str = ""

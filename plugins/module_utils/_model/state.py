@@ -197,8 +197,9 @@ class Job:
 class Facts:
     """What was looked up for one plan: only what its steps need.
 
-    ``read_only`` are images to be written to that are on a read-only file system. ``held`` is why
-    QEMU would not write memory.
+    ``read_only`` are images to be written to that are on a read-only file system. ``stocked`` is
+    the repository that an image lies in which a merge would change. ``held`` is why QEMU would
+    not write memory.
     ``agent`` is thawed, frozen or silent, '' where it was not asked; ``blocked`` are the commands
     that it is known not to allow, ``points`` the mount points of what lies on the disks that are
     taken, None where all is to be frozen. ``memory`` is in bytes.
@@ -219,6 +220,7 @@ class Facts:
     saved_to: str = ""
     held: tuple[str, ...] = ()
     read_only: tuple[str, ...] = ()
+    stocked: Mapping[str, str] = field(default_factory=dict)
     agent: str = ""
     blocked: tuple[str, ...] = ()
     points: tuple[str, ...] | None = None

@@ -95,6 +95,12 @@ def vet(plan: ImagePlan, state: ImageState, facts: ImageFacts) -> ImagePlan:
         )
     for path in (*wanted.written, *wanted.removed):
         _check_free(path, facts)
+    for path, repository in facts.stocked.items():
+        raise Conflict(
+            f"{shown(path)} lies in the repository {shown(repository)}",
+            wanted="to leave restore points as they are",
+            todo="work on another image; vm_backup_prune removes restore points",
+        )
     for path in wanted.stood_on:
         _check_still(path, facts)
     for path in (*wanted.removed, *wanted.written):

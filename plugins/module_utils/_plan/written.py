@@ -11,7 +11,7 @@ from __future__ import annotations
 import posixpath
 from collections.abc import Iterator
 
-from .._model.problem import BadInput, Unsupported
+from .._model.problem import BadInput, Conflict, Unsupported
 from .._model.state import Facts, VmState
 from .._model.step import (
     CommitDisk,
@@ -41,8 +41,23 @@ def _written(plan: Plan, vm: VmState) -> Iterator[str]:
             yield from (disk.disk.path for disk in vm.writable)
 
 
+def merged_images(plan: Plan) -> tuple[str, ...]:
+    """The images that merges change or take away, each once."""
+    commits = [step for step in plan.steps if isinstance(step, CommitDisk)]
+    return tuple(dict.fromkeys(path for step in commits for path in (step.base, *step.merged)))
+
+
 def check_written(plan: Plan, vm: VmState, facts: Facts) -> None:
-    """Raise Unsupported for an image that is only read, BadInput for two overlays in one file."""
+    """Raise Unsupported for an image that is only read, Conflict for one of a restore point.
+
+    BadInput for two overlays in one file.
+    """
+    for path, repository in facts.stocked.items():
+        raise Conflict(
+            f"image {path} of VM {vm.name} lies in the repository {repository}",
+            wanted="to leave restore points as they are, and to merge other images",
+            todo="let the VM stand for itself first (vm_blockpull)",
+        )
     for path in facts.read_only:
         raise Unsupported(
             f"image {path} of VM {vm.name} is on a read-only file system",
