@@ -13,6 +13,7 @@ from lab.programs import LabError
 
 from .actions import ACTIONS, Action, Task
 from .images import Stray
+from .liars import ALWAYS_FROZEN
 from .model import OFF, RUNNING, Model
 from .of_hardware import MORE
 from .of_snapshots import Back
@@ -62,7 +63,9 @@ def _of_guest(stage: Stage, model: Model) -> list[str]:
     except LabError as error:
         return [str(error)]
     found = []
-    if model.agent and (frozen := stage.frozen()) != model.frozen:
+    if not model.honest and stage.stalls():
+        found.append("the guest does not write")
+    if model.honest and (frozen := stage.frozen()) != model.frozen:
         found.append(f"the guest is {'' if frozen else 'not '}frozen")
     if (memory := stage.memory()) != model.memory:
         found.append(f"the memory holds {memory}, not {model.memory}")
@@ -188,7 +191,7 @@ def _refusal(
         raise Fault(f"check mode: {said}\nreally: {message}")
     if found := difference(before, stage.world()):
         raise Fault(f"a task that was refused has changed something: {found}\n{message}")
-    if what.certain(model, **params):
+    if what.certain(model, **params) and model.liar != ALWAYS_FROZEN:
         raise Fault(f"refused: {message}")
     return f"{REFUSED}: {message}"
 
