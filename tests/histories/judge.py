@@ -183,6 +183,7 @@ def _refusal(
     runs: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
 ) -> str:
     before, foreseen, real = runs
+    no_traceback(real)
     message = real.get("msg") if real["failed"] else "(the real run succeeds)"
     said = foreseen.get("msg") if foreseen["failed"] else "(check mode succeeds)"
     if model.stale and any(known in message for known in OF_STALE):
@@ -252,3 +253,10 @@ class Candidate:
 def message(result: dict[str, Any]) -> str:
     """`DONE`, or what a run says that has failed."""
     return str(result["msg"]) if result["failed"] else DONE
+
+
+def no_traceback(result: dict[str, Any]) -> None:
+    """An error is told in words, also for a single machine. Raises `Fault`."""
+    for entry in (result, *result.get("vms", {}).values()):
+        if entry.get("exception"):
+            raise Fault(f"a task ends with a traceback: {entry['exception']}")

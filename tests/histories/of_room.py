@@ -12,7 +12,7 @@ from typing import Any
 
 from .accidents import Given, known, task, then
 from .actions import action
-from .judge import DONE, Candidate, Fault, Trial, difference, message, one_of
+from .judge import DONE, Candidate, Fault, Trial, difference, message, no_traceback, one_of
 from .model import PAUSED, RUNNING, Model, demand
 from .stage import Stage, fill
 from .tasks import FILLER, NAME
@@ -40,7 +40,7 @@ class NoRecords(Trial):
         options = what.options(stage, **given)
         with stage.little_state(**room) as runner:
             result = runner(what.module, **options)
-        _no_fault_of_ours(result)
+        no_traceback(result)
         if result["failed"] and room.get("free") == 0 and stage.world() != before:
             raise Fault(f"without any room something has changed: {message(result)}")
         again = stage.attempt(what.module, **options) if result["failed"] else result
@@ -48,13 +48,6 @@ class NoRecords(Trial):
         candidates = [*then(model, (kind, given)), *then(model)]
         candidates += then(model, (kind, given), (kind, given))
         return f"{message(result)}; then {message(again)}", one_of(stage, candidates)
-
-
-def _no_fault_of_ours(result: dict[str, Any]) -> None:
-    """An error is told in words, also for a single machine."""
-    for entry in (result, *result.get("vms", {}).values()):
-        if entry.get("exception"):
-            raise Fault(f"a task ends with a traceback: {entry['exception']}")
 
 
 # What is written where there is little room: a module, and the option for the place.
@@ -91,7 +84,7 @@ class NoPlace(Trial):
                 result = self._while_filling(stage, place, module, options)
             else:
                 result = stage.attempt(module, **options)
-            _no_fault_of_ours(result)
+            no_traceback(result)
             if model.awake and stage.power() == PAUSED:  # QEMU had no room
                 stage.virsh("resume", NAME)
             if not result["failed"]:
