@@ -170,12 +170,25 @@ class WhileSaved(Trial):
         demand(given.get("name", "") in model.points or "name" not in given or kind == "snapshot")
 
     def run(self, stage: Stage, model: Model, *, kind: str, given: Given) -> tuple[str, Model]:
-        what, before = known(kind), stage.world()
+        what, before, images = known(kind), stage.world(), stage.images()
         options = what.options(stage, **given)
         foreseen = stage.attempt(what.module, check=True, **options)
         real = stage.attempt(what.module, **options)
         if foreseen["failed"] != real["failed"]:
             raise Fault(f"check mode: {message(foreseen)}\nreally: {message(real)}")
-        if real["changed"] or stage.world() != before:
-            raise Fault(f"{kind} {given} has changed a machine whose memory is saved")
-        return message(real), one_of(stage, then(model))
+        if stage.images() != images:
+            raise Fault(f"{kind} {given} has changed the disks of a machine whose memory is saved")
+        candidates = list(then(model))
+        if real["changed"]:  # only what is beside its disks
+            candidates = [self._done(model, what, given)]
+        elif stage.world() != before:
+            raise Fault(f"{kind} {given} has changed something and does not say so")
+        return message(real), one_of(stage, candidates)
+
+    def _done(self, model: Model, what: Task, given: Given) -> Candidate:
+        """A point is removed that nothing of the disks stands on."""
+        after = model.copy()
+        after.power = "off"
+        what.after(after, **given)
+        after.power = "saved"
+        return Candidate(after, model, ((what, given),))

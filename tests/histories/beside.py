@@ -13,8 +13,9 @@ from lab import VM
 from lab.vm import Spec
 
 from . import images
+from .guest import FILE_SYSTEM, write_in
 from .model import Content
-from .stage import FILE_SYSTEM, Stage, write_in
+from .stage import Stage
 
 NAME = "beside"
 

@@ -21,7 +21,7 @@ def finish(stage: Stage, model: Model) -> None:
             continue
         after = "running" if model.points[name].memory is not None else "shutoff"
         back = "restore checkpoint" if is_checkpoint(name) else "go back"
-        model = _do(stage, model, back, name=name, run_after=after)
+        model = _answering(stage, _do(stage, model, back, name=name, run_after=after))
     for number in range(len(model.backups)):
         model = _do(stage, model, "restore beside", number=number, instant=False)
     for name in sorted(model.stored):
@@ -51,13 +51,12 @@ def _at_rest(stage: Stage, model: Model) -> Model:
     """Thawed and without saved memory or backup checkpoints of others."""
     if model.frozen:
         model = _do(stage, model, "thaw")
-    if model.power == RUNNING and not model.agent:
-        model = _do(stage, model, "wake the agent")
     if model.power == SAVED:
         file = {"file": model.saved_in} if model.saved_in else {}
         model = _do(stage, model, "let memory run", **file)
     for name in sorted(model.kept):
         model = _do(stage, model, "throw a save away", file=name)
+    model = _answering(stage, model)
     if model.bitmaps and model.power == OFF:
         model = _do(stage, model, "start")
     for name in sorted(model.bitmaps):
@@ -72,6 +71,15 @@ def _back_to_stored(stage: Stage, model: Model) -> Model:
         model = _do(stage, model, "cut the power")
     for name in sorted(model.stored):
         model = _do(stage, model, "go back to storage snapshot", name=name, of=[])
+    return model
+
+
+def _answering(stage: Stage, model: Model) -> Model:
+    """With an agent that answers, and the truth."""
+    if model.power == RUNNING and not model.agent:
+        model = _do(stage, model, "wake the agent")
+    if model.power == RUNNING and model.liar:
+        model = _do(stage, model, "mend the agent")
     return model
 
 

@@ -16,9 +16,10 @@ from pathlib import Path
 
 import libvirt
 from lab import VM, Lab
+from lab.programs import LabError
 from lab.vm import wait_until
 
-from . import images
+from . import images, liars
 from .tasks import NAME
 
 
@@ -54,16 +55,32 @@ class Hands:
 
     def note_images(self, name: str) -> None:
         """Remember the images as they are when memory was saved under this name."""
-        self._noted[name] = self._images()
+        self._noted[name] = self.images()
 
     def images_as_noted(self, name: str) -> bool:
         """Whether nobody has written to one since, or put another in its place."""
-        return self._noted[name] == self._images()
+        return self._noted[name] == self.images()
 
-    def _images(self) -> list[tuple[str, int, int, int]]:
+    def images(self) -> list[tuple[str, int, int, int]]:
+        """The files that the disks stand on: path, inode, size and time."""
         chains = [images.chain(self.vm.source(each, inactive=True)) for each in self.targets]
         found = [(path, os.stat(path)) for chain in chains for path in chain]
         return [(path, facts.st_ino, facts.st_size, facts.st_mtime_ns) for path, facts in found]
+
+    def let_lie(self, how: str) -> None:
+        """Put an agent in the guest that does otherwise than it says."""
+        liars.let_lie(self.vm, how)
+
+    def thaw_inside(self) -> None:
+        """As somebody on the console of the guest would."""
+        self.vm.run("for point in /mnt/*; do fsfreeze --unfreeze $point 2>/dev/null; done; true")
+
+    def stalls(self) -> bool:
+        """Whether the guest cannot write. One whose thaw is under way gets some time for it."""
+        with contextlib.suppress(LabError):
+            wait_until(lambda: not self.vm.stalled(), 20, "it writes")
+            return False
+        return True
 
     def unplug(self, target: str) -> None:
         """Detach a disk for good; returns when the guest has let go of it."""

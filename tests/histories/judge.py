@@ -13,6 +13,7 @@ from lab.programs import LabError
 
 from .actions import ACTIONS, Action, Task
 from .images import Stray
+from .liars import ALWAYS_FROZEN
 from .model import OFF, RUNNING, Model, Point
 from .of_hardware import MORE
 from .of_snapshots import Back
@@ -64,7 +65,9 @@ def _of_guest(stage: Stage, model: Model) -> list[str]:
     except LabError as error:
         return [str(error)]
     found = []
-    if model.agent and (frozen := stage.frozen()) != model.frozen:
+    if not model.honest and stage.stalls():
+        found.append("the guest does not write")
+    if model.honest and (frozen := stage.frozen()) != model.frozen:
         found.append(f"the guest is {'' if frozen else 'not '}frozen")
     if (memory := stage.memory()) != model.memory:
         found.append(f"the memory holds {memory}, not {model.memory}")
@@ -194,6 +197,7 @@ def _refusal(
     runs: tuple[dict[str, Any], dict[str, Any], dict[str, Any]],
 ) -> str:
     before, foreseen, real = runs
+    no_traceback(real)
     message = real.get("msg") if real["failed"] else "(the real run succeeds)"
     said = foreseen.get("msg") if foreseen["failed"] else "(check mode succeeds)"
     if model.stale and any(known in message for known in OF_STALE):
@@ -202,7 +206,7 @@ def _refusal(
         raise Fault(f"check mode: {said}\nreally: {message}")
     if found := difference(before, stage.world()):
         raise Fault(f"a task that was refused has changed something: {found}\n{message}")
-    if what.certain(model, **params):
+    if what.certain(model, **params) and model.liar != ALWAYS_FROZEN:
         raise Fault(f"refused: {message}")
     return f"{REFUSED}: {message}"
 
@@ -263,3 +267,10 @@ class Candidate:
 def message(result: dict[str, Any]) -> str:
     """`DONE`, or what a run says that has failed."""
     return str(result["msg"]) if result["failed"] else DONE
+
+
+def no_traceback(result: dict[str, Any]) -> None:
+    """An error is told in words, also for a single machine. Raises `Fault`."""
+    for entry in (result, *result.get("vms", {}).values()):
+        if entry.get("exception"):
+            raise Fault(f"a task ends with a traceback: {entry['exception']}")

@@ -62,6 +62,7 @@ class Point:
     certain: bool = True
     agent: bool = True
     plugged: bool = False
+    liar: str = ""
     id: str = ""  # of a restore point
 
 
@@ -89,6 +90,7 @@ class Memory:
     power: str
     agent: bool
     plugged: bool
+    liar: str
 
 
 @dataclass
@@ -107,6 +109,7 @@ class Model:
     bitmaps: set[str] = field(default_factory=set)  # backup checkpoints of others
     frozen: bool = False
     agent: bool = True  # whether the guest agent answers
+    liar: str = ""  # how it does otherwise than it says
     plugged: bool = False  # whether a disk was attached
     saved_in: str = ""  # the file that its memory is saved in, "" where libvirt keeps it
     was: str = RUNNING  # what it did when its memory was saved
@@ -150,6 +153,11 @@ class Model:
         """Whether there is a QEMU."""
         return self.power in (RUNNING, PAUSED)
 
+    @property
+    def honest(self) -> bool:
+        """Whether the guest agent answers, and the truth."""
+        return self.agent and not self.liar
+
     def point(
         self,
         name: str,
@@ -176,8 +184,8 @@ class Model:
         self.stored[name] = Stored(disks, frozenset(self.points), self.moves, self.plugged)
 
     @property
-    def _beside(self) -> dict[str, bool]:
-        return {"agent": self.agent, "plugged": self.plugged}
+    def _beside(self) -> dict[str, Any]:
+        return {"agent": self.agent, "plugged": self.plugged, "liar": self.liar}
 
     def back_up(self, now: str) -> None:
         """A restore point of the present state."""
@@ -189,7 +197,7 @@ class Model:
 
     def off(self) -> None:
         """Without power, or just booted: nothing is left of what was in memory."""
-        self.memory, self.agent, self.stale = 0, True, False
+        self.memory, self.agent, self.liar, self.stale = 0, True, "", False
 
     def save(self, file: str = "") -> None:
         """Off, and its memory where it can go on from."""
@@ -202,7 +210,7 @@ class Model:
 
     def keep(self, file: str) -> None:
         """Nobody waits for its memory any more, which stays in that file."""
-        self.kept[file] = Memory(self.memory, self.was, self.agent, self.plugged)
+        self.kept[file] = Memory(self.memory, self.was, self.agent, self.plugged, self.liar)
         self.lose()
 
     def lose(self) -> None:
@@ -217,6 +225,7 @@ class Model:
         self.disks = {**self.disks, **point.disks}
         self.frozen = False
         self.agent = point.memory is None or point.agent
+        self.liar = "" if point.memory is None else point.liar
         self.plugged = point.plugged
         if run_after == "shutoff":
             self.power = OFF

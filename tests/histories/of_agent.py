@@ -13,7 +13,7 @@ from .stage import Stage
 @action("silence the agent")
 class Silence(Action):
     def after(self, model: Model) -> None:
-        demand(model.power == RUNNING and model.agent and not model.frozen)
+        demand(model.power == RUNNING and model.honest and not model.frozen)
         model.agent = False
 
     def play(self, stage: Stage, model: Model) -> None:

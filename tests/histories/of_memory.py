@@ -25,7 +25,7 @@ class Save(Task):
         model.number()
 
     def certain(self, model: Model, **_params: Any) -> bool:
-        return model.agent
+        return model.honest
 
     def options(self, stage: Stage, *, file: str = "") -> dict[str, Any]:
         return {"state": "saved", **place(stage, file)}
@@ -60,11 +60,11 @@ class Freeze(Task):
 
     def after(self, model: Model) -> None:
         demand(model.power == RUNNING and not model.frozen)
-        demand(model.agent)
+        demand(model.honest)
         model.frozen = True
 
     def certain(self, model: Model) -> bool:
-        return model.agent
+        return model.honest
 
     def options(self, stage: Stage) -> dict[str, Any]:
         return {"state": "frozen", "deadline": 600}

@@ -105,7 +105,7 @@ class GoOnFromOld(Trial):
         if not as_then:
             return self._refused(stage, model, file)
         after = model.copy()
-        after.memory, after.agent = held.number, held.agent
+        after.memory, after.agent, after.liar = held.number, held.agent, held.liar
         after.kept.pop(file)
         if virsh:
             stage.virsh("restore", stage.save_file(file))

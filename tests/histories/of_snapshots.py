@@ -50,7 +50,7 @@ class TakeSnapshot(Task):
         model.point(name, memory=memory, internal=mode == "internal", of=of)
 
     def certain(self, model: Model, *, mode: str, memory: bool, **_params: Any) -> bool:
-        return mode == "external" and (model.agent or not memory)
+        return mode == "external" and (model.honest or not memory)
 
     def options(
         self,

@@ -11,22 +11,21 @@ import os
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import libvirt
 from lab import VM, Disk, Lab
-from lab.programs import LabError
-from lab.vm import wait_until
 
 from . import images
+from .guest import FILE_SYSTEM, Guest
 from .hands import Hands
 from .model import DISKS, OFF, PAUSED, REGIONS, RUNNING, SAVED, Content, Model
 from .storage import Storage
-from .tasks import NAME, Tasks
+from .tasks import FILLER, NAME, Tasks
 
-FILE_SYSTEM = "vda"
+STATE = 4 << 20  # bytes for the state directory
 STATES = {
     libvirt.VIR_DOMAIN_RUNNING: RUNNING,
     libvirt.VIR_DOMAIN_PAUSED: PAUSED,
@@ -35,7 +34,7 @@ STATES = {
 }
 
 
-class Stage(Tasks, Hands):
+class Stage(Tasks, Hands, Guest):
     """One machine with some disks, a state directory and a repository, of one history."""
 
     def __init__(
@@ -63,6 +62,7 @@ class Stage(Tasks, Hands):
         self.lent.update(self.templates.values())
         self._untouched = self._times()
         self.state_dir = lab.directory / "state"
+        self._mount(self.state_dir, STATE)
         self.repository = lab.directory / "repository"
         self.repository.mkdir()
         self.beside = lab.directory / "beside"
@@ -85,22 +85,48 @@ class Stage(Tasks, Hands):
         for name in {domain.name() for domain in self.lab.connection.listAllDomains()}:
             self.lab.remove(name)
         self.lab.vms.clear()
+        # Who guards a freeze that is over may have it open for a moment.
+        subprocess.run(["umount", "-l", str(self.state_dir)], check=True)
         for folder in (self.state_dir, self.repository, self.beside, self.elsewhere, self.saves):
             shutil.rmtree(folder, ignore_errors=True)
         self.storage.close()
 
     @contextlib.contextmanager
+    def little_state(
+        self, *, free: int | None = None, written: int = 0
+    ) -> Iterator[Callable[..., dict[str, Any]]]:
+        """What runs tasks while the file system of the state directory is full.
+
+        It has so many KiB `free`, or becomes full when so many records were `written`.
+        """
+        if free is not None:
+            fill(self.state_dir, free << 10)
+        place = {"place": str(self.state_dir), "after": written, "no_room": False}
+        env = {} if free is not None else {"VMKEEP_FULL": json.dumps(place)}
+
+        def run(module: str, **given: Any) -> dict[str, Any]:
+            return self.attempt(module, **given) if not env else self.filling(module, env, **given)
+
+        try:
+            yield run
+        finally:
+            (self.state_dir / FILLER).unlink(missing_ok=True)
+
+    @contextlib.contextmanager
     def small(self, size: int) -> Iterator[Path]:
         """A directory on a file system with so many bytes."""
         place = self.lab.directory / "small"
-        place.mkdir(exist_ok=True)
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(place)]
-        subprocess.run(mount, check=True)
+        self._mount(place, size)
         try:
             yield place
         finally:
             self.settled()
             subprocess.run(["umount", str(place)], check=True)
+
+    def _mount(self, place: Path, size: int) -> None:
+        place.mkdir(exist_ok=True)
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(place)]
+        subprocess.run(mount, check=True)
 
     def world(self) -> dict[str, Any]:
         """What no check mode and no refusal may change."""
@@ -115,60 +141,6 @@ class Stage(Tasks, Hands):
             "unneeded": self.unneeded(),
             "stored": sorted(map(str, self.storage.copies())),
         }
-
-    # -- the guest -------------------------------------------------------------------------
-
-    def write(self, wanted: dict[str, dict[int, int]], memory: int) -> None:
-        """Let the guest write numbers into regions, durably, and one into its memory."""
-        write_in(self.vm, wanted, memory)
-
-    @contextlib.contextmanager
-    def busy(self, awake: bool) -> Iterator[None]:
-        """Let a guest that is awake write, again and again, what its disks hold already."""
-        if not awake:
-            yield
-            return
-        copy = "dd if=$place of=$place bs=64k conv=notrunc oflag=direct status=none"
-        loop = f"while [ -e /run/busy ]; do for place in $@; do {copy}; done; done; rm /run/at-it"
-        regions = {target: device(target) for target in self.targets}
-        regions[FILE_SYSTEM] = "/mnt/vda/regions"
-        places = self.vm.run(f"echo {' '.join(regions.values())}; touch /run/busy /run/at-it")
-        self.vm.control().start(["sh", "-c", loop, "busy", *places.split()], capture=False)
-        try:
-            yield
-        finally:
-            if self.power() == RUNNING:
-                self.vm.run("rm /run/busy; while [ -e /run/at-it ]; do sleep 0.01; done")
-
-    def memory(self) -> int:
-        """The number in the guest's memory, 0 after a boot."""
-        return int(self.vm.run("cat /run/number 2>/dev/null || echo 0"))
-
-    def frozen(self) -> bool:
-        return self.vm.frozen()
-
-    def reset(self) -> None:
-        """Boot again without a word to the guest; returns when it has come up anew."""
-        self.vm.run("touch /run/before")
-        self.vm.domain.reset()
-        self.vm.disconnect()
-        wait_until(self._forgotten, 60, "the guest has booted again")
-        self.ready()
-
-    def _forgotten(self) -> bool:
-        with contextlib.suppress(LabError):
-            return self.vm.run("ls /run/before 2>/dev/null || echo gone").strip() == "gone"
-        return False
-
-    def ready(self, *, agent: bool = True) -> None:
-        """Return when a guest that runs answers, and its agent unless that is silent."""
-        if self.power() != RUNNING:
-            return
-        self.vm.control().call("guest-ping", timeout=90)
-        if agent:
-            self.vm.wait_agent(30)
-
-    # -- the host --------------------------------------------------------------------------
 
     def power(self) -> str:
         """What the machine does, as libvirt says."""
@@ -273,19 +245,13 @@ class Stage(Tasks, Hands):
         return sorted(str(path.relative_to(self.state_dir)) for path in found)
 
 
-def write_in(vm: VM, wanted: dict[str, dict[int, int]], memory: int) -> None:
-    """As `Stage.write`, in the guest of any machine like it."""
-    data, commands = b"", [f"echo {memory} >/run/number"]
-    for target, regions in wanted.items():
-        file = "/mnt/vda/regions" if target == FILE_SYSTEM else device(target)
-        for region, number in regions.items():
-            place = region if target == FILE_SYSTEM else images.block_of(region)
-            copy = f"dd of={file} seek={place} bs={images.REGION} count=1 status=none"
-            commands.append(f"{copy} iflag=fullblock oflag=direct conv=notrunc,fsync")
-            data += images.filled(target, region, number)
-    vm.run(" && ".join(commands), data=data)
+def fill(place: Path, free: int) -> None:
+    """Leave so many bytes of a file system free, or what is left if that is less."""
+    with (place / FILLER).open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while (left := _free(place) - free) > 0:
+            file.write(bytes(min(left, 1 << 20)))
 
 
-def device(target: str) -> str:
-    """How the guest calls a disk, found by its serial."""
-    return f"/dev/$(grep -lx {target} /sys/block/vd*/serial | cut -d/ -f4)"
+def _free(place: Path) -> int:
+    space = os.statvfs(place)
+    return space.f_bavail * space.f_frsize

@@ -14,6 +14,9 @@ from lab.forked import run_forked
 from lab.modules import ModuleCrashed, ModuleRun, start_module
 
 NAME = "db01"
+HARNESS = Path(__file__).parents[1] / "integration" / "kill_harness.py"
+FULL_HARNESS = HARNESS.with_name("full_harness.py")
+FILLER = "filler"  # as that harness calls it
 
 
 class Tasks:
@@ -35,6 +38,10 @@ class Tasks:
     def begin(self, module: str, **given: Any) -> ModuleRun:
         """A run that goes on beside others."""
         return start_module(module, self.options(given))
+
+    def filling(self, module: str, env: dict[str, str], **given: Any) -> dict[str, Any]:
+        """A run in the middle of which the file system of its records becomes full."""
+        return start_module(module, self.options(given), env=env, runner=FULL_HARNESS).result()
 
     def killed(self, module: str, at: int, **given: Any) -> bool:
         """A run that dies before its effect number `at`; False where it had fewer."""

@@ -242,6 +242,19 @@ def test_a_snapshot_was_taken_since(db01: VM, modules: Modules) -> None:
     modules.run("vm_snapshot", db01, name="byhand", state="absent")
 
 
+@pytest.mark.parametrize("where", ["managed", "file"])
+def test_an_internal_snapshot_lies_in_the_images(db01: VM, modules: Modules, where: str) -> None:
+    """To delete it is to write to them, and the memory would not go on from there."""
+    path = at(db01) if where == "file" else None
+    modules.run("vm_snapshot", db01, name="inside", mode="internal")
+    modules.run("vm_memory", db01, **saving(path))
+    message = modules.refused("vm_snapshot", db01, name="inside", state="absent")
+    assert "its memory continues" in message or f"was saved to {path}" in message
+    modules.change("vm_memory", db01, **running(path))
+    goes_on(db01)
+    modules.run("vm_snapshot", db01, name="inside", state="absent")
+
+
 def test_a_backup_of_a_saved_vm(db01: VM, modules: Modules, tmp_path: Path) -> None:
     """Its disks are not at rest, and the memory goes on though they were read."""
     params = {"repository": str(tmp_path / "backup")}

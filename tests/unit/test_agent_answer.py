@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host import (
@@ -18,6 +19,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._host import (
     freeze_guard,
     guest_exec,
     hold,
+    quiesce,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import Problem
 from hypothesis import given, settings
@@ -102,6 +104,38 @@ def test_bytes_that_are_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     fake = type("Binding", (), {"qemuAgentCommand": staticmethod(answer)})
     monkeypatch.setattr(freeze, "libvirt_qemu", fake)
     assert freeze.freeze_status(Liar()) == "silent"
+
+
+@pytest.mark.parametrize(("obeys", "wanted"), [(1, 2), (2, 1), (9, None)])
+def test_a_thaw_counts_when_the_guest_calls_itself_thawed(
+    monkeypatch: pytest.MonkeyPatch, obeys: int, wanted: int | None
+) -> None:
+    """`obeys`: the thaw that does what it says. The first tells of 2, others of 1 file system."""
+    thaws: list[str] = []
+
+    def answer(_domain: object, command: str, *_rest: object) -> str:
+        if "thaw" in command:
+            thaws.append(command)
+            return json.dumps({"return": 2 if len(thaws) == 1 else 1})
+        return json.dumps({"return": "thawed" if len(thaws) >= obeys else "frozen"})
+
+    monkeypatch.setattr(freeze, "libvirt_qemu", SimpleNamespace(qemuAgentCommand=answer))
+    monkeypatch.setattr(freeze, "_THAW_SECONDS", 0.2)
+    assert freeze.thaw(Liar()) == wanted and len(thaws) >= min(obeys, 3)
+
+
+@pytest.mark.parametrize("thawed", [1, None])
+def test_a_guest_that_is_not_thawed_is_told_of(
+    monkeypatch: pytest.MonkeyPatch, thawed: int | None
+) -> None:
+    monkeypatch.setattr(freeze, "freeze_now", lambda *_args: 1)
+    monkeypatch.setattr(freeze, "thaw", lambda _dom: thawed)
+    guard, notes = mock.Mock(), []
+    step = SimpleNamespace(quiesce="required", freeze_timeout=5)
+    with quiesce.quiesced(Liar(), guard, step, notes) as held:
+        assert held is not None and notes == []
+    assert [("may still be frozen" in note) for note in notes] == ([] if thawed else [True])
+    assert guard.disarm.called == bool(thawed)
 
 
 @pytest.mark.parametrize(

@@ -41,13 +41,14 @@ class Freeze:
     """One freeze as it went. Times are of time.monotonic(); ``seconds`` is its allowance.
 
     ``thawed`` is how many file systems our own thaw found frozen: none if the guard or somebody
-    else was first, or if the agent did not tell.
+    else was first, or if the agent did not tell. ``stuck``: nobody knows that it is thawed.
     """
 
     seconds: int
     began: float = 0.0
     ended: float = 0.0
     thawed: int = 0
+    stuck: bool = False
 
     def lapsed(self) -> bool:
         """Whether the guard may have thawed the guest by now."""
@@ -204,6 +205,7 @@ def frozen(dom: Domain, guard: Guard, seconds: int, points: Sequence[str] = ()) 
     finally:
         thawed = thaw(dom)
         freeze.ended = time.monotonic()
+        freeze.stuck = thawed is None
         if thawed is not None:
             freeze.thawed = thawed
             guard.disarm(uuid)
@@ -231,14 +233,18 @@ def paused(dom: Domain, guard: Guard, seconds: float) -> Iterator[None]:
 def thaw(dom: Domain) -> int | None:
     """Thaw the guest; how many file systems that thawed.
 
-    None if the agent could not be heard, in which case the guard goes on trying.
+    None if the agent could not be heard, or calls the guest frozen still, in which case the guard
+    goes on trying.
     """
     deadline = time.monotonic() + _THAW_SECONDS
     while time.monotonic() < deadline:
         try:
-            return number(agent(dom, "guest-fsfreeze-thaw", _THAW_SECONDS))
+            thawed = number(agent(dom, "guest-fsfreeze-thaw", _THAW_SECONDS))
+            if freeze_status(dom) != "frozen":
+                return thawed
         except Unreachable:
             return None
         except (Problem, TypeError, ValueError):
-            time.sleep(0.05)
+            pass
+        time.sleep(0.05)
     return None

@@ -37,15 +37,22 @@ def quiesced(
     if step.quiesce == "never" or guard is None:
         yield None
         return
-    with contextlib.ExitStack() as stack:
-        freeze = None
-        try:
-            freeze = stack.enter_context(frozen(dom, guard, step.freeze_timeout, points))
-        except Problem as problem:
-            if step.quiesce == "required":
-                raise
-            notes.append(f"not quiesced: {problem.found}")
-        yield freeze
+    freeze = None
+    try:
+        with contextlib.ExitStack() as stack:
+            try:
+                freeze = stack.enter_context(frozen(dom, guard, step.freeze_timeout, points))
+            except Problem as problem:
+                if step.quiesce == "required":
+                    raise
+                notes.append(f"not quiesced: {problem.found}")
+            yield freeze
+    finally:
+        if freeze is not None and freeze.stuck:
+            notes.append(
+                "the guest may still be frozen: its agent does not thaw it, which is tried on for"
+                " an hour (look at qemu-guest-agent in the guest, or run fsfreeze --unfreeze there)"
+            )
 
 
 def mount_points(dom: Domain, targets: Collection[str]) -> tuple[str, ...] | None:

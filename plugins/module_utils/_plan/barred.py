@@ -17,6 +17,7 @@ from .._model.state import DiskState, Facts, VmState
 from .._model.step import (
     CommitDisk,
     DefineAsOf,
+    DeleteInternal,
     Plan,
     PullDisk,
     RevertInternal,
@@ -137,6 +138,7 @@ def touches_disks(plan: Plan) -> bool:
         PullDisk,
         TakeSnapshot,
         DefineAsOf,
+        DeleteInternal,
         RevertInternal,
         SnapshotStorage,
         RevertStorage,
