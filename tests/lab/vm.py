@@ -31,7 +31,10 @@ MAX_WRITTEN = 5  # file descriptors of one digit in guest/writer
 KERNEL_OPTIONS = (
     "console=ttyS0 quiet panic=-1 "
     # These save time under emulation.
-    "edd=off mitigations=off nokaslr no_timer_check ipv6.disable=1 cryptomgr.notests"
+    "edd=off mitigations=off nokaslr no_timer_check ipv6.disable=1 cryptomgr.notests "
+    "init_on_alloc=0 "
+    "initcall_blacklist=init_kprobe_trace,trace_eval_init,cubictcp_register,"
+    "load_system_certificate_list"
 )
 
 
