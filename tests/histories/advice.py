@@ -93,7 +93,7 @@ def insist(stage: Stage, model: Model, kind: str, params: dict[str, Any]) -> tup
         except Unfit:  # what was to be done has been done with something else
             said = DONE
         else:
-            said, model = perform(stage, model, kind, params)
+            said, model = _performed(stage, model, todo[-1], told)
         told.append(f"{kind} {params}: {said}")
         if said == DONE:
             todo.pop()
@@ -106,6 +106,16 @@ def insist(stage: Stage, model: Model, kind: str, params: dict[str, Any]) -> tup
         else:
             todo += advised(said.partition(TO_DO)[2], told)
     raise Fault("the advice leads nowhere:\n" + "\n".join(told))
+
+
+def _performed(
+    stage: Stage, model: Model, step: tuple[str, dict[str, Any]], told: list[str]
+) -> tuple[str, Model]:
+    """As `perform`; a fault tells what has led to it."""
+    try:
+        return perform(stage, model, *step)
+    except Fault as fault:
+        raise Fault("\n".join([*told, str(fault)])) from None
 
 
 def advised(said: str, told: list[str]) -> list[tuple[str, dict[str, Any]]]:
@@ -158,6 +168,6 @@ class RemoveImage(Action):
     def play(self, stage: Stage, model: Model, *, path: str) -> None:
         if not os.path.exists(path):  # it went with another one
             return
-        result = images.removed(path, str(stage.lab.directory), str(stage.state_dir))
+        result = images.removed(path, stage.lab.directory, stage.state_dir)
         if result["failed"] or not result["changed"]:
             raise RuntimeError(result.get("msg"))

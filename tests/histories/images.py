@@ -118,10 +118,14 @@ def _backing(path: str) -> str:
     return os.path.join(os.path.dirname(path), name)
 
 
-def removed(path: str, root: str, state_dir: str) -> dict[str, Any]:
-    """The result of the task that removes an image which nobody needs."""
-    more = {"allowed_roots": [root], "state_dir": state_dir}
-    return run_forked("qcow2_overlay", {"path": path, "state": "absent", **more})
+def removed(path: str, root: Path, state_dir: Path) -> dict[str, Any]:
+    """The result of the task that removes an image which nobody needs.
+
+    It sees the definitions of the libvirt whose directory is ``root``.
+    """
+    given = {"allowed_roots": [str(root)], "state_dir": str(state_dir)}
+    env = {"XDG_CONFIG_HOME": str(root / "c")}
+    return run_forked("qcow2_overlay", {"path": path, "state": "absent", **given}, env=env)
 
 
 def is_state(path: Path) -> bool:

@@ -10,6 +10,7 @@ import re
 import subprocess
 import time
 
+from image_story import Images
 from story import chain, folder, sources, world
 from test_snapshot_absent import assert_kept, overlay, take
 
@@ -113,6 +114,34 @@ def test_snapshots_of_others_are_gone_back_to_twice(make_vm, modules, images):
         images.change("qcow2_overlay", file, state="absent", allowed_roots=[str(folder(vm))])
     modules.change("vm_snapshot", vm, name="theirs", state="absent")
     assert sources(vm, inactive=True) == bases
+
+
+def test_what_others_have_left_on_a_former_overlay_is_in_nobodys_way(make_vm, modules, tmp_path):
+    """The last snapshot that needs the overlay goes, and with it all but what others have left."""
+    vm = make_vm("db01", disks=1, running=False)
+    bases = sources(vm, inactive=True)
+    take(modules, vm, "s1")
+    former = overlay(vm, "vda", "s1")
+    virsh = ["virsh", "-c", modules.lab.uri, "snapshot-create-as", vm.name, "theirs", "--disk-only"]
+    subprocess.run(virsh, check=True, capture_output=True)
+    active = sources(vm, inactive=True)["vda"]
+    subprocess.run(["qemu-io", "-c", "write 1M 64k", active], check=True, capture_output=True)
+    modules.run("vm_snapshot", vm, name="theirs", state="reverted")
+    between = sources(vm, inactive=True)["vda"]
+    take(modules, vm, "s2")
+    modules.run("vm_snapshot", vm, name="s1", state="reverted")
+    modules.change("vm_blockpull", vm)
+    now = sources(vm, inactive=True)["vda"]
+    modules.change("vm_snapshot", vm, name="theirs", state="absent")
+    assert modules.whole(vm) == {"s2"}
+    images = Images(tmp_path, modules.lab.directory / "c")
+    refused = images.refused("qcow2_overlay", between, state="absent")
+    assert "snapshot s2 of VM db01" in refused
+    result = modules.change("vm_snapshot", vm, name="s2", state="absent")
+    assert f"db01: {former} was kept, since image " in result["notes"][0]
+    for path in (active, between, former):
+        images.change("qcow2_overlay", path, state="absent")
+    assert world(vm)["files"] == sorted([*bases.values(), now])
 
 
 def test_an_internal_snapshot_beside_the_present_state(make_vm, modules):

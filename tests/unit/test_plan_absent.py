@@ -266,6 +266,13 @@ def test_an_internal_snapshot_beside_the_present_state_goes_with_its_image():
     assert plan_absent(AbsentWish("s1"), predict(before, plan)).steps
 
 
+def test_a_former_overlay_is_kept_for_those_whom_nobody_records():
+    """What the snapshot itself stands on there is as good as any."""
+    inner = replace(snapshot("s1"), former=(at("vda", "old"),))
+    (gone,) = of(RemoveFile, plan_absent(AbsentWish("s1"), vm(disk("vda"), snapshots=[inner])))[1:]
+    assert (gone.file, gone.spare) == (at("vda", "old"), True)
+
+
 def test_internal_in_the_overlay_that_would_be_merged():
     top = disk("vda", "s1 base", images={"s1": {"internal": ("inside",)}})
     before = vm(top, snapshots=[snapshot("s1"), internal(on="s1", parent="s1")])

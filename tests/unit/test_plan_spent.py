@@ -27,7 +27,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.users import 
     harmed,
     what_to_do_about,
 )
-from builders import at, disk, kinds, of, snapshot, vm
+from builders import at, disk, image, kinds, of, snapshot, vm
 from test_plan_history import carry_out, die, journal_of, recovery
 from world import World
 
@@ -99,6 +99,10 @@ def test_whose_removal_leads_on_is_said():
     mine, other = f"image {at('vda', 's2')}", "image /vms/other.qcow2"
     assert what_to_do_about([mine], before).startswith("remove checkpoint s2 first (vm_checkpoint")
     assert "qcow2_overlay with path /vms/other.qcow2" in what_to_do_about([other], before)
+    # An image that nobody records, and that a snapshot needs, is no one's to remove.
+    below = vm(disk("vda"), snapshots=[snapshot("s3", {"vda": "left"})])
+    below = replace(below, branches=((image(at("vda", "left")), image("/vms/other.qcow2")),))
+    assert what_to_do_about([other], below).startswith("remove snapshot s3 first")
     both = what_to_do_about([other, "image /vms/third.qcow2"], before)
     assert "remove /vms/other.qcow2, /vms/third.qcow2 if nobody needs them" in both
     assert "qcow2_overlay with path /vms/third.qcow2, state absent" in both

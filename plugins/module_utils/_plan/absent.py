@@ -127,7 +127,7 @@ def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[Step]
                 yield RemoveFile(file, f"overlay of snapshot {snapshot.name}, in no chain")
         for file in snapshot.former:
             if file not in vm.missing and not _in_a_chain(vm, file) and file not in needed:
-                yield RemoveFile(file, f"former overlay of snapshot {snapshot.name}")
+                yield RemoveFile(file, f"former overlay of snapshot {snapshot.name}", spare=True)
 
 
 def _needed(vm: VmState, doomed: tuple[Snapshot, ...]) -> set[str]:

@@ -8,7 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from .._model.image import Image
 from .._model.snapshot import CHECKPOINT, Snapshot
@@ -89,8 +89,7 @@ def what_to_do_about(users: Sequence[str], vm: VmState) -> str:
             continue
         path = user[len(_IMAGE) :]
         for snapshot in reversed(vm.snapshots):
-            held = {snapshot.image_before(entry.target) for entry in snapshot.taken}
-            if path in snapshot.made or path in held:
+            if path in snapshot.made or path in _stands_on(vm, snapshot):
                 return removal_of(snapshot)
         unrecorded.append(path)
     if unrecorded:
@@ -100,3 +99,11 @@ def what_to_do_about(users: Sequence[str], vm: VmState) -> str:
             f" {'them' if unrecorded[1:] else 'it'} ({tasks})"
         )
     return "choose a base above it, or detach the other user first"
+
+
+def _stands_on(vm: VmState, snapshot: Snapshot) -> Iterator[str]:
+    """The images that a snapshot could not be gone back to without."""
+    for entry in snapshot.taken:
+        point = snapshot.image_before(entry.target)
+        yield point
+        yield from (image.filename for image in vm.chain_of(point))
