@@ -95,7 +95,7 @@ class Play:
         machine = next(steps)
         if machine[0] != MACHINE:
             machine, steps = (MACHINE, dict(MACHINES[0])), chain([machine], steps)
-        machine = outcome.machine = self._possible(machine, outcome)
+        machine = outcome.machine = possible(machine, outcome)
         self.tell(f"  {written(machine)}")
         self.model = Model.of(**machine[1])
         stage = Stage(self.lab, **machine[1])
@@ -112,14 +112,6 @@ class Play:
             stage.close()
         return outcome
 
-    def _possible(self, machine: Step, outcome: Outcome) -> Step:
-        """The machine, or without a file system that cannot be had, and then says so."""
-        name, params = machine
-        if not params.get("storage") or not (trouble := mount_trouble()):
-            return machine
-        outcome.lacking = f"NOT TESTED: storage snapshots on {params['storage']}, since {trouble}"
-        return name, {key: value for key, value in params.items() if key != "storage"}
-
     def _step(self, stage: Stage, step: Step, outcome: Outcome) -> None:
         name, params = step
         try:
@@ -132,6 +124,15 @@ class Play:
         outcome.said.append(said)
         if said != "done":
             self.tell(f"      {said}")
+
+
+def possible(machine: Step, outcome: Outcome) -> Step:
+    """The machine, or one without a file system that cannot be had, which the outcome says then."""
+    name, params = machine
+    if not params.get("storage") or not (trouble := mount_trouble()):
+        return machine
+    outcome.lacking = f"NOT TESTED: storage snapshots on {params['storage']}, since {trouble}"
+    return name, {key: value for key, value in params.items() if key != "storage"}
 
 
 def written(step: Step) -> str:

@@ -304,6 +304,27 @@ def test_a_base_that_was_written_to_is_noticed(stored_vm, modules):
     assert f"{base} was written to since" in message
 
 
+def test_backups_leave_the_way_back_to_a_copy_of_an_overlay(stored_vm, modules, tmp_path):
+    """They take their old bitmaps out of what it stands on, which is no other content."""
+    vm = stored_vm("xfs", "stored", disks=[Disk(size=4, content="blank")])
+    backup = {"repository": str(tmp_path), "type": "full"}
+    modules.run("vm_backup", vm, **backup)
+    modules.run("vm_snapshot", vm, name="first")
+    base = chain(sources(vm)["vda"])[1]
+    copy = copies(take(modules, vm), vm)["vda"]
+    bitmaps = info(base)["format-specific"]["data"]["bitmaps"]
+    for _night in range(2):
+        modules.run("vm_backup", vm, **backup)
+    vm.shutdown()
+    assert bitmaps and "bitmaps" not in info(base)["format-specific"]["data"]
+    modules.change(MODULE, vm, name="s1", state="reverted")
+    assert digest(sources(vm)["vda"]) == digest(copy)
+    run("qemu-io", "-f", "qcow2", "-c", "write 1M 64k", base)
+    run("qemu-io", "-f", "qcow2", "-c", "write 1M 64k", sources(vm)["vda"])
+    message = modules.refused(MODULE, vm, name="s1", state="reverted")
+    assert f"{base} was written to since" in message
+
+
 def test_a_copy_that_was_written_to_is_noticed(stored_vm, modules):
     vm = stored_vm("xfs", "stored", disks=1, running=False)
     first, second = (copies(take(modules, vm, name), vm)["vda"] for name in ("s1", "s2"))

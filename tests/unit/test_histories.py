@@ -13,13 +13,13 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.users import 
 )
 from builders import snapshot, vm
 from histories.__main__ import script, steps_of
-from histories.actions import ACTIONS
+from histories.actions import ACTIONS, Task
 from histories.advice import advised
 from histories.faults import FAULTS, PLACE, Fault
 from histories.judge import Fault as Found
 from histories.ledger import ROOT, Entry, Ledger
 from histories.model import OFF, RUNNING, Model, Unfit
-from histories.play import MACHINE, Step, random_steps, read, written
+from histories.play import MACHINE, Outcome, Step, possible, random_steps, read, written
 from histories.shrink import shrink
 
 
@@ -72,6 +72,35 @@ def test_what_stands_on_a_point_that_goes_stands_on_its_parent():
     assert model.points["s3"].parent == "s1" and model.below("s1") == ["s1", "s3"]
     act(model, "remove with all below", name="s1")
     assert model.points == {} and model.current is None
+
+
+def test_a_storage_snapshot_brings_its_disks_back_and_no_point_may_be_lost():
+    model = Model.of(disks=["vda", "vdb"], storage="xfs")
+    act(model, "write", places=["vda:1", "vdb:1"])
+    then = dict(model.disks)
+    act(model, "storage snapshot", name="z1", backend="auto", of=["vdb"], place="")
+    act(model, "write", places=["vda:2", "vdb:2"])
+    since = model.disks["vda"]
+    back = ACTIONS["go back to storage snapshot"]
+    assert isinstance(back, Task) and back.certain(model, name="z1", of=[])
+    with pytest.raises(Unfit):  # it is running
+        act(model, "go back to storage snapshot", name="z1", of=[])
+    act(model, "cut the power")
+    act(model, "go back to storage snapshot", name="z1", of=[])
+    assert model.disks == {"vda": since, "vdb": then["vdb"]}
+    act(model, "snapshot", name="s1", mode="external", memory=False)
+    assert not back.certain(model, name="z1", of=[])
+
+
+def test_a_machine_that_cannot_be_had_is_another_one_and_says_so(monkeypatch):
+    monkeypatch.setattr("histories.play.mount_trouble", lambda: "there is no loop device here")
+    outcome = Outcome()
+    machine = possible((MACHINE, {"disks": ["vda"], "storage": "xfs"}), outcome)
+    assert machine == (MACHINE, {"disks": ["vda"]})
+    assert outcome.lacking.startswith("NOT TESTED") and "no loop device" in outcome.lacking
+    outcome = Outcome()
+    assert possible((MACHINE, {"disks": ["vda"]}), outcome)[1] == {"disks": ["vda"]}
+    assert outcome.lacking == ""
 
 
 def test_what_cannot_be_is_left_out():

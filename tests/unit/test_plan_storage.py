@@ -371,6 +371,10 @@ def test_what_an_overlay_stands_on_must_be_as_it_was(now, words):
     for known in ("file 1", ""):
         state = stored(off(disk()), found, below=(("/b", known),))
         assert plan_storage_reverted(BACK, state).steps, "whatever the disk stands on now"
+    bitmap_gone = stored(
+        off(disk()), found, below=(("/b", "file 2"),), kept=frozenset(found.copies[0].below)
+    )
+    assert plan_storage_reverted(BACK, bitmap_gone).steps
 
 
 def test_one_whose_record_is_lost_is_said_to_be():

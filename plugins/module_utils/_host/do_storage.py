@@ -53,7 +53,7 @@ def _snapshot_storage(step: SnapshotStorage, work: Work) -> None:
             made.add(copy.made)
     for copy in step.copies:
         keep_below(copy, copy.file, work)
-    snapshot = replace(snapshot, copies=tuple(map(stamped, step.copies)))
+    snapshot = replace(snapshot, copies=tuple(stamped(c, work.vm.disks) for c in step.copies))
     record = read_record(work.host.state_dir, work.vm.uuid)
     write_record(work.host.state_dir, work.vm.uuid, record.having(snapshot))
 

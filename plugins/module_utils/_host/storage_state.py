@@ -40,7 +40,7 @@ from .._model.storage_steps import RemoveStorage, SnapshotStorage, StorageStep
 from .._model.volume import Volume
 from .btrfs import is_subvolume, kept_in, subvolume_of
 from .clone import mark_in
-from .image_stamp import stamp_of
+from .image_stamp import Glances, stamp_of
 from .lvm import Lvm
 from .stamp import stamp
 from .storage_record import StorageRecord, read_record
@@ -72,14 +72,33 @@ def read_storage(
     copies = [*known, *(copy for s in lost for copy in s.copies)]
     existing = frozenset(_existing(copies, volumes))
     at, changed = tuple(_reached(record, local)), frozenset(_written(copies))
-    below = tuple(_under(copies))
-    return StorageState(True, snapshots, grounds, volumes, existing, at, changed, below)
+    below, kept = tuple(_under(copies)), frozenset(_kept(copies))
+    return StorageState(True, snapshots, grounds, volumes, existing, at, changed, below, kept)
 
 
-def stamped(copy: Copy) -> Copy:
-    """A copy that was just made, with what tells later whether somebody wrote to it."""
+def stamped(copy: Copy, disks: Iterable[DiskState]) -> Copy:
+    """A copy that was just made, with what tells later whether somebody wrote to it.
+
+    And to what it stands on, as far as that is in the chains of these disks.
+    """
+    formats = {image.filename: image.format for disk in disks for image in disk.chain}
+    below = tuple((path, _noted(path, formats.get(path, ""), then)) for path, then in copy.below)
     found = stamp_of(copy.file, "raw")
-    return replace(copy, stamp=to_note([found])) if found else copy
+    return replace(copy, below=below, stamp=to_note([found]) if found else copy.stamp)
+
+
+def _noted(path: str, image_format: str, then: str) -> str:
+    """What tells of a qcow2 file whether its data are the same, though bitmaps in it are not."""
+    found = stamp_of(path, image_format) if then and image_format == "qcow2" else None
+    return to_note([found]) if found and found.tables else then
+
+
+def _kept(copies: Iterable[Copy]) -> Iterator[tuple[str, str]]:
+    """What copies say of images that they stand on, and that is true of them still."""
+    glances = Glances()
+    for path, then in dict.fromkeys(pair for copy in copies for pair in copy.below):
+        if any(glances.seen("", stamp).written is False for stamp in from_note(then)):
+            yield path, then
 
 
 def _under(copies: Iterable[Copy]) -> Iterator[tuple[str, str]]:

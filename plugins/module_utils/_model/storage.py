@@ -30,8 +30,9 @@ class Copy:
     definition names it. ``file`` is where its content can be read, ``made`` what was made for it:
     that file, the logical volume VG/LV, or the subvolume that holds it. ``volume`` is what holds
     the image: VG/LV, or a subvolume. ``size`` are the bytes for changes of an LVM snapshot that is
-    not thin. ``below`` are (path, stamp) of the images that the image stands on. ``stamp`` is that
-    of what was made, as text (see stamp.py), '' where it could not be read.
+    not thin. ``below`` are (path, stamp) of the images that the image stands on, once it is made
+    in the form of ``stamp`` where that tells more. ``stamp`` is that of what was made, as text
+    (see stamp.py), '' where it could not be read.
     """
 
     target: str
@@ -117,7 +118,8 @@ class StorageState:
     ``written`` those that somebody wrote to, or put another one in the place of. ``at``
     are (target, snapshot) of the disks that provably hold just what that snapshot holds, since
     they went back to it and nothing was written to them since. ``below`` are (path, stamp) of the
-    images that its copies stand on, as they are now, of those that exist.
+    images that its copies stand on, as they are now, of those that exist. ``kept`` are what copies
+    have recorded so, of images that hold the same still, whatever QEMU keeps in them besides.
     """
 
     seen: bool = False
@@ -128,6 +130,7 @@ class StorageState:
     at: tuple[tuple[str, str], ...] = field(default=())
     written: frozenset[str] = frozenset()
     below: tuple[tuple[str, str], ...] = ()
+    kept: frozenset[tuple[str, str]] = frozenset()
 
     def snapshot(self, name: str) -> StorageSnapshot | None:
         return next((found for found in self.snapshots if found.name == name), None)

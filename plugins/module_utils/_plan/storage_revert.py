@@ -138,7 +138,8 @@ def _check_below(vm: VmState, found: StorageSnapshot, copy: Copy) -> None:
     """A copy of an overlay is worth something as long as what it stands on is as it was."""
     now = dict(vm.storage.below)
     for path, then in copy.below:
-        same = not then or not now.get(path) or now[path] == then
+        known = (path, then) in vm.storage.kept
+        same = known or not then or not now.get(path) or now[path] == then
         if path not in now or not same:
             raise Conflict(
                 f"{path} {'was written to since' if path in now else 'is gone'}, and storage"
