@@ -131,17 +131,6 @@ class DeleteCheckpointByHand(ByHand):
         return ["checkpoint-delete", NAME, name]
 
 
-@action("virsh desc")
-class Describe(ByHand):
-    """The definition is edited, which is nobody's business here."""
-
-    def after(self, model: Model) -> None:
-        demand(model.power != SAVED)
-
-    def words(self, stage: Stage) -> list[str]:
-        return ["desc", NAME, "--config", "edited by hand"]
-
-
 @action("touch an image")
 class Touch(Action):
     """Nobody can see that its content is that of then, so what stands on it may be refused."""

@@ -27,7 +27,8 @@ SHORTEST, LONGEST = 15, 40
 Step = tuple[str, dict[str, Any]]
 # The modules that add to the list of actions.
 GROUPS = (
-    *("accidents", "advice", "by_hand", "of_agent", "of_backups", "of_hardware", "of_memory"),
+    *("accidents", "advice", "by_hand", "of_agent", "of_backups", "of_definition"),
+    *("of_hardware", "of_memory"),
     *("of_liars", "of_merges", "of_moments", "of_power", "of_room", "of_saves", "of_snapshots"),
 )
 for group in GROUPS:
