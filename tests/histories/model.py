@@ -97,6 +97,7 @@ class Model:
     stale: bool = False  # paused, and not run since its memory was written or loaded
     by_hand: bool = False  # somebody else has merged something, and may have left images
     swapped: bool = False  # the disks are others than some points have; theirs stay until those go
+    ahead: bool = False  # whether an image may have a time that is still to come
     verified: bool = False  # whether some restore points may have been
     restored: str = ""  # the restore point that its images were made from
     count: int = 0  # of names and numbers that were given
