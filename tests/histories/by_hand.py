@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 from random import Random
 from typing import Any, ClassVar
 
@@ -134,31 +135,26 @@ class DeleteCheckpointByHand(ByHand):
         return ["checkpoint-delete", NAME, name]
 
 
-@action("virsh desc")
-class Describe(ByHand):
-    """The definition is edited, which is nobody's business here."""
-
-    def after(self, model: Model) -> None:
-        demand(model.power != SAVED)
-
-    def words(self, stage: Stage) -> list[str]:
-        return ["desc", NAME, "--config", "edited by hand"]
-
-
 @action("touch an image")
 class Touch(Action):
-    """Nobody can see that its content is that of then, so what stands on it may be refused."""
+    """Nobody can see that its content is that of then, so what stands on it may be refused.
+
+    `days`: how far its time is off, as that of an image that was copied, or of a host whose clock
+    was set.
+    """
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         demand(model.points)
-        return {"target": pick(random, model.disks)}
+        return {"target": pick(random, model.disks), "days": random.choice([0, 0, -1, 1])}
 
-    def after(self, model: Model, *, target: str) -> None:
-        demand(model.points)
+    def after(self, model: Model, *, target: str, days: int = 0) -> None:
+        demand(model.points and model.power != SAVED)
         model.shake()
+        model.ahead = model.ahead or days > 0
 
-    def play(self, stage: Stage, model: Model, *, target: str) -> None:
-        os.utime(stage.chain(target)[-1])
+    def play(self, stage: Stage, model: Model, *, target: str, days: int = 0) -> None:
+        moment = time.time() + days * 86400
+        os.utime(stage.chain(target)[-1], (moment, moment))
 
 
 @action("qemu-img at rest")

@@ -54,6 +54,8 @@ def _at_rest(stage: Stage, model: Model) -> Model:
     if model.power == SAVED:
         file = {"file": model.saved_in} if model.saved_in else {}
         model = _do(stage, model, "let memory run", **file)
+    if model.power == SAVED:  # refused
+        model = _do(stage, model, "start saved")
     for name in sorted(model.kept):
         model = _do(stage, model, "throw a save away", file=name)
     model = _answering(stage, model)

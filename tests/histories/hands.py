@@ -11,7 +11,8 @@ import os
 import shutil
 import subprocess
 import threading
-from collections.abc import Iterator
+import xml.etree.ElementTree as ET
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import libvirt
@@ -19,7 +20,7 @@ from lab import VM, Lab
 from lab.programs import LabError
 from lab.vm import wait_until
 
-from . import images, liars
+from . import definition, images, liars
 from .tasks import NAME
 
 
@@ -81,6 +82,29 @@ class Hands:
             wait_until(lambda: not self.vm.stalled(), 20, "it writes")
             return False
         return True
+
+    def edit(self, what: str, value: str) -> None:
+        """Change one thing in the definition that the machine starts from next."""
+        root = self.vm.xml(inactive=True)
+        definition.edit(root, what, value)
+        self._given(root, "define")
+
+    def edit_snapshot(self, name: str, *, whole: bool) -> None:
+        """Change its description, as a whole or above what stands there."""
+        snapshot = self.vm.domain.snapshotLookupByName(name)
+        root = ET.fromstring(snapshot.getXMLDesc(libvirt.VIR_DOMAIN_SNAPSHOT_XML_SECURE))
+        found = root.find("description")
+        text = ET.SubElement(root, "description") if found is None else found
+        text.text = "see the ticket" + ("" if whole else f"\n{text.text or ''}")
+        current = ["--current"] if snapshot.isCurrent() else []
+        self._given(root, "snapshot-create", NAME, more=["--redefine", *current])
+
+    def _given(self, root: ET.Element, *words: str, more: Sequence[str] = ()) -> None:
+        """A command of virsh about some XML."""
+        file = self.lab.directory / "edited.xml"
+        file.write_text(ET.tostring(root, encoding="unicode"))
+        self.virsh(*words, str(file), *more)
+        file.unlink()
 
     def unplug(self, target: str) -> None:
         """Detach a disk for good; returns when the guest has let go of it."""

@@ -50,6 +50,8 @@ def complaints(stage: Stage, model: Model) -> list[str]:
         found.append(f"snapshots are {sorted(stage.snapshots())}, not {sorted(model.points)}")
     if (stored := stage.storage.names()) != set(model.stored):
         found.append(f"storage snapshots are {sorted(stored)}, not {sorted(model.stored)}")
+    if unlike := stage.unlike(model.edits):
+        found.append(f"the definition is not as it was to be: {unlike}")
     if stage.plugged(MORE) != model.plugged:
         found.append(f"there is {'no' if model.plugged else 'a'} disk {MORE}")
     if stage.checkpoints() != model.bitmaps:

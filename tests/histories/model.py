@@ -63,6 +63,7 @@ class Point:
     agent: bool = True
     plugged: bool = False
     liar: str = ""
+    edits: dict[str, str] = field(default_factory=dict)
     id: str = ""  # of a restore point
 
 
@@ -111,12 +112,14 @@ class Model:
     agent: bool = True  # whether the guest agent answers
     liar: str = ""  # how it does otherwise than it says
     plugged: bool = False  # whether a disk was attached
+    edits: dict[str, str] = field(default_factory=dict)  # what of the definition is not as at first
     saved_in: str = ""  # the file that its memory is saved in, "" where libvirt keeps it
     was: str = RUNNING  # what it did when its memory was saved
     kept: dict[str, Memory] = field(default_factory=dict)
     stale: bool = False  # paused, and not run since its memory was written or loaded
     by_hand: bool = False  # somebody else has merged something, and may have left images
     swapped: bool = False  # the disks are others than some points have; theirs stay until those go
+    ahead: bool = False  # whether an image may have a time that is still to come
     verified: bool = False  # whether some restore points may have been
     restored: str = ""  # the restore point that its images were made from
     count: int = 0  # of names and numbers that were given
@@ -185,7 +188,8 @@ class Model:
 
     @property
     def _beside(self) -> dict[str, Any]:
-        return {"agent": self.agent, "plugged": self.plugged, "liar": self.liar}
+        more = {"liar": self.liar, "edits": dict(self.edits)}
+        return {"agent": self.agent, "plugged": self.plugged, **more}
 
     def back_up(self, now: str) -> None:
         """A restore point of the present state."""
@@ -226,7 +230,7 @@ class Model:
         self.frozen = False
         self.agent = point.memory is None or point.agent
         self.liar = "" if point.memory is None else point.liar
-        self.plugged = point.plugged
+        self.plugged, self.edits = point.plugged, dict(point.edits)
         if run_after == "shutoff":
             self.power = OFF
         elif run_after != "unchanged":

@@ -53,6 +53,10 @@ class GoOn(Task):
     def options(self, stage: Stage, *, file: str = "") -> dict[str, Any]:
         return {"state": "running", **place(stage, file)}
 
+    def certain(self, model: Model, **_params: Any) -> bool:
+        """Of a save that is not ours only the times of the images tell."""
+        return not model.ahead or model.power != SAVED
+
 
 @action("freeze")
 class Freeze(Task):

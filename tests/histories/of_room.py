@@ -14,7 +14,8 @@ from .accidents import Given, known, task, then
 from .actions import action
 from .judge import DONE, Candidate, Fault, Trial, difference, message, no_traceback, one_of
 from .model import PAUSED, RUNNING, Model, demand
-from .stage import Stage, fill
+from .rooms import fill
+from .stage import Stage
 from .tasks import FILLER, NAME
 
 

@@ -110,7 +110,9 @@ class GoOnFromOld(Trial):
         if virsh:
             stage.virsh("restore", stage.save_file(file))
             Path(stage.save_file(file)).unlink()
-        elif (said := message(self._attempt(stage, file))) != DONE:
+        elif (said := message(self._attempt(stage, file))) != DONE and model.ahead:
+            return f"{REFUSED}: {said}", one_of(stage, then(model))
+        elif said != DONE:
             raise Fault(f"the images are as they were when its memory was saved: {said}")
         after.go_on(held.power if virsh else RUNNING)
         return DONE, one_of(stage, then(after))

@@ -29,9 +29,9 @@ WANTED = 0.7  # how often what is wanted comes before what is not
 Step = tuple[str, dict[str, Any]]
 # The modules that add to the list of actions.
 GROUPS = (
-    *("accidents", "advice", "by_hand", "of_agent", "of_backups", "of_hardware", "of_memory"),
-    *("of_liars", "of_merges", "of_moments", "of_power", "of_repository", "of_room", "of_saves"),
-    *("of_snapshots", "of_storage"),
+    *("accidents", "advice", "by_hand", "of_agent", "of_backups", "of_definition", "of_hardware"),
+    *("of_liars", "of_memory", "of_merges", "of_moments", "of_power", "of_repository", "of_room"),
+    *("of_saves", "of_snapshots", "of_storage"),
 )
 for group in GROUPS:
     import_module(f".{group}", __package__)

@@ -11,21 +11,20 @@ import os
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import libvirt
 from lab import VM, Disk, Lab
 
-from . import images
+from . import definition, images
 from .guest import FILE_SYSTEM, Guest
-from .hands import Hands
 from .model import DISKS, OFF, PAUSED, REGIONS, RUNNING, SAVED, Content, Model
+from .rooms import Rooms
 from .storage import Storage
-from .tasks import FILLER, NAME, Tasks
+from .tasks import NAME
 
-STATE = 4 << 20  # bytes for the state directory
 STATES = {
     libvirt.VIR_DOMAIN_RUNNING: RUNNING,
     libvirt.VIR_DOMAIN_PAUSED: PAUSED,
@@ -34,7 +33,7 @@ STATES = {
 }
 
 
-class Stage(Tasks, Hands, Guest):
+class Stage(Rooms, Guest):
     """One machine with some disks, a state directory and a repository, of one history."""
 
     def __init__(
@@ -62,7 +61,7 @@ class Stage(Tasks, Hands, Guest):
         self.lent.update(self.templates.values())
         self._untouched = self._times()
         self.state_dir = lab.directory / "state"
-        self._mount(self.state_dir, STATE)
+        self.mount_state()
         self.repository = lab.directory / "repository"
         self.repository.mkdir()
         self.beside = lab.directory / "beside"
@@ -74,6 +73,7 @@ class Stage(Tasks, Hands, Guest):
         self._noted = {}
         # A daemon of a session and its user have one home.
         os.environ["XDG_CONFIG_HOME"] = str(lab.directory / "c")
+        self._first = self.edits()
         size, count = images.REGION, REGIONS
         self.vm.run(f"dd if=/dev/zero of=/mnt/vda/regions bs={size} count={count} conv=fsync")
         self.write({FILE_SYSTEM: dict.fromkeys(range(REGIONS), 0)}, 0)
@@ -85,48 +85,10 @@ class Stage(Tasks, Hands, Guest):
         for name in {domain.name() for domain in self.lab.connection.listAllDomains()}:
             self.lab.remove(name)
         self.lab.vms.clear()
-        # Who guards a freeze that is over may have it open for a moment.
-        subprocess.run(["umount", "-l", str(self.state_dir)], check=True)
+        self.unmount_state()
         for folder in (self.state_dir, self.repository, self.beside, self.elsewhere, self.saves):
             shutil.rmtree(folder, ignore_errors=True)
         self.storage.close()
-
-    @contextlib.contextmanager
-    def little_state(
-        self, *, free: int | None = None, written: int = 0
-    ) -> Iterator[Callable[..., dict[str, Any]]]:
-        """What runs tasks while the file system of the state directory is full.
-
-        It has so many KiB `free`, or becomes full when so many records were `written`.
-        """
-        if free is not None:
-            fill(self.state_dir, free << 10)
-        place = {"place": str(self.state_dir), "after": written, "no_room": False}
-        env = {} if free is not None else {"VMKEEP_FULL": json.dumps(place)}
-
-        def run(module: str, **given: Any) -> dict[str, Any]:
-            return self.attempt(module, **given) if not env else self.filling(module, env, **given)
-
-        try:
-            yield run
-        finally:
-            (self.state_dir / FILLER).unlink(missing_ok=True)
-
-    @contextlib.contextmanager
-    def small(self, size: int) -> Iterator[Path]:
-        """A directory on a file system with so many bytes."""
-        place = self.lab.directory / "small"
-        self._mount(place, size)
-        try:
-            yield place
-        finally:
-            self.settled()
-            subprocess.run(["umount", str(place)], check=True)
-
-    def _mount(self, place: Path, size: int) -> None:
-        place.mkdir(exist_ok=True)
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size},mode=0700", "tmpfs", str(place)]
-        subprocess.run(mount, check=True)
 
     def world(self) -> dict[str, Any]:
         """What no check mode and no refusal may change."""
@@ -236,6 +198,18 @@ class Stage(Tasks, Hands, Guest):
         texts = [domain.XMLDesc(0), domain.XMLDesc(libvirt.VIR_DOMAIN_XML_INACTIVE)]
         return texts + [found.getXMLDesc(0) for found in domain.listAllSnapshots()]
 
+    def edits(self) -> dict[str, str]:
+        """What can be edited in the definition that the machine starts from next."""
+        return definition.edits(self.vm.xml(inactive=True))
+
+    def unlike(self, edits: dict[str, str]) -> dict[str, tuple[str, str]]:
+        """What of it is not as at first but for these edits: how it is, and was to be."""
+        now = self.edits()
+        wanted = {**self._first, **edits, "serials": now["serials"]}
+        found = {key: (now[key], wanted[key]) for key in now if now[key] != wanted[key]}
+        lost = [each for each in self.targets if each not in now["serials"].split(",")]
+        return {**found, **{f"serial of {each}": ("", each) for each in lost}}
+
     def leftovers(self) -> list[str]:
         """Journals, which are there only while a run is under way.
 
@@ -243,15 +217,3 @@ class Stage(Tasks, Hands, Guest):
         """
         found = self.state_dir.glob("journal/*.json")
         return sorted(str(path.relative_to(self.state_dir)) for path in found)
-
-
-def fill(place: Path, free: int) -> None:
-    """Leave so many bytes of a file system free, or what is left if that is less."""
-    with (place / FILLER).open("ab", buffering=0) as file, contextlib.suppress(OSError):
-        while (left := _free(place) - free) > 0:
-            file.write(bytes(min(left, 1 << 20)))
-
-
-def _free(place: Path) -> int:
-    space = os.statvfs(place)
-    return space.f_bavail * space.f_frsize

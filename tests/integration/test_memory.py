@@ -266,6 +266,21 @@ def test_a_backup_of_a_saved_vm(db01: VM, modules: Modules, tmp_path: Path) -> N
     goes_on(db01)
 
 
+def test_a_clock_that_was_set_back(db01: VM, modules: Modules) -> None:
+    """An image may have a time that is still to come. The record tells that nobody has written."""
+    modules.run("vm_snapshot", db01, name="s1")
+    base = db01.disks["vdb"].path
+    before = os.stat(base)
+    os.utime(base, (before.st_atime, time.time() + 86400))
+    for path in (None, at(db01)):
+        modules.change("vm_memory", db01, **saving(path))
+        assert len(records(modules)) == 1
+        modules.change("vm_memory", db01, **running(path))
+        goes_on(db01)
+    os.utime(base, ns=(before.st_atime_ns, before.st_mtime_ns))
+    modules.run("vm_snapshot", db01, name="s1", state="absent")
+
+
 def test_a_save_that_is_forgotten_is_remembered(db01: VM, modules: Modules) -> None:
     """Booting would make it worthless."""
     modules.run("vm_memory", db01, **saving(at(db01)))

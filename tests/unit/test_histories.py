@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
+
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import CHECKPOINT
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.users import (
@@ -15,10 +17,11 @@ from builders import snapshot, vm
 from histories.__main__ import script, steps_of
 from histories.actions import ACTIONS, Task
 from histories.advice import advised
+from histories.definition import CHOICES, edit, edits
 from histories.faults import FAULTS, PLACE, Fault
 from histories.judge import Fault as Found
 from histories.ledger import ROOT, Entry, Ledger
-from histories.model import OFF, RUNNING, Model, Unfit
+from histories.model import OFF, RUNNING, SAVED, Model, Unfit
 from histories.play import MACHINE, Outcome, Step, possible, random_steps, read, written
 from histories.shrink import shrink
 
@@ -62,6 +65,48 @@ def test_a_point_is_what_was_there_then():
     assert (model.disks, model.memory, model.power) == (then, 1, RUNNING)
     act(model, "go back", name="s1", run_after="shutoff")
     assert (model.disks, model.power) == (then, OFF)
+
+
+def test_memory_goes_on_from_where_it_was_saved():
+    model = Model()
+    act(model, "write", places=["vda:1"])
+    act(model, "save memory", file="m1")
+    assert (model.power, model.saved_in) == (SAVED, "m1")
+    with pytest.raises(Unfit):
+        act(model.copy(), "let memory run")  # from where it is not
+    booted = model.copy()
+    act(booted, "start saved")
+    assert (booted.power, booted.memory, set(booted.kept)) == (RUNNING, 0, {"m1"})
+    act(model, "let memory run", file="m1")
+    assert (model.power, model.memory, model.kept) == (RUNNING, 1, {})
+
+
+def test_going_back_brings_the_definition_and_the_agent_of_then():
+    model = Model()
+    act(model, "virsh edit", what="memory", value="176")
+    act(model, "the agent lies", how="may not thaw")
+    act(model, "snapshot", name="s1", mode="external", memory=True)
+    act(model, "mend the agent")
+    act(model, "virsh edit", what="memory", value="192")
+    act(model, "go back", name="s1", run_after="unchanged")
+    assert (model.edits, model.liar) == ({"memory": "176"}, "may not thaw")
+    act(model, "cut the power")
+    assert model.honest
+
+
+def test_what_is_edited_is_seen_and_nothing_else_changes():
+    text = (
+        "<domain><memory>163840</memory><os/><devices>"
+        "<disk><driver name='qemu'/><target dev='vdb'/><serial>vdb</serial></disk>"
+        "</devices></domain>"
+    )
+    root = ET.fromstring(text)
+    first = edits(root)
+    for what, choices in CHOICES.items():
+        value = (*choices, "anything")[0]
+        edit(root, what, value)
+        first[what] = value
+        assert edits(root) == first
 
 
 def test_what_stands_on_a_point_that_goes_stands_on_its_parent():

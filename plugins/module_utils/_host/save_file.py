@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Callable
 from urllib.parse import urlsplit
@@ -261,9 +262,15 @@ def save_at(host: Host, vm: VmState, file: str) -> Save | None:
 
 
 def record_save(host: Host, uuid: str, file: str, *, managed: bool) -> None:
-    """Record what the disks are right after a save; nothing where its file is not known."""
+    """Record what the disks are right after a save; nothing where its file is not known.
+
+    Nor where one was written since. A time that is still to come does not tell that.
+    """
     save = read_save(host, uuid, file) if file else None
-    if save is None or save.kind != COMPLETE or list(changes(replace(save, recorded=()))):
+    if save is None or save.kind != COMPLETE:
+        return
+    past = tuple(image for image in save.images if image.written <= time.time_ns())
+    if list(changes(replace(save, images=past, recorded=()))):
         return
     facts = os.stat(file)
     content = {

@@ -151,14 +151,18 @@ def moved(save: Save, now: Mapping[str, str]) -> Iterator[str]:
 
 
 def _differences(save: Save, then: SavedImage, now: SavedImage) -> Iterator[str]:
-    """What became of an image; without a record ``then`` is as now, and its time has to tell."""
+    """What became of an image; without a record ``then`` is as now, and its time has to tell.
+
+    With one it need not be from before the save: the clock may have been set back.
+    """
     if not now.inode:
         yield "is gone"
         return
     if then.inode != now.inode:
         yield "was replaced by another file"
     seconds = (now.written - save.written) / 1e9
-    if save.written and seconds > 0:
+    as_recorded = bool(save.recorded) and then.written == now.written
+    if save.written and seconds > 0 and not as_recorded:
         yield f"was written {seconds:.1f} s after the save"
     elif then.written != now.written:
         yield f"has a time that is {(now.written - then.written) / 1e9:.1f} s off"
