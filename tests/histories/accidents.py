@@ -137,7 +137,11 @@ class NoRoom(Trial):
     ) -> tuple[str, Model]:
         """The guest writes meanwhile."""
         with stage.small(room << 10) as place, stage.busy(model.awake):
-            with stage.filling(place) if filled and model.active else contextlib.nullcontext():
+            with (
+                stage.filled_by_others(place)
+                if filled and model.active
+                else contextlib.nullcontext()
+            ):
                 result = stage.attempt("vm_backup", repository=str(place))
             if result["failed"] and (left := list(place.rglob("*.qcow2"))):
                 raise Fault(f"{message(result)}\nleft: {left}")

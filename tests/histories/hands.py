@@ -141,7 +141,7 @@ class Hands:
         return any(disk.get("dev") == target for disk in disks)
 
     @contextlib.contextmanager
-    def filling(self, place: Path) -> Iterator[None]:
+    def filled_by_others(self, place: Path) -> Iterator[None]:
         """Somebody writes there until nothing is free, from the moment in which QEMU copies on."""
         over, domain = threading.Event(), self.vm.domain
 

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from lab.modules import ModuleCrashed, ModuleRun
 
+from . import beside
 from .accidents import Given, known, task, then
 from .actions import action
 from .judge import DONE, Candidate, Fault, Trial, message, no_traceback, one_of
@@ -52,7 +53,7 @@ class AtMoment(Trial):
         answer = message(stage.attempt("vm_snapshot", **NOTHING))
         if answer != DONE:
             raise Fault(f"the task: {said}\nthe next one: {answer}")
-        stage.clear_beside()
+        beside.clear(stage)
         candidates = self.candidates(model, (kind, given))
         return said + " (over)" * over, one_of(stage, candidates)
 

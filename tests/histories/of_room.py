@@ -10,6 +10,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from . import beside
 from .accidents import Given, known, task, then
 from .actions import action
 from .judge import DONE, Candidate, Fault, Trial, difference, message, no_traceback, one_of
@@ -45,7 +46,7 @@ class NoRecords(Trial):
         if result["failed"] and room.get("free") == 0 and stage.world() != before:
             raise Fault(f"without any room something has changed: {message(result)}")
         again = stage.attempt(what.module, **options) if result["failed"] else result
-        stage.clear_beside()
+        beside.clear(stage)
         candidates = [*then(model, (kind, given)), *then(model)]
         candidates += then(model, (kind, given), (kind, given))
         return f"{message(result)}; then {message(again)}", one_of(stage, candidates)
