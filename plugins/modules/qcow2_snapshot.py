@@ -59,7 +59,7 @@ options:
         is, whatever was written since.
       - V(absent) deletes all snapshots of that name, since qcow2 allows several. With O(id) just one
         of them, and only where it is the first of its name in the image, since C(qemu-img) can
-        delete no other.
+        delete no other. Other images may stand on this one, whose content stays.
       - V(applied) goes back to the snapshot. B(What the image holds beside its snapshots is lost.)
         All snapshots stay. The image gets the size that it had then. It fails where several
         snapshots have the name and O(id) does not tell them apart.

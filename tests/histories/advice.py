@@ -37,7 +37,12 @@ ADVICE = (
         ("target", "path"),
     ),
     (re.compile(r"qcow2_overlay with path ([^ ,)]+)"), "remove image", ("path",)),
-    (re.compile(r"[Ss]witch the VM off"), "cut the power", ()),
+    (
+        re.compile(r"qcow2_snapshot with path ([^ ,)]+), name ([^ ,)]+)"),
+        "delete inside",
+        ("path", "name"),
+    ),
+    (re.compile(r"[Ss]witch the VM off|shut that VM down"), "cut the power", ()),
     (re.compile(r"vm_freeze with 'state: thawed'"), "thaw", ()),
     (
         re.compile(r"vm_memory with state running and path \S*/(\w+)\.save"),
@@ -168,6 +173,20 @@ class RemoveImage(Action):
     def play(self, stage: Stage, model: Model, *, path: str) -> None:
         if not os.path.exists(path):  # it went with another one
             return
-        result = images.removed(path, stage.lab.directory, stage.state_dir)
+        result = images.absent("qcow2_overlay", path, stage.lab.directory, stage.state_dir)
         if result["failed"] or not result["changed"]:
+            raise RuntimeError(result.get("msg"))
+
+
+@action("delete inside", 0)
+class DeleteInside(Action):
+    """Only as an advice: an internal snapshot that nobody records."""
+
+    def after(self, model: Model, *, path: str, name: str) -> None:
+        pass
+
+    def play(self, stage: Stage, model: Model, *, path: str, name: str) -> None:
+        root, state_dir = stage.lab.directory, stage.state_dir
+        result = images.absent("qcow2_snapshot", path, root, state_dir, name=name)
+        if result["failed"]:
             raise RuntimeError(result.get("msg"))

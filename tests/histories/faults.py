@@ -186,8 +186,8 @@ INVENTED = (
     Fault(
         "check mode does not foresee that an internal snapshot goes",
         "_plan/predict.py",
-        "        return replace(vm, disks=disks, snapshots=_without(vm.snapshots, step.name))\n",
-        "        return replace(vm, disks=disks)\n",
+        "        left = _without(vm.snapshots, step.name)\n",
+        "        left = vm.snapshots\n",
     ),
     Fault(
         "a merge leaves the definition of a machine that is off at what was merged",

@@ -118,14 +118,14 @@ def _backing(path: str) -> str:
     return os.path.join(os.path.dirname(path), name)
 
 
-def removed(path: str, root: Path, state_dir: Path) -> dict[str, Any]:
-    """The result of the task that removes an image which nobody needs.
+def absent(module: str, path: str, root: Path, state_dir: Path, **more: str) -> dict[str, Any]:
+    """The result of the task that removes an image, or something in it, which nobody needs.
 
     It sees the definitions of the libvirt whose directory is ``root``.
     """
-    given = {"allowed_roots": [str(root)], "state_dir": str(state_dir)}
+    given = {"path": path, "state": "absent", "allowed_roots": [str(root)], **more}
     env = {"XDG_CONFIG_HOME": str(root / "c")}
-    return run_forked("qcow2_overlay", {"path": path, "state": "absent", **given}, env=env)
+    return run_forked(module, {**given, "state_dir": str(state_dir)}, env=env)
 
 
 def is_state(path: Path) -> bool:

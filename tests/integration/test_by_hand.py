@@ -10,7 +10,10 @@ import re
 import subprocess
 import time
 
+import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.image_file import read_image
 from image_story import Images
+from lab import Disk
 from story import chain, folder, sources, world
 from test_snapshot_absent import assert_kept, overlay, take
 
@@ -159,6 +162,77 @@ def test_an_internal_snapshot_beside_the_present_state(make_vm, modules):
         modules.change("vm_snapshot", vm, name="e", state="absent")
         assert sources(vm, inactive=True) == bases
         assert world(vm)["files"] == sorted(bases.values())
+
+
+@pytest.mark.parametrize("running", [True, False])
+def test_an_internal_snapshot_goes_from_an_image_beside_that_stays(make_vm, modules, running):
+    """Nothing that is merged later holds a snapshot which nobody records."""
+    vm = make_vm("db01", disks=2)
+    bases = sources(vm)
+    take(modules, vm, "s1")
+    modules.run("vm_snapshot", vm, name="inside", mode="internal")
+    take(modules, vm, "s2")
+    modules.run("vm_snapshot", vm, name="s1", state="reverted", run_after="running")
+    if not running:
+        vm.shutdown()
+    images = [overlay(vm, target, "s1") for target in vm.disks]
+    assert not {vm.source(target, inactive=True) for target in vm.disks}.intersection(images)
+    result = modules.change("vm_snapshot", vm, name="inside", state="absent")
+    assert result["notes"] == [] and modules.whole(vm) == {"s1", "s2"}
+    assert [read_image(path, format="qcow2").snapshots for path in images] == [(), ()]
+    modules.run("vm_snapshot", vm, name="s2", state="reverted", run_after="running")
+    for name in ("s2", "s1"):
+        modules.change("vm_snapshot", vm, name=name, state="absent")
+    assert sources(vm) == bases and world(vm)["files"] == sorted(bases.values())
+    assert_kept(vm, "s1")
+
+
+def test_an_internal_snapshot_that_nobody_records_is_deleted_as_advised(make_vm, modules, tmp_path):
+    """Where others stand on its image, and the snapshots that do are as good as before."""
+    vm = make_vm("db01", disks=1, running=False)
+    bases = sources(vm, inactive=True)
+    take(modules, vm, "s1")
+    image = overlay(vm, "vda", "s1")
+    subprocess.run(["qemu-img", "snapshot", "-c", "inside", image], check=True)
+    take(modules, vm, "s2")
+    message = modules.refused("vm_snapshot", vm, name="s1", state="absent")
+    assert f"qcow2_snapshot with path {image}, name inside, state absent" in message
+    images = Images(tmp_path, modules.lab.directory / "c")
+    images.change("qcow2_snapshot", image, name="inside", state="absent")
+    assert modules.whole(vm) == {"s1", "s2"}
+    for name in ("s1", "s2"):
+        modules.change("vm_snapshot", vm, name=name, state="absent")
+    assert sources(vm, inactive=True) == bases
+
+
+def test_an_image_with_a_snapshot_that_is_recorded_is_not_removed(make_vm, modules, tmp_path):
+    """Beside the present state it is no disk of the VM."""
+    vm = make_vm("db01", disks=1, running=False)
+    take(modules, vm, "s1")
+    image = overlay(vm, "vda", "s1")
+    modules.run("vm_snapshot", vm, name="inside", mode="internal")
+    modules.run("vm_snapshot", vm, name="s1", state="reverted")
+    images = Images(tmp_path, modules.lab.directory / "c")
+    message = images.refused("qcow2_overlay", image, state="absent")
+    assert "holds snapshot inside of VM db01" in message
+    message = images.refused("qcow2_snapshot", image, name="inside", state="absent")
+    assert "recorded for snapshot inside of VM db01" in message
+
+
+def test_an_internal_snapshot_in_an_image_beside_that_is_in_use(make_vm, modules):
+    """The other VM goes on, and what is left is said with the task that deletes it."""
+    vm = make_vm("db01", disks=1)
+    take(modules, vm, "s1")
+    modules.run("vm_snapshot", vm, name="inside", mode="internal")
+    take(modules, vm, "s2")
+    modules.run("vm_snapshot", vm, name="s1", state="reverted", run_after="running")
+    image = overlay(vm, "vda", "s1")
+    user = make_vm("user", disks=[Disk(backing=image)])
+    result = modules.change("vm_snapshot", vm, name="inside", state="absent")
+    (note,) = result["notes"]
+    assert f"qcow2_snapshot with path {image}, name inside, state absent" in note
+    user.destroy()
+    assert modules.whole(vm) == {"s1", "s2"}
 
 
 def test_an_internal_snapshot_below_overlays_goes_while_the_vm_is_off(make_vm, modules):

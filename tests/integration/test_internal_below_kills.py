@@ -1,7 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""SIGKILL while an internal snapshot is deleted from images below others."""
+"""SIGKILL while an internal snapshot is deleted from images below others, or beside them."""
 
 from __future__ import annotations
 
@@ -33,5 +33,18 @@ def test_deleted_while_off(stage, killer, make_vm, tmp_path, some) -> None:
     killer.modules.run("vm_snapshot", vm, name="inside", mode="internal")
     killer.modules.run("vm_snapshot", vm, name="s2")
     scene = Below("off-internal-below", Template(vm, tmp_path / "store"))
+    kill_everywhere(stage, killer, scene, lambda points: some(moments(points), 4))
+    assert killer.modules.whole(vm) == {"s1", "s2"}
+
+
+@pytest.mark.kills
+def test_deleted_beside(stage, killer, make_vm, tmp_path, some) -> None:
+    """Of vdb libvirt deletes it from the present image, and of vda qemu-img from one beside."""
+    vm = make_vm("off05", disks=2, running=False)
+    killer.modules.run("vm_snapshot", vm, name="s1", disks=["vda"])
+    killer.modules.run("vm_snapshot", vm, name="inside", mode="internal")
+    killer.modules.run("vm_snapshot", vm, name="s2", disks=["vda"])
+    killer.modules.run("vm_snapshot", vm, name="s1", state="reverted")
+    scene = Below("off-internal-beside", Template(vm, tmp_path / "store"))
     kill_everywhere(stage, killer, scene, lambda points: some(moments(points), 4))
     assert killer.modules.whole(vm) == {"s1", "s2"}

@@ -200,6 +200,10 @@ def test_a_history_is_printed_as_a_program_that_plays_it():
             "merge the overlays above it (vm_blockcommit with 'disks: [vda]' and 'base: /vms/b')",
             ("commit onto", {"target": "vda", "path": "/vms/b"}),
         ),
+        (
+            "delete it first (qcow2_snapshot with path /vms/x.qcow2, name i1, state absent)",
+            ("delete inside", {"path": "/vms/x.qcow2", "name": "i1"}),
+        ),
         ("switch the VM off first", ("cut the power", {})),
     ],
 )

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.image import Encryption
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import (
     Conflict,
     Unsupported,
@@ -264,6 +265,25 @@ def test_an_internal_snapshot_beside_the_present_state_goes_with_its_image():
     # What others have left may stand on it.
     assert (gone.file, gone.spare) == (at("vda", "old"), True)
     assert plan_absent(AbsentWish("s1"), predict(before, plan)).steps
+
+
+def test_an_internal_snapshot_is_deleted_from_an_image_beside_that_stays():
+    """Another one needs the image; where the disk is not in it, libvirt deletes from the rest."""
+    outer = replace(snapshot("s1"), former=(at("vda", "old"),))
+    there = {"vda": "old", "vdb": "old"}
+    inside = snapshot("inside", there, mode="internal", parent="s1")
+    beside = (image(at("vda", "old"), internal=("inside",)), image(at("vda", "base")))
+    found = [outer, inside, snapshot("s2", {"vda": "old"})]
+    before = vm(disk("vda", "s1 base"), disk("vdb", "old"), snapshots=found, status="shutoff")
+    before = replace(before, branches=(beside,))
+    (step,) = plan_absent(AbsentWish("inside"), before).steps
+    assert step == DeleteInternal("inside", (at("vdb", "old"),), beside=(at("vda", "old"),))
+    after = predict(before, plan_absent(AbsentWish("inside"), before))
+    assert after.branches[0][0].snapshots == () and after.snapshot("inside") is None
+    sealed = beside[0]._replace(encrypt=Encryption("luks"))
+    locked = replace(before, branches=((sealed, beside[1]),))
+    (step,) = plan_absent(AbsentWish("inside"), locked).steps
+    assert step == DeleteInternal("inside", (at("vdb", "old"),))
 
 
 def test_a_former_overlay_is_kept_for_those_whom_nobody_records():

@@ -388,6 +388,29 @@ def test_who_stands_on_an_image_keeps_it() -> None:
             vet(plan, state, facts(state, plan, standing=(itself, user)))
 
 
+def test_a_snapshot_is_deleted_whoever_stands_on_the_image() -> None:
+    """But for one that libvirt has a record of, wherever in a chain its image is."""
+    state = tagged("a", "b", holds="b")
+    identity, above = state.chain[0].identity, image("/images/above").identity
+    overlays = Standing("image above", (identity,), above)
+    vm = Standing("disk vda of VM db", (identity,), above, vm=True)
+    plan = plan_tags(TagWish("absent", "a"), state)
+    assert vet(plan, state, facts(state, plan, standing=(overlays, vm)))
+    inside = Standing("snapshot a of VM db", (), identity, tags=frozenset("a"))
+    for user in (replace(vm, tags=frozenset("a")), inside):
+        with pytest.raises(Conflict, match=f"recorded for {user.user}"):
+            vet(plan, state, facts(state, plan, standing=(user,)))
+    for wish in (TagWish("present", "c"), TagWish("applied", "a")):
+        plan = plan_tags(wish, state)
+        with pytest.raises(Conflict, match="needed as it is by image above"):
+            vet(plan, state, facts(state, plan, standing=(overlays,)))
+    state = standing_on(image(BASE))
+    plan = plan_overlay(OverlayWish("absent"), state)
+    inside = replace(inside, disk=state.chain[0].identity)
+    with pytest.raises(Conflict, match="holds snapshot a of VM db"):
+        vet(plan, state, facts(state, plan, standing=(inside,)))
+
+
 def test_vms_that_are_off() -> None:
     state = tagged("a", "b", holds="b")
     identity = state.chain[0].identity

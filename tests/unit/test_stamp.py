@@ -224,6 +224,13 @@ def test_internal_snapshots_change_no_content(image):
     assert verdict_after(image, lambda: run("qemu-img", "snapshot", "-d", "s1", image)) is False
 
 
+def test_internal_snapshots_that_somebody_deletes_change_no_content(image):
+    run("qemu-img", "snapshot", "-c", "s1", image)
+    assert verdict_after(image, lambda: run("qemu-img", "snapshot", "-d", "s1", image)) is False
+    run("qemu-img", "snapshot", "-c", "s1", image)
+    assert verdict_after(image, lambda: qemu_io(image, "write -P 9 0 64k")) is True
+
+
 def test_an_internal_snapshot_is_known_again(image):
     run("qemu-img", "snapshot", "-c", "s1", image)
     then = stamp_inside(str(image), "s1")

@@ -45,11 +45,12 @@ def sound_before(vm: VmState, steps: Sequence[Step]) -> set[tuple[str, str]]:
     """(snapshot, image) of each stamp that holds and that the steps make out of date.
 
     A merge writes to its base and, since that names another base then, to what stands above it.
-    An internal snapshot is deleted from images below, whose content stays. What somebody wrote to
-    an image that is merged makes its base no better.
+    An internal snapshot is deleted from images below and beside, whose content stays. What somebody
+    wrote to an image that is merged makes its base no better.
     """
     merges = [step for step in steps if isinstance(step, CommitDisk)]
-    below = {path for s in steps if isinstance(s, DeleteInternal) and s.below for path in s.images}
+    deleted = [step for step in steps if isinstance(step, DeleteInternal)]
+    below = {path for s in deleted for path in (*s.beside, *(s.images if s.below else ()))}
     pairs: set[tuple[str, str]] = set()
     for found in vm.snapshots:
         looked_at = [seen for seen in vm.seen if seen.snapshot == found.name]
@@ -102,7 +103,9 @@ def keep_stamps(work: Work) -> None:
 
 
 def _moves_stamps(step: Step) -> bool:
-    return isinstance(step, _FREEZING) or (isinstance(step, DeleteInternal) and step.below)
+    if isinstance(step, DeleteInternal):
+        return step.below or bool(step.beside)
+    return isinstance(step, _FREEZING)
 
 
 @contextmanager

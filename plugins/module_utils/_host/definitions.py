@@ -123,18 +123,22 @@ def _vm_users(vm: Definition, state: str) -> Iterator[Standing]:
             tags=frozenset(_tags(snapshots, disk.target)),
         )
     for snapshot in snapshots:
-        if snapshot.before:
-            for disk, chain in definition_chains(snapshot.before):
-                if disk.target in snapshot.overlays:
-                    user = f"snapshot {snapshot.name} of VM {vm.name}"
-                    yield Standing(user, tuple(_identities(chain)))
+        user = f"snapshot {snapshot.name} of VM {vm.name}"
+        for disk, chain in definition_chains(snapshot.before) if snapshot.before else ():
+            images = _identities(chain)
+            if disk.target in snapshot.overlays:
+                yield Standing(user, tuple(images))
+            elif _is_inside(snapshot, disk.target) and images:
+                yield Standing(user, (), images[0], tags=frozenset([snapshot.name]))
 
 
 def _tags(snapshots: Iterable[Snapshot], target: str) -> Iterator[str]:
     """The internal snapshots that libvirt has recorded for a disk."""
-    for snapshot in snapshots:
-        if any(disk.target == target and disk.mode == "internal" for disk in snapshot.disks):
-            yield snapshot.name
+    return (snapshot.name for snapshot in snapshots if _is_inside(snapshot, target))
+
+
+def _is_inside(snapshot: Snapshot, target: str) -> bool:
+    return any(disk.target == target and disk.mode == "internal" for disk in snapshot.disks)
 
 
 def _identities(chain: Iterable[str]) -> list[tuple[int, int]]:

@@ -8,6 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 
 from .._model.domain import domain_with_sources
@@ -101,7 +102,9 @@ def _lowered(then: Snapshot, now: Snapshot) -> Iterator[tuple[str, str, str]]:
 
 @do.register
 def _delete_internal(step: DeleteInternal, work: Work) -> None:
-    if step.below:
+    for path in step.beside:
+        _delete_beside(path, step.name, work)
+    if step.below or (step.beside and not step.images):
         _delete_below(step, work)
         return
     doing = f"VM {work.vm.name}: deleting internal snapshot {step.name}"
@@ -119,10 +122,26 @@ def _delete_internal(step: DeleteInternal, work: Work) -> None:
             )
 
 
+def _delete_beside(path: str, name: str, work: Work) -> None:
+    """From an image that this VM does not use; whoever does is not disturbed."""
+    try:
+        if os.path.exists(path):
+            _delete_from(path, name, work)
+    except Problem as problem:
+        work.notes.append(
+            f"{work.vm.name}: snapshot {name} stays in {path}: {problem.found}. It can be deleted"
+            f" later (qcow2_snapshot with path {path}, name {name}, state absent)"
+        )
+
+
 def _delete_below(step: DeleteInternal, work: Work) -> None:
     """What the images above stand on is the same afterwards; the record goes last."""
     for path in step.images:
-        if any(found.name == step.name for found in read_image(path, format="qcow2").snapshots):
-            timeout = work.host.timeout
-            work.notes.extend(qemu_img.snapshot_delete(path, step.name, timeout=timeout))
+        _delete_from(path, step.name, work)
     do(ForgetSnapshot(step.name), work)
+
+
+def _delete_from(path: str, name: str, work: Work) -> None:
+    if any(found.name == name for found in read_image(path, format="qcow2").snapshots):
+        timeout = work.host.timeout
+        work.notes.extend(qemu_img.snapshot_delete(path, name, timeout=timeout))

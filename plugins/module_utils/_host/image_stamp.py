@@ -145,7 +145,8 @@ def _at_a_glance(path: str) -> Stamp | None:
 def _in_full(found: Stamp) -> Stamp:
     """The stamp of a qcow2 image with all that it tells itself, as far as it can be read.
 
-    In one with bitmaps or ``lazy_refcounts`` QEMU writes something without the guest.
+    In one with bitmaps or ``lazy_refcounts`` QEMU writes something without the guest, and internal
+    snapshots are deleted from an image without a change of its content.
     """
     try:
         image = read_image(found.image, format="qcow2")
@@ -154,7 +155,7 @@ def _in_full(found: Stamp) -> Stamp:
     except (OSError, Problem):
         return found
     lazy = image.header is not None and image.header.lazy_refcounts
-    loose = lazy or image.bitmaps_stale or bool(image.bitmaps)
+    loose = lazy or image.bitmaps_stale or bool(image.bitmaps) or bool(image.snapshots)
     return replace(found, tables=tables, backing=image.backing_filename or "", loose=loose)
 
 

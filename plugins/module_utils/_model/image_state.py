@@ -63,9 +63,10 @@ class ImageState:
 class Standing:
     """Somebody who needs images as they are: another image, a VM, or a VM's snapshot.
 
-    ``images`` must not change; ``disk`` is what a VM itself writes to, and for an image file it
-    is that file. ``saved`` says that a VM's memory was saved and goes on with that disk, ``tags``
-    are the internal snapshots on it that libvirt has a record of.
+    ``images`` must not change; ``disk`` is what a VM itself writes to, for an image file it is
+    that file, and for an internal snapshot the image that holds it. ``saved`` says that a VM's
+    memory was saved and goes on with that disk, ``tags`` are the internal snapshots on it that
+    libvirt has a record of.
     """
 
     user: str

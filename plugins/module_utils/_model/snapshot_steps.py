@@ -79,10 +79,12 @@ class DeleteInternal:
     """Let libvirt delete an internal snapshot from the images it lives in.
 
     libvirt looks into the active images only. Where some are ``below`` them, qemu-img deletes it
-    from all, while the VM is off.
+    from all, while the VM is off. From images ``beside`` the present ones it does so in any case,
+    before all else; where it cannot, the snapshot stays in there, and a note says so.
     """
 
     step: ClassVar[str] = "delete_internal"
     name: str
     images: tuple[str, ...]
     below: bool = False
+    beside: tuple[str, ...] = ()

@@ -8,7 +8,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 
 from .._model.image import Image
@@ -21,7 +21,7 @@ from .._model.step import CommitDisk, DeleteInternal, ForgetSnapshot, Plan, Remo
 from .._model.tree import (
     descendants,
 )
-from .encrypted import check_outside
+from .encrypted import check_outside, sealed
 from .kind import check_kind
 from .merge import check_points, consequences, merge
 from .own import own_disk
@@ -61,19 +61,18 @@ def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step
     doomed = tuple(snapshot for snapshot in vm.snapshots if snapshot.name in names)
     _check_readable(vm, doomed)
     merges = _merges(vm, doomed, bandwidth)
+    loose = (*_loose_overlays(vm, doomed), *_beside(vm, doomed))
+    going = {step.file for step in loose}
     internal = {snapshot.name: snapshot for snapshot in doomed if snapshot.mode == "internal"}
     deletions = [
-        step
-        for name in reversed(names)
-        if name in internal
-        for step in _delete_internal(vm, internal[name])
+        _delete_internal(vm, internal[name], going) for name in reversed(names) if name in internal
     ]
     after = [
         step
         for step in consequences(vm, merges, names)
         if not (isinstance(step, ForgetSnapshot) and step.name in internal)
     ]
-    return (*merges, *deletions, *after, *_loose_overlays(vm, doomed), *_beside(vm, doomed))
+    return (*merges, *deletions, *after, *loose)
 
 
 def _check_readable(vm: VmState, doomed: tuple[Snapshot, ...]) -> None:
@@ -117,7 +116,7 @@ def _check_together(vm: VmState, disk: DiskState, depths: list[int]) -> None:
         )
 
 
-def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[Step]:
+def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]:
     """Overlays of the snapshots that are in no chain any more (changed by hand, or reverted)."""
     needed = _needed(vm, doomed)
     for snapshot in doomed:
@@ -137,7 +136,7 @@ def _needed(vm: VmState, doomed: tuple[Snapshot, ...]) -> set[str]:
     return needed.union(file for s in surviving for file in s.overlays.values())
 
 
-def _beside(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[Step]:
+def _beside(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]:
     """Images of ours beside the present state that only these snapshots go back to."""
     needed = _needed(vm, doomed)
     made = {file for snapshot in vm.snapshots if snapshot.ours for file in snapshot.made}
@@ -186,31 +185,46 @@ def _in_a_chain(vm: VmState, file: str) -> bool:
     return any(disk.depth_of(file) is not None for disk in vm.disks)
 
 
-def _delete_internal(vm: VmState, snapshot: Snapshot) -> Iterator[Step]:
-    """libvirt deletes it from the active images; beside the present state its image goes."""
-    images, below = [], False
+def _delete_internal(vm: VmState, snapshot: Snapshot, going: Container[str]) -> Step:
+    """libvirt deletes it from the active images, qemu-img from those beside that are to stay."""
+    images: list[str] = []
+    beside: list[str] = []
+    below = False
     for entry in snapshot.taken:
         disk, point = vm.disk(entry.target), snapshot.image_before(entry.target)
         if disk is None:
             continue
         check_outside(vm, disk, f"to delete the internal snapshot {snapshot.name}")
         depth = disk.depth_of(point)
-        below = below or bool(depth)
         if depth and not vm.off:
-            raise Conflict(
-                f"the internal snapshot {snapshot.name} of VM {vm.name} lives in {point}, which is"
-                f" not the active image of disk {entry.target} ({disk.files[0]})",
-                wanted="the image that holds it on top, or a VM that is off",
-                todo="switch the VM off first; or merge the overlays above it (vm_blockcommit with"
-                f" 'disks: [{entry.target}]' and 'base: {point}')",
-            )
+            raise _open_below(vm, snapshot, disk, point)
+        below = below or bool(depth)
         if depth is not None or not disk.chain:
             images.append(point)
-    if not images:
-        yield ForgetSnapshot(snapshot.name)
-        return
-    _check_as_then(vm, snapshot)
-    yield DeleteInternal(snapshot.name, tuple(images), below=below)
+        elif point not in going and _holds(vm, point, snapshot):
+            beside.append(point)
+    if images:
+        _check_as_then(vm, snapshot)
+    if images or beside:
+        return DeleteInternal(snapshot.name, tuple(images), below=below, beside=tuple(beside))
+    return ForgetSnapshot(snapshot.name)
+
+
+def _open_below(vm: VmState, snapshot: Snapshot, disk: DiskState, point: str) -> Conflict:
+    return Conflict(
+        f"the internal snapshot {snapshot.name} of VM {vm.name} lives in {point}, which is not the"
+        f" active image of disk {disk.target} ({disk.files[0]})",
+        wanted="the image that holds it on top, or a VM that is off",
+        todo="switch the VM off first; or merge the overlays above it (vm_blockcommit with"
+        f" 'disks: [{disk.target}]' and 'base: {point}')",
+    )
+
+
+def _holds(vm: VmState, path: str, snapshot: Snapshot) -> bool:
+    """Whether qemu-img, which gets no key, can delete an internal snapshot from an image beside."""
+    image = vm.chain_of(path)[:1]
+    inside = any(found.name == snapshot.name for each in image for found in each.snapshots)
+    return inside and not sealed(vm, image)
 
 
 def _check_as_then(vm: VmState, snapshot: Snapshot) -> None:

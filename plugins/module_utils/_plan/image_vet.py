@@ -103,15 +103,21 @@ def vet(plan: ImagePlan, state: ImageState, facts: ImageFacts) -> ImagePlan:
         )
     for path in wanted.stood_on:
         _check_still(path, facts)
-    for path in (*wanted.removed, *wanted.written):
+    for path in (*wanted.removed, *(() if _keeps_content(plan) else wanted.written)):
         _check_unneeded(path, state, facts)
     for path in wanted.removed:
         _check_unnamed(path, plan, facts)
+        _check_untold(path, facts)
     for step in plan.steps:
         _check_vms(step, state, facts)
     _check_places(plan, wanted, state, facts)
     notes = (*plan.notes, *facts.notes, *_vm_notes(wanted, state, facts))
     return replace(plan, notes=tuple(dict.fromkeys(notes)))
+
+
+def _keeps_content(plan: ImagePlan) -> bool:
+    """Whether all that stands on the images finds what it found before."""
+    return all(isinstance(step, (DeleteTag, Repair, RemoveDraft)) for step in plan.steps)
 
 
 def _check_free(path: str, facts: ImageFacts) -> None:
@@ -197,19 +203,30 @@ def _check_unnamed(path: str, plan: ImagePlan, facts: ImageFacts) -> None:
         )
 
 
+def _check_untold(path: str, facts: ImageFacts) -> None:
+    """No internal snapshot in an image that goes is one which libvirt has a record of."""
+    image = facts.identities.get(path)
+    users = [user.user for user in facts.standing if user.tags and user.disk == image]
+    if users:
+        raise Conflict(
+            f"{shown(path)} holds {_listed(users)}",
+            wanted="an image without a snapshot that libvirt has a record of",
+            todo="remove that first (vm_snapshot with 'state: absent')",
+        )
+
+
 def _check_vms(step: ImageStep, state: ImageState, facts: ImageFacts) -> None:
     """What would break a VM that is off: other content under its memory, a record of nothing."""
     image = facts.identities.get(state.real)
     for user in facts.standing:
-        if not user.vm or user.disk != image:
-            continue
-        if isinstance(step, ApplyTag) and user.saved:
+        if isinstance(step, ApplyTag) and user.vm and user.disk == image and user.saved:
             raise Conflict(
                 f"{shown(state.path)} is {user.user}, whose memory is saved and continues on it",
                 wanted="to go back to another content",
                 todo="start that VM, or drop the saved memory (virsh managedsave-remove)",
             )
-        if isinstance(step, DeleteTag) and step.name in user.tags:
+        told = user.tags if image in (user.disk, *user.images) else ()
+        if isinstance(step, DeleteTag) and step.name in told:
             raise Conflict(
                 f"snapshot {shown(step.name)} of {shown(state.path)} is recorded for {user.user}",
                 wanted="to delete it without leaving that record behind",

@@ -71,8 +71,10 @@ def _after(vm: VmState, step: Step) -> VmState:
     if isinstance(step, SetSource):
         return _with_disk(vm, step.target, partial(_repointed, step=step, off=vm.off))
     if isinstance(step, DeleteInternal):
-        disks = tuple(_without_internal(disk, step) for disk in vm.disks)
-        return replace(vm, disks=disks, snapshots=_without(vm.snapshots, step.name))
+        disks = tuple(replace(disk, chain=_without_internal(disk.chain, step)) for disk in vm.disks)
+        branches = tuple(_without_internal(chain, step) for chain in vm.branches)
+        left = _without(vm.snapshots, step.name)
+        return replace(vm, disks=disks, branches=branches, snapshots=left)
     if isinstance(step, DefineSnapshot):
         return _with_again(vm, step)
     if isinstance(step, ForgetSnapshot):
@@ -182,14 +184,13 @@ def _repointed(disk: DiskState, step: SetSource, *, off: bool) -> DiskState:
     return replace(disk, disk=moved, chain=disk.chain[depth:])
 
 
-def _without_internal(disk: DiskState, step: DeleteInternal) -> DiskState:
-    chain = tuple(
+def _without_internal(chain: tuple[Image, ...], step: DeleteInternal) -> tuple[Image, ...]:
+    return tuple(
         image._replace(snapshots=tuple(s for s in image.snapshots if s.name != step.name))
-        if image.filename in step.images
+        if image.filename in (*step.images, *step.beside)
         else image
-        for image in disk.chain
+        for image in chain
     )
-    return replace(disk, chain=chain)
 
 
 def _with_snapshot(vm: VmState, step: TakeSnapshot) -> VmState:
