@@ -93,11 +93,11 @@ class RestoreInPlace(OfRepository):
         model.disks = dict(model.backups[number].disks)
         model.power = RUNNING if start else OFF
         model.off()
-        model.plugged = model.backups[number].plugged
         model.swapped = bool(model.points)
 
-    def certain(self, model: Model, **_params: Any) -> bool:
-        return not model.points
+    def certain(self, model: Model, *, number: int, **_params: Any) -> bool:
+        """The present definition stays, and has to have the disks of then."""
+        return not model.points and (model.plugged or not model.backups[number].plugged)
 
     def options(self, stage: Stage, *, number: int, start: bool) -> dict[str, Any]:
         more = {"start": start, "force": True, "delete_replaced": True}
