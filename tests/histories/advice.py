@@ -36,9 +36,9 @@ ADVICE = (
         "commit onto",
         ("target", "path"),
     ),
-    (re.compile(r"qcow2_overlay with path ([^ ,)]+)"), "remove image", ("path",)),
+    (re.compile(r"qcow2_overlay with path (.+?), state absent"), "remove image", ("path",)),
     (
-        re.compile(r"qcow2_snapshot with path ([^ ,)]+), name ([^ ,)]+)"),
+        re.compile(r"qcow2_snapshot with path (.+?), name (.+?), state absent"),
         "delete inside",
         ("path", "name"),
     ),

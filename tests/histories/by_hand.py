@@ -91,7 +91,7 @@ class CommitByHand(Action):
 @action("virsh snapshot-create-as", 2)
 class SnapshotByHand(ByHand):
     # Any name is good for libvirt.
-    NAMES = ("h{}", "h{} before update", "h{} Prüfung: $(id) 'x' & <y>")
+    NAMES = ("h{}", "h{} before update", "h{} Prüfung: $(id) & <y>")
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         return {"name": random.choice(self.NAMES).format(model.count + 1)}
