@@ -108,7 +108,9 @@ options:
     description:
       - Before going back, keep the present state as a snapshot of this name, taken as O(quiesce),
         O(memory), O(directory) and O(description) say. One can go back to it later.
-      - Without it the overlays that only the present state needs are removed.
+      - Without it the overlays that only the present state needs are removed. One that another
+        snapshot needs stays. It goes with that one if it provably holds nothing newer, else with the
+        snapshot that it was made for.
     type: str
   prove_way_back:
     description:
