@@ -33,7 +33,9 @@ attributes:
       - O(state=present) and O(state=absent) are.
       - O(state=reverted) gives up what was written since, and nobody can see whether anything was. So
         it acts whenever it is asked to. It changes nothing only where the VM is off, and is to be
-        off, nothing was written since it was brought there, and its definition is that of then.
+        off, nothing was written since it was brought there, and its definition is that of then, with
+        its title, its description, its metadata and how each disk is cached. What libvirt adds to a
+        definition by itself, such as controllers and addresses, is not compared.
       - O(state=reverted) brings the disks of then. One that was attached since is detached, and its
         image stays. One that has gone, or whose target has another image by now, is attached again; an
         image that does not exist any more, or that another VM uses, is refused by name before anything
@@ -108,7 +110,9 @@ options:
     description:
       - Before going back, keep the present state as a snapshot of this name, taken as O(quiesce),
         O(memory), O(directory) and O(description) say. One can go back to it later.
-      - Without it the overlays that only the present state needs are removed.
+      - Without it the overlays that only the present state needs are removed. One that another
+        snapshot needs stays. It goes with that one if it provably holds nothing newer, else with the
+        snapshot that it was made for.
     type: str
   prove_way_back:
     description:

@@ -95,8 +95,8 @@ SEEN = (
     Fault(
         "what others have left on an image keeps a snapshot from being removed",
         "_plan/absent.py",
-        '            yield RemoveFile(path, "held the point of a removed snapshot", spare=True)',
-        '            yield RemoveFile(path, "held the point of a removed snapshot")',
+        "            yield RemoveFile(path, _HELD, spare=True)",
+        "            yield RemoveFile(path, _HELD)",
     ),
     Fault(
         "a snapshot of some disks is lost by going back below it",

@@ -12,6 +12,7 @@ import subprocess
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
+from urllib.parse import unquote
 
 from lab.forked import run_forked
 
@@ -96,6 +97,24 @@ def files_named(xml: str) -> set[str]:
     root = ET.fromstring(xml)
     named = {node.get("file", "") for node in root.iter() if node.get("file")}
     return named | {os.path.realpath(path) for path in named}
+
+
+def holding(xml: str) -> set[str]:
+    """The images that hold a snapshot inside, as its definition names them."""
+    root = ET.fromstring(xml)
+    inside = {d.get("name") for d in root.iterfind("disks/disk") if d.get("snapshot") == "internal"}
+    found = {
+        disk.find("target").get("dev"): disk.find("source").get("file", "")
+        for disk in root.iterfind("domain/devices/disk")
+        if disk.find("target") is not None and disk.find("source") is not None
+    }
+    return {path for target, path in found.items() if target in inside}
+
+
+def former(xml: str) -> set[str]:
+    """The overlays that a snapshot has had before, and that go when it is removed."""
+    found = re.search(r" former=(\S+)", ET.fromstring(xml).findtext("description", ""))
+    return {unquote(path) for path in found[1].split(",")} if found else set()
 
 
 def chain(path: str) -> list[str]:

@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from .actions import Task, action, pick
-from .model import OFF, SAVED, Model, Point, demand, is_checkpoint
+from .model import SAVED, Model, Point, demand, is_checkpoint
 from .stage import Stage
 
 AFTER = ("unchanged", "unchanged", "running", "paused", "shutoff")
@@ -138,10 +138,6 @@ class RemoveSubtree(Removal):
         return {"name": name, "state": "absent", "subtree": True}
 
 
-# What does not make a machine another one, and how its disks are cached.
-ASIDE = ("note", "description", "discard")
-
-
 class Back(Task):
     """Going back to a point."""
 
@@ -160,14 +156,6 @@ class Back(Task):
         demand(not model.swapped or set(model.points[name].disks) == set(model.disks))
         model.back_to(model.points[name], run_after)
         model.current = name
-
-    def settle(self, stage: Stage, before: Model, after: Model, **params: Any) -> None:
-        """Where it is there already, nothing is done, whatever the machine is called by then."""
-        there = before.current == params["name"] and before.power == after.power == OFF
-        now = stage.edits()
-        for key in ASIDE:
-            if there and now[key] == before.edits.get(key, now[key]):
-                after.edits[key] = now[key]
 
     def certain(self, model: Model, *, name: str, **_params: Any) -> bool:
         point = model.points[name]

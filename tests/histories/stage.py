@@ -71,6 +71,7 @@ class Stage(Rooms, Guest):
         self.saves = lab.directory / "saves"
         self.saves.mkdir()
         self._noted = {}
+        self._inside: set[str] = set()  # images that have held internal snapshots
         # A daemon of a session and its user have one home.
         os.environ["XDG_CONFIG_HOME"] = str(lab.directory / "c")
         self._first = self.edits()
@@ -172,11 +173,13 @@ class Stage(Rooms, Guest):
     def unneeded(self) -> set[str]:
         """Images and memory files in the folder of the machine that nothing refers to.
 
-        Those that it was made with are somebody else's, and stay.
+        Those that it was made with are somebody else's, and stay. So does a former overlay that
+        once held an internal snapshot, as it may hold more: it goes with the one that made it.
         """
         needed = {disk.path for disk in self.vm.disks.values()} | self.lent
-        for domain_xml in self._definitions():
-            for path in images.files_named(domain_xml):
+        for xml in self._definitions():
+            self._inside.update(images.holding(xml))
+            for path in images.files_named(xml) | (images.former(xml) & self._inside):
                 needed.update(images.chain(path))
         for copy in self.storage.copies():
             needed.update(images.chain(str(copy)))

@@ -12,6 +12,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import datetime
 from pathlib import Path
 
@@ -74,6 +75,20 @@ def guards(modules: Modules) -> list[int]:
 def kill_guards(modules: Modules) -> None:
     for pid in guards(modules):
         os.kill(pid, signal.SIGKILL)
+
+
+@contextmanager
+def stopped_guards(modules: Modules) -> Iterator[None]:
+    """They see nothing meanwhile, and go on whatever happens: one that is stopped never ends."""
+    stopped = guards(modules)
+    for pid in stopped:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in stopped:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
 
 
 # --- frozen, thawed, and the deadline ---
@@ -268,17 +283,14 @@ def test_a_freeze_that_ends_by_other_hands(db01: VM, modules: Modules, how: str)
 def test_a_start_before_the_guard_has_seen_it(db01: VM, modules: Modules) -> None:
     """A guest that stands still cannot say that it is another one by now."""
     freeze(modules, db01)
-    for pid in guards(modules):
-        os.kill(pid, signal.SIGSTOP)
-    db01.destroy()
-    db01.domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
-    modules.change("vm_snapshot", db01, name="s1", memory=True)
-    for pid in guards(modules):
-        os.kill(pid, signal.SIGCONT)
+    with stopped_guards(modules):
+        db01.destroy()
+        db01.domain.createWithFlags(libvirt.VIR_DOMAIN_START_PAUSED)
+        modules.change("vm_snapshot", db01, name="s1", memory=True)
     db01.domain.resume()
     db01.wait_ready()
     modules.change("vm_snapshot", db01, name="s1", state="absent")
-    wait_until(lambda: not records(modules), 10, "the guard has seen it")
+    wait_until(lambda: not records(modules) and not guards(modules), 10, "the guard has seen it")
 
 
 def test_a_reset_before_the_guard_has_seen_it(db01: VM, modules: Modules) -> None:

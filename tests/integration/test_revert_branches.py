@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from lab import VM
+from story import folder
 from test_revert import history, revert, words
 
 
@@ -29,4 +30,24 @@ def test_an_overlay_that_stays_for_another_snapshot_keeps_its_name(vm: VM, modul
     modules.change("vm_snapshot", vm, name="last", state="absent", metadata_only=True)
     modules.change("vm_snapshot", vm, name="last", mode="external")
     vm.start()
+    assert words(vm) == {"s1"}
+
+
+def test_an_overlay_that_stayed_for_what_was_kept_goes_with_it(vm: VM, modules) -> None:
+    """But one that another snapshot is in may hold more, and goes with the one that made it."""
+    history(modules, vm, "s1", "s2")
+    revert(modules, vm, "s1", keep_current="kept")
+    before = set(folder(vm).glob("*.s2.qcow2"))
+    assert len(before) == 2
+    modules.change("vm_snapshot", vm, name="kept", state="absent")
+    assert not set(folder(vm).glob("*.s2.qcow2"))
+    revert(modules, vm, "s2")
+    assert words(vm) == {"s2"}
+    present = set(folder(vm).glob("*.s2.*"))
+    modules.change("vm_snapshot", vm, name="inside", mode="internal")
+    revert(modules, vm, "s1")
+    modules.change("vm_snapshot", vm, name="inside", state="absent")
+    assert set(folder(vm).glob("*.s2.*")) == present
+    modules.change("vm_snapshot", vm, name="s2", state="absent")
+    assert not set(folder(vm).glob("*.s2.*"))
     assert words(vm) == {"s1"}

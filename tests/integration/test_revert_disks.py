@@ -243,6 +243,27 @@ def test_the_other_hardware_of_then(make_vm, modules) -> None:
             assert not modules.run("vm_snapshot", vm, name="s1", state="reverted")["changed"]
 
 
+def test_the_rest_of_the_definition_of_then(make_vm, modules) -> None:
+    """What people call it, what other programs note in it, and how a disk is cached."""
+    vm = make_vm("db01", running=False)
+    modules.run("vm_snapshot", vm, name="s1")
+    for part, named in (
+        ("<description>edited</description>", "description"),
+        ("<metadata><x:note xmlns:x='https://example.org/x'>n</x:note></metadata>", "metadata"),
+        ("<driver name='qemu' type='qcow2' cache='writethrough'/>", "disk vda"),
+    ):
+        assert not modules.run("vm_snapshot", vm, name="s1", state="reverted")["changed"]
+        now = vm.xml(inactive=True)
+        parent = now.find("devices/disk") if named == "disk vda" else now
+        new = ET.fromstring(part)
+        parent[:] = [node for node in parent if node.tag != new.tag] + [new]
+        vm.lab.connection.defineXML(ET.tostring(now, encoding="unicode"))
+        result = revert(modules, vm, "s1")
+        assert any(note.endswith(f"from that of now in {named}") for note in result["notes"])
+    text = ET.tostring(vm.xml(inactive=True), encoding="unicode")
+    assert not any(left in text for left in ("edited", "example.org/x", "writethrough"))
+
+
 def test_an_image_that_grew(make_vm, modules) -> None:
     vm = make_vm("db01", disks=1, running=False)
     for mode in ("external", "internal"):

@@ -109,18 +109,31 @@ def test_firmware_with_raw_variables(system: str, flash: bool) -> None:
     assert has_flash(ET.fromstring("<domain><os firmware='efi'/></domain>"))
 
 
-DEVICES = "<devices><disk/><controller/><interface><mac/></interface></devices>"
-THEN = f"<domain><name>a</name><memory unit='KiB'>1</memory><vcpu>1</vcpu>{DEVICES}</domain>"
+DISK = """
+  <disk type='file' device='disk'><driver name='qemu' type='raw' cache='none'/>
+    <source file='/a'/><target dev='vda' bus='virtio'/></disk>"""
+DEVICES = f"<devices>{DISK}<controller/><interface><mac/></interface></devices>"
+THEN = f"""<domain><name>a</name><title>t</title><metadata><x:note xmlns:x="y">n</x:note></metadata>
+  <memory unit='KiB'>1</memory><vcpu>1</vcpu>{DEVICES}</domain>"""
 
 
 @pytest.mark.parametrize(
     ("old", "new", "same"),
     [
         ("<name>a", "<name>b", True),
-        ("<disk/>", "", True),
+        ("type='raw'", "type='qcow2'", True),
+        ("<source file='/a'/>", "<source dev='/dev/b'/><backingStore/>", True),
+        ("disk type='file'", "disk type='block'", True),
+        ("<target", "<alias name='disk0'/><target tray='open'", True),
         ("<controller/>", "<controller/><controller index='1'/>", True),
         ("<mac/>", "<mac/><address type='pci'/><alias name='net0'/>", True),
         ("<domain>", "<domain id='3'>\n", True),
+        ("<title>t", "<title>u", False),
+        (">n</x:note>", ">m</x:note>", False),
+        ("<vcpu>", "<description>d</description><vcpu>", False),
+        ("cache='none'", "cache='none' discard='unmap'", False),
+        ("<target", "<serial>s</serial><target", False),
+        (DISK, "", False),
         (">1</memory>", ">2</memory>", False),
         ("<vcpu>", "<vcpu current='1'>", False),
         ("<mac/>", "<mac address='x'/>", False),
@@ -128,7 +141,7 @@ THEN = f"<domain><name>a</name><memory unit='KiB'>1</memory><vcpu>1</vcpu>{DEVIC
         ("<devices>", "<cpu/><devices>", False),
     ],
 )
-def test_two_definitions_have_one_shape_but_for_disks_and_names(
+def test_two_definitions_have_one_shape_but_for_images_and_names(
     old: str, new: str, same: bool
 ) -> None:
     other = ET.fromstring(THEN.replace(old, new))

@@ -13,6 +13,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem impo
     Conflict,
     Unsupported,
 )
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.stamp import Seen
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
     CommitDisk,
     DeleteInternal,
@@ -29,6 +30,10 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.commit import
     plan_commit,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.predict import predict
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._plan.revert import (
+    RevertWish,
+    plan_reverted,
+)
 from builders import at, disk, image, kinds, memory_of, of, paths, snapshot, stacked, vm
 
 
@@ -291,6 +296,61 @@ def test_a_former_overlay_is_kept_for_those_whom_nobody_records():
     inner = replace(snapshot("s1"), former=(at("vda", "old"),))
     (gone,) = of(RemoveFile, plan_absent(AbsentWish("s1"), vm(disk("vda"), snapshots=[inner])))[1:]
     assert (gone.file, gone.spare) == (at("vda", "old"), True)
+
+
+def kept_of_s2(*, written: bool | None = False, current: str = "s1", **values):
+    """After s1 and s2 the VM went back to s1, and kept what was in the overlay of s2."""
+    found = [
+        snapshot("s1", current=current == "s1"),
+        snapshot("s2", {"vda": "s1"}, parent="s1"),
+        snapshot("kept", {"vda": "s2"}, parent="s2", current=current == "kept"),
+    ]
+    found[0] = replace(
+        found[0],
+        former=(at("vda", "s1"),),
+        disks=(replace(found[0].disks[0], file=at("vda", "s1.r1")),),
+    )
+    return replace(
+        vm(disk("vda", "s1.r1 base"), snapshots=found),
+        branches=(disk("vda", "s2 s1 base").chain,),
+        missing=frozenset([at("vda", "kept")]),
+        seen=(Seen("kept", at("vda", "s2"), written),),
+        **values,
+    )
+
+
+def test_the_overlay_of_one_that_stays_goes_with_the_only_point_it_was_kept_for():
+    before = kept_of_s2()
+    plan = plan_absent(AbsentWish("kept"), before)
+    assert kinds(plan) == ["forget_snapshot", "remove_file"]
+    (gone,) = of(RemoveFile, plan)
+    assert (gone.file, gone.spare) == (at("vda", "s2"), True)
+    after = predict(before, plan)
+    assert plan_reverted(RevertWish("s2"), after).steps
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        kept_of_s2(written=True),
+        kept_of_s2(written=None),
+        kept_of_s2(current="kept"),  # somebody has moved the VM
+        replace(kept_of_s2(), disks=()),  # the disk was detached, or is another one:
+        replace(kept_of_s2(), disks=(disk("vda", "/other"),)),
+        with_snapshots(kept_of_s2(), snapshot("more", {"vda": "s2"}, parent="s2")),
+        with_snapshots(kept_of_s2(), snapshot("in", {"vda": "s2"}, parent="s2", mode="internal")),
+    ],
+)
+def test_it_stays_where_it_may_hold_more_or_another_needs_it(before):
+    plan = plan_absent(AbsentWish("kept"), before)
+    assert at("vda", "s2") not in [step.file for step in of(RemoveFile, plan)]
+
+
+def test_it_stays_for_an_internal_point_beside_which_there_may_be_more():
+    before = kept_of_s2()
+    inside = snapshot("kept", {"vda": "s2"}, parent="s2", mode="internal")
+    before = replace(before, snapshots=(*before.snapshots[:2], inside))
+    assert of(RemoveFile, plan_absent(AbsentWish("kept"), before)) == []
 
 
 def test_internal_in_the_overlay_that_would_be_merged():

@@ -160,6 +160,12 @@ def test_other_hardware_of_then_is_a_reason_to_go_back_and_is_named() -> None:
     plan = plan_reverted(RevertWish("s1"), replace(state, live=now))
     assert of(DefineAsOf, plan)
     assert any("differs from that of now in interface, memory" in note for note in plan.notes)
+    # A disk that has another cache by now is named so, and not one that came or went.
+    then = replace(then, shape=(("disk vda", 1), ("disk vdb", 1), ("title", 1)))
+    now = replace(state.live, shape=(("disk vda", 2), ("disk vdc", 1), ("title", 1)))
+    found = replace(found, before=then)
+    plan = plan_reverted(RevertWish("s1"), replace(state, live=now, snapshots=(found,)))
+    assert any(note.endswith("from that of now in disk vda") for note in plan.notes)
     # A glance does not tell.
     glance = replace(state, live=replace(state.live, shape=None))
     assert plan_reverted(RevertWish("s1"), glance).steps

@@ -11,16 +11,17 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from zlib import crc32
 
 Shape = tuple[tuple[str, int], ...]
 
-_ASIDE = (
-    "name", "uuid", "genid", "title", "description", "metadata", "devices", "disk", "controller",
-    "seclabel", "resource",
-)  # fmt: skip
+_ASIDE = ("name", "uuid", "genid", "devices", "disk", "controller", "seclabel", "resource")
 _GIVEN = ("address", "alias", "seclabel")
+# Of a disk what its images decide, or whoever opens a drive.
+_IMAGES = ("source", "backingStore", "mirror", "encryption")
+_OF_IMAGES = (("disk", "type"), ("driver", "type"), ("target", "tray"))
+OF_DISK = "disk "
 # Those of the host's devices whose state no QEMU can write out.
 _HOST_DEVICES = ("pci", "mdev", "scsi_host")
 # Those of which QEMU says that they do not support live migration, also of one that is only read
@@ -61,8 +62,7 @@ def _requires(root: ET.Element, feature: str) -> bool:
 
 
 def _of_disk(disk: ET.Element) -> Iterator[str]:
-    target, driver = disk.find("target"), disk.find("driver")
-    name = target.get("dev") if target is not None else ""
+    driver, name = disk.find("driver"), _target(disk)
     if disk.find("transient") is not None:
         yield f"transient disk {name}"
     own = driver.get("type", "") if driver is not None and disk.find("source") is not None else ""
@@ -73,20 +73,39 @@ def _of_disk(disk: ET.Element) -> Iterator[str]:
 
 
 def shape(root: ET.Element) -> Shape:
-    """What a ``<domain>`` is made of but for its disks: each part with a number of its content.
+    """What a ``<domain>`` is made of: each part with a number of its content.
 
-    Left out are names, and what libvirt adds by itself.
+    Left out are its name, the images of its disks, and what libvirt adds by itself. A disk is
+    called :data:`OF_DISK` and its target.
     """
     devices = root.find("devices")
     parts = (*root, *(() if devices is None else devices))
-    return tuple(
-        (part.tag, crc32(_text(part).encode())) for part in parts if part.tag not in _ASIDE
+    disks = () if devices is None else devices.findall("disk")
+    return (
+        *((part.tag, crc32(_text(part).encode())) for part in parts if part.tag not in _ASIDE),
+        *((OF_DISK + _target(disk), crc32(_disk_text(disk).encode())) for disk in disks),
     )
+
+
+def _target(disk: ET.Element) -> str:
+    target = disk.find("target")
+    return target.get("dev", "") if target is not None else ""
 
 
 def _text(node: ET.Element) -> str:
     inner = "".join(_text(child) for child in node if child.tag not in _GIVEN)
-    return f"<{node.tag} {sorted(node.items())}>{(node.text or '').strip()}{inner}"
+    return _tagged(node, node.items(), inner)
+
+
+def _disk_text(node: ET.Element) -> str:
+    """The same of a disk, whatever its images are."""
+    given = [(key, value) for key, value in node.items() if (node.tag, key) not in _OF_IMAGES]
+    children = [child for child in node if child.tag not in (*_GIVEN, *_IMAGES)]
+    return _tagged(node, given, "".join(map(_disk_text, children)))
+
+
+def _tagged(node: ET.Element, given: Iterable[tuple[str, str]], inner: str) -> str:
+    return f"<{node.tag} {sorted(given)}>{(node.text or '').strip()}{inner}"
 
 
 def has_flash(root: ET.Element) -> bool:

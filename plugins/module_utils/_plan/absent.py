@@ -21,10 +21,14 @@ from .._model.step import CommitDisk, DeleteInternal, ForgetSnapshot, Plan, Remo
 from .._model.tree import (
     descendants,
 )
+from .damage import at_rest
 from .encrypted import check_outside, sealed
 from .kind import check_kind
 from .merge import check_points, consequences, merge
 from .own import own_disk
+from .revert_disks import is_same
+
+_HELD = "held the point of a removed snapshot"
 
 
 @dataclass(frozen=True)
@@ -61,7 +65,7 @@ def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step
     doomed = tuple(snapshot for snapshot in vm.snapshots if snapshot.name in names)
     _check_readable(vm, doomed)
     merges = _merges(vm, doomed, bandwidth)
-    loose = (*_loose_overlays(vm, doomed), *_beside(vm, doomed))
+    loose = (*_loose_overlays(vm, doomed), *_beside(vm, doomed), *_given_up(vm, doomed))
     going = {step.file for step in loose}
     internal = {snapshot.name: snapshot for snapshot in doomed if snapshot.mode == "internal"}
     deletions = [
@@ -131,9 +135,13 @@ def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[Remov
 
 def _needed(vm: VmState, doomed: tuple[Snapshot, ...]) -> set[str]:
     """What the snapshots that stay are made of."""
-    surviving = [snapshot for snapshot in vm.snapshots if snapshot not in doomed]
+    surviving = _surviving(vm, doomed)
     needed = {image.filename for s in surviving for image in points_of(vm, s)}
     return needed.union(file for s in surviving for file in s.overlays.values())
+
+
+def _surviving(vm: VmState, doomed: tuple[Snapshot, ...]) -> list[Snapshot]:
+    return [snapshot for snapshot in vm.snapshots if snapshot not in doomed]
 
 
 def _beside(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]:
@@ -145,7 +153,32 @@ def _beside(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]:
         gone = path in made and path not in needed and not _in_a_chain(vm, path)
         # What a snapshot of these made itself goes as its overlay.
         if gone and not any(path in snapshot.made for snapshot in doomed):
-            yield RemoveFile(path, "held the point of a removed snapshot", spare=True)
+            yield RemoveFile(path, _HELD, spare=True)
+
+
+def _given_up(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]:
+    """Overlays of snapshots that stay, as far as they were kept for the points of these alone.
+
+    Going back would have removed them with the rest of what it gave up. Only what provably holds
+    nothing newer than such a point goes, and nothing that the VM has left by other hands: then it
+    still descends from the snapshot that made it.
+    """
+    surviving = _surviving(vm, doomed)
+    needed = {path for found in surviving for image in points_of(vm, found) for path in _of(image)}
+    resting = [image for found in doomed for image in at_rest(vm, found)]
+    loose = {image.filename for image in resting if needed.isdisjoint(_of(image))}
+    for snapshot in surviving:
+        below = descendants(vm.snapshots, snapshot.name)
+        left = not any(found.current for found in vm.snapshots if found.name in below)
+        for target, file in snapshot.overlays.items() if snapshot.ours and left else ():
+            disk, then = vm.disk(target), snapshot.before.disk(target) if snapshot.before else None
+            same = disk is not None and then is not None and is_same(vm, disk, then)
+            if same and file in loose and not _in_a_chain(vm, file):
+                yield RemoveFile(file, _HELD, spare=True)
+
+
+def _of(image: Image) -> tuple[str, str]:
+    return image.filename, image.file.real
 
 
 def points_of(vm: VmState, snapshot: Snapshot) -> Iterator[Image]:

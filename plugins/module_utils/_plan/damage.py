@@ -89,6 +89,18 @@ def held(vm: VmState, found: Snapshot, target: str) -> tuple[Image, ...]:
     return chain if target in found.overlays else chain[1:]
 
 
+def at_rest(vm: VmState, found: Snapshot) -> Iterator[Image]:
+    """The images that a snapshot needs as they are and that nobody has provably written to since.
+
+    Of an image that holds it inside nobody can tell what else that holds.
+    """
+    for entry in found.taken:
+        for image in held(vm, found, entry.target):
+            seen = [_seen(vm, found, path) for path, _format in files_of([image])]
+            if all(each is not None and each.written is False for each in seen):
+                yield image
+
+
 def files_of(images: Iterable[Image]) -> Iterator[tuple[str, str]]:
     """(path, format) of each image, and of the file that has its data where it has not itself."""
     for image in images:

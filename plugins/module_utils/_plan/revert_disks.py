@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from .._model.domain import Disk, Source, local_source
+from .._model.hardware import OF_DISK
 from .._model.problem import NotFound
 from .._model.snapshot import Snapshot
 from .._model.state import OFF, DiskState, VmState
@@ -163,13 +164,18 @@ def differs(vm: VmState, found: Snapshot) -> bool:
 
 
 def rebuilt(vm: VmState, found: Snapshot) -> tuple[str, ...]:
-    """What else of its definition is not as it was then, as libvirt calls the parts."""
+    """What else of its definition is not as it was then, as libvirt calls the parts.
+
+    Disks that came or went are not among them: see :func:`exchanged`.
+    """
     now = vm.config or vm.live
     then = found.later or (found.before if found.state == OFF else None)
     if then is None or then.shape is None or now.shape is None:
         return ()
     differ = (Counter(then.shape) - Counter(now.shape)) + (Counter(now.shape) - Counter(then.shape))
-    return tuple(sorted({part for part, _content in differ}))
+    both = {part for part, _content in then.shape} & {part for part, _content in now.shape}
+    parts = {part for part, _content in differ}
+    return tuple(sorted(part for part in parts if part in both or not part.startswith(OF_DISK)))
 
 
 def _check_there(
