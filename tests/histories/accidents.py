@@ -55,7 +55,7 @@ def then(model: Model, *tasks: tuple[str, Given]) -> Iterator[Candidate]:
     yield Candidate(after, model, tuple((known(kind), given) for kind, given in tasks))
 
 
-@action("killed", 14)
+@action("killed", 12)
 class Killed(Trial):
     """One of our tasks dies; it is then run again, or another task finds what it has left."""
 

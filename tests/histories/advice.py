@@ -70,7 +70,7 @@ class Insist(Trial):
         return insist(stage, model, remove, {"name": name})
 
 
-@action("insist", 3)
+@action("insist", 4)
 class InsistOnTask(Trial):
     """A task, whatever has to be done before, as far as its messages name tasks."""
 

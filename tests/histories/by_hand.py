@@ -42,14 +42,14 @@ class MergeByHand(ByHand):
         model.shake()
 
 
-@action("virsh blockcommit", 2)
+@action("virsh blockcommit", 5)
 class BlockCommitByHand(MergeByHand):
     def words(self, stage: Stage, *, target: str) -> list[str]:
         own = ["--base", stage.chain(target)[-1]]  # people know what a template is
         return ["blockcommit", NAME, target, *own, "--active", "--pivot", "--wait"]
 
 
-@action("virsh blockpull", 2)
+@action("virsh blockpull", 3)
 class BlockPullByHand(MergeByHand):
     def after(self, model: Model, *, target: str) -> None:
         super().after(model, target=target)
@@ -68,7 +68,7 @@ class BlockCopyByHand(MergeByHand):
         return [*copy, "--transient-job", "--wait", "--pivot"]
 
 
-@action("qemu-img commit")
+@action("qemu-img commit", 4)
 class CommitByHand(Action):
     """An overlay of a machine that is off is written into what it stands on, and stays."""
 
@@ -88,7 +88,7 @@ class CommitByHand(Action):
         subprocess.run(command, check=False, capture_output=True)
 
 
-@action("virsh snapshot-create-as", 2)
+@action("virsh snapshot-create-as", 4)
 class SnapshotByHand(ByHand):
     # Any name is good for libvirt.
     NAMES = ("h{}", "h{} before update", "h{} Prüfung: $(id) & <y>")
@@ -157,7 +157,7 @@ class Touch(Action):
         os.utime(stage.chain(target)[-1], (moment, moment))
 
 
-@action("qemu-img at rest")
+@action("qemu-img at rest", 2)
 class AtRest(Action):
     """What people do to the active image of a machine that is off, and that leaves its content."""
 

@@ -25,7 +25,7 @@ class OfRepository(Task):
         return {"repository": str(stage.repository), **params}
 
 
-@action("back up", 7)
+@action("back up", 9)
 class BackUp(OfRepository):
     module = "vm_backup"
     repeatable = False  # each is a restore point of its own

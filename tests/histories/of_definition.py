@@ -32,7 +32,7 @@ class Describe(ByHand):
         return ["desc", NAME, "--config", DESCRIPTION]
 
 
-@action("virsh edit", 4)
+@action("virsh edit")
 class Edit(Action):
     """What the machine is from its next start on."""
 
@@ -48,7 +48,7 @@ class Edit(Action):
         stage.edit(what, value)
 
 
-@action("virsh snapshot-edit", 2)
+@action("virsh snapshot-edit")
 class EditSnapshot(Action):
     """The description of a snapshot, which is for people, but for its last line.
 

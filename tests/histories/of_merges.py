@@ -39,7 +39,7 @@ class Merge(Task):
         return {"max_depth": depth}
 
 
-@action("commit", 5)
+@action("commit", 7)
 class Commit(Merge):
     module = "vm_blockcommit"
 

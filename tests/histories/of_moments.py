@@ -75,7 +75,7 @@ class AtMoment(Trial):
         return [*then(model, dead), *then(model)]
 
 
-@action("killed at a moment", 5)
+@action("killed at a moment", 3)
 class KilledAt(AtMoment):
     deadly = True
 
@@ -83,7 +83,7 @@ class KilledAt(AtMoment):
         run.send_signal(signal.SIGKILL)
 
 
-@action("interrupted", 2)
+@action("interrupted")
 class Interrupted(AtMoment):
     """As by Ctrl-C, or when the session over which Ansible has come ends."""
 
@@ -93,7 +93,7 @@ class Interrupted(AtMoment):
         run.send_signal(signal.SIGTERM)
 
 
-@action("the daemon dies during a task", 4)
+@action("the daemon dies during a task", 2)
 class DaemonDies(AtMoment):
     """The task waits for it or fails, and the next one finds what it has left."""
 
@@ -101,7 +101,7 @@ class DaemonDies(AtMoment):
         stage.lab.daemon.restart(crash=True)
 
 
-@action("QEMU dies during a task", 3)
+@action("QEMU dies during a task", 2)
 class QemuDies(AtMoment):
     """Then the machine is off, before or after the task, unless that has started it once more."""
 

@@ -17,7 +17,7 @@ from .model import OFF, PAUSED, REGIONS, RUNNING, Model, demand
 from .stage import Stage
 
 
-@action("write", 20)
+@action("write", 34)
 class Write(Action):
     """The guest writes some regions, and into its memory."""
 
@@ -67,7 +67,7 @@ class Power(Action):
             model.off()
 
 
-@action("start", 6)
+@action("start", 10)
 class Start(Power):
     before, then, boots = (OFF,), RUNNING, True
 
@@ -134,7 +134,7 @@ class Reset(Power):
         stage.reset()
 
 
-@action("kill the daemon", 2)
+@action("kill the daemon")
 class KillDaemon(Action):
     """The machine goes on without it, and is found again."""
 

@@ -20,7 +20,7 @@ from .stage import Stage
 from .tasks import FILLER, NAME
 
 
-@action("without room for records", 5)
+@action("without room for records", 2)
 class NoRecords(Trial):
     """The file system of the state directory is full, from the start or after some records.
 
@@ -61,7 +61,7 @@ PLACES = {
 }
 
 
-@action("into a place without room", 4)
+@action("into a place without room")
 class NoPlace(Trial):
     """It is refused or fails and nothing stays; what succeeds is taken back.
 

@@ -20,7 +20,7 @@ AFTER = ("unchanged", "unchanged", "running", "paused", "shutoff")
 PLACES = ("", "", "", "directory", "files")
 
 
-@action("snapshot", 10)
+@action("snapshot", 20)
 class TakeSnapshot(Task):
     module = "vm_snapshot"
 
@@ -92,7 +92,7 @@ class Removal(Task):
         return {name}
 
 
-@action("remove", 6)
+@action("remove", 10)
 class RemoveSnapshot(Removal):
     module = "vm_snapshot"
 
@@ -169,12 +169,12 @@ class Back(Task):
         return {"name": name, "state": "reverted", "run_after": run_after}
 
 
-@action("go back", 10)
+@action("go back", 16)
 class Revert(Back):
     module = "vm_snapshot"
 
 
-@action("go back and keep", 3)
+@action("go back and keep", 4)
 class RevertAndKeep(Back):
     module = "vm_snapshot"
 
@@ -199,7 +199,7 @@ class RevertAndKeep(Back):
         return {"name": name, "state": "reverted", "keep_current": keep}
 
 
-@action("checkpoint", 4)
+@action("checkpoint", 5)
 class TakeCheckpoint(Task):
     module = "vm_checkpoint"
 
@@ -212,7 +212,7 @@ class TakeCheckpoint(Task):
         model.point(name, memory=True)
 
 
-@action("restore checkpoint", 4)
+@action("restore checkpoint", 5)
 class RestoreCheckpoint(Back):
     module = "vm_checkpoint"
 
