@@ -135,8 +135,11 @@ def _explain(outcome: Outcome, seconds: float) -> None:
     steps, machine = outcome.steps, outcome.machine
     if seconds:
         with Lab(boot_once=True) as lab:
-            play = lambda some: Play(lab).play(iter([machine, *some]))  # noqa: E731
-            steps = shrink(steps, lambda some: bool(play(some).fault), seconds)
+
+            def fails(some: list[Step]) -> bool:
+                return bool(Play(lab).play(iter([machine, *some])).fault)
+
+            steps = shrink(steps, fails, seconds)
     print(script([machine, *steps]), flush=True)
 
 
