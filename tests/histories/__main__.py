@@ -19,7 +19,7 @@ from lab import Lab
 from .ledger import Entry, Ledger
 from .play import Outcome, Play, Step, read, written
 from .proof import prove
-from .sample import missing, shares
+from .sample import MORE, another, missing, shares
 from .shrink import shrink
 from .workers import played
 
@@ -61,14 +61,20 @@ def main() -> int:
 def _sample(options: argparse.Namespace) -> int:
     """The sample, none of which is remembered; an action that was in none of them is a failure."""
     good, bad, names = [], 0, set()
-    for entry, outcome in played(shares(), options.jobs):
-        print(f"history {entry.seed} of the sample: {entry.told}", flush=True)
-        names.update(name for name, _params in outcome.steps)
-        good += [] if entry.fault else [entry]
-        bad += bool(entry.fault)
-        if entry.fault:
-            _explain(outcome, 0 if bad > 1 else SHRINKING_SAMPLE)
-    if (left := missing(names)) and not bad:
+    scripts, left = list(shares()), [""]
+    for _round in range(1 + MORE):
+        for entry, outcome in played(scripts, options.jobs):
+            print(f"history {entry.seed} of the sample: {entry.told}", flush=True)
+            names.update(name for name, _params in outcome.steps)
+            good += [] if entry.fault else [entry]
+            bad += bool(entry.fault)
+            if entry.fault:
+                _explain(outcome, 0 if bad > 1 else SHRINKING_SAMPLE)
+        left = missing(names)
+        if bad or not left:
+            break
+        scripts = [another(left, scripts[-1][0])]
+    if left and not bad:
         print(f"no history of the sample has these actions, choose other seeds: {left}")
         bad += 1
     _sum(good, bad)

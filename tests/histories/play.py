@@ -24,7 +24,7 @@ from .model import MACHINES, Model, Unfit
 from .stage import Stage
 
 SHORTEST, LONGEST = 15, 40  # and rather short: what a history has to itself is its end
-WANTED = 0.7  # how often what is wanted comes before what is not
+WANTED = 0.9  # how often what is wanted comes before what is not
 # Where histories are kept as text: an action a line.
 Step = tuple[str, dict[str, Any]]
 # The modules that add to the list of actions.
@@ -54,11 +54,15 @@ def random_steps(
 ) -> Iterator[Step]:
     """A machine, and actions that fit it as it is each time the next one is asked for.
 
-    ``wanted`` are actions that come once as soon as they can, among the others.
+    ``wanted`` are actions that come once as soon as they can, among the others; there are more
+    until all of them were there.
     """
     random, left = Random(seed), sorted(wanted)
     yield MACHINE, dict(random.choice(MACHINES))
-    for _number in range(round(random.triangular(SHORTEST, LONGEST, SHORTEST))):
+    length = round(random.triangular(SHORTEST, LONGEST, SHORTEST))
+    for number in range(LONGEST):
+        if number >= length and not left:
+            return
         name, params = choose(random, model(), left)
         left = [each for each in left if each != name]
         yield name, params

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
+from collections.abc import Sequence
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import CHECKPOINT
@@ -21,15 +22,16 @@ from histories.definition import CHOICES, edit, edits
 from histories.faults import FAULTS, PLACE, Fault
 from histories.judge import Fault as Found
 from histories.ledger import ROOT, Entry, Ledger
-from histories.model import OFF, RUNNING, SAVED, Model, Unfit
+from histories.model import MACHINES, OFF, RUNNING, SAVED, Model, Unfit
 from histories.play import MACHINE, Outcome, Step, possible, random_steps, read, written
+from histories.sample import missing, shares
 from histories.shrink import shrink
 
 
-def planned(seed: int) -> list[Step]:
+def planned(seed: int, wanted: Sequence[str] = ()) -> list[Step]:
     """A history as it would be if everything went as the model says."""
     model = Model()
-    random = random_steps(seed, lambda: model)
+    random = random_steps(seed, lambda: model, wanted)
     steps = [next(random)]
     model = Model.of(**steps[0][1])
     for name, params in random:
@@ -218,3 +220,10 @@ def test_a_fault_that_is_built_in_has_its_place(fault: Fault):
     text = (ROOT / PLACE / fault.file).read_text()
     assert text.count(fault.old) == 1 and fault.new != fault.old
     compile(text.replace(fault.old, fault.new), fault.file, "exec")
+
+
+def test_the_sample_has_every_action_if_all_goes_as_the_model_says():
+    played = [name for seed, wanted in shares() for name, _params in planned(seed, wanted)]
+    assert missing(played) == []
+    machines = [dict(planned(seed)[0][1]) for seed, _wanted in shares()]
+    assert all(machine in machines for machine in MACHINES)
