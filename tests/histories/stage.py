@@ -43,16 +43,7 @@ class Stage(Rooms, Guest):
         self.storage = Storage(lab.directory, storage)
         self.targets = tuple(disks)
         self.lent: set[str] = set()
-        disks = [
-            Disk(
-                size=16 if each == FILE_SYSTEM else 8,
-                format=DISKS[each],
-                content="ext4" if each == FILE_SYSTEM else "blank",
-                layers=2 if clone else 1,
-            )
-            for each in disks
-        ]
-        self.vm: VM = lab.vm(NAME, disks)
+        self.vm: VM = lab.vm(NAME, [_disk(each, 2 if clone else 1) for each in disks])
         self.templates = {
             target: path
             for target in self.targets
@@ -63,13 +54,11 @@ class Stage(Rooms, Guest):
         self.state_dir = lab.directory / "state"
         self.mount_state()
         self.repository = lab.directory / "repository"
-        self.repository.mkdir()
         self.beside = lab.directory / "beside"
-        self.beside.mkdir()
         self.elsewhere = self.storage.place / "elsewhere"
-        self.elsewhere.mkdir()
         self.saves = lab.directory / "saves"
-        self.saves.mkdir()
+        for folder in (self.repository, self.beside, self.elsewhere, self.saves):
+            folder.mkdir()
         self._noted = {}
         self._inside: set[str] = set()  # images that have held internal snapshots
         # A daemon of a session and its user have one home.
@@ -220,3 +209,9 @@ class Stage(Rooms, Guest):
         """
         found = self.state_dir.glob("journal/*.json")
         return sorted(str(path.relative_to(self.state_dir)) for path in found)
+
+
+def _disk(target: str, layers: int) -> Disk:
+    if target == FILE_SYSTEM:
+        return Disk(size=16, format=DISKS[target], content="ext4", layers=layers)
+    return Disk(size=8, format=DISKS[target], content="blank", layers=layers)
