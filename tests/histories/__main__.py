@@ -89,7 +89,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--jobs", type=int, default=1, help="how many are played side by side")
     parser.add_argument("--play", type=Path, metavar="FILE", help="one that was printed before")
     parser.add_argument("--tell", action="store_true", help="with --play: print every action")
-    parser.add_argument("--sample", action="store_true", help="those of every run of the tests")
+    parser.add_argument("--sample", action="store_true", help="few, with every action")
     parser.add_argument("--first-fault", action="store_true", help="end with it, unexplained")
     parser.add_argument(
         "--proof", nargs="*", metavar="NAME", help="whether faults that are built in are found"

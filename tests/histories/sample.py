@@ -1,7 +1,7 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The histories that every run of the tests plays: few, and with every action in one of them."""
+"""A sample of histories: few, and with every action in one of them."""
 
 from __future__ import annotations
 
