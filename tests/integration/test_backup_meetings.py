@@ -199,6 +199,36 @@ def test_what_we_do_ourselves(
     nights.check()
 
 
+def test_a_vm_that_has_not_run_since_its_memory_was_written(
+    make_vm: Callable[..., VM], modules: Modules, repository: Repository
+) -> None:
+    """QEMU has no bitmaps of what is below the overlays of then, and libvirt would miss none."""
+    vm = make_vm("db01", disks=[BLANK] * 2)
+    nights = Nights(vm, repository)
+
+    def its_memory_is_kept_while_it_is_paused(_nights: Nights) -> None:
+        vm.run("echo lost | dd of=/dev/vda bs=1k seek=32 conv=fsync")
+        with paused(vm):
+            for name in ("s1", "s2"):
+                modules.run("vm_snapshot", vm, name=name, memory=name == "s1")
+            foreseen = modules.run("vm_backup", vm, check=True, **repository.params())
+            point = repository.back_up(vm)
+            assert foreseen["plan"][0]["type"] == point["type"] == FULL
+            assert "before the VM runs again" in foreseen["plan"][0]["reason"]
+            assert repository.content(vm, point["id"]) == disks_of(vm)
+
+    def its_memory_is_kept_and_it_goes_on(_nights: Nights) -> None:
+        vm.run("echo lost | dd of=/dev/vda bs=1k seek=48 conv=fsync")
+        with paused(vm):
+            modules.run("vm_snapshot", vm, name="s3", memory=True)
+
+    nights.meet(its_memory_is_kept_while_it_is_paused, INCREMENTAL)
+    nights.meet(its_memory_is_kept_and_it_goes_on, INCREMENTAL)
+    modules.run("vm_blockcommit", vm)
+    assert nights.night() == INCREMENTAL
+    nights.check()
+
+
 def test_back_to_a_storage_snapshot(
     stored_vm: Callable[..., VM], modules: Modules, repository: Repository
 ) -> None:

@@ -65,8 +65,8 @@ def look_at_backups(repository: str, now: datetime) -> Callable[[Host, Domain, V
             nvram=variables if os.path.lexists(variables) else "",
             nvram_place=variables,
         )
-        backups = replace(backups, bitmaps=tuple(_bitmaps(dom, vm, backups)))
-        return replace(vm, backups=backups)
+        lost, unsound = tuple(_bitmaps(dom, vm, backups)), _let_go(dom, vm, backups)
+        return replace(vm, backups=replace(backups, bitmaps=lost, unsound=unsound))
 
     return look
 
@@ -85,6 +85,23 @@ def _bitmaps(dom: Domain, vm: VmState, known: Backups) -> Iterator[tuple[str, st
     for image, name, _lasting in in_qemu(dom):
         if image in targets:
             yield targets[image], name
+
+
+def _let_go(dom: Domain, vm: VmState, known: Backups) -> str:
+    """Why the bitmaps of a paused VM cannot be used, though those that QEMU has look sound.
+
+    It lets go of what is in the images when it writes the memory of the VM, until that runs again.
+    The overlays of then have theirs, so libvirt would take it that there were none before.
+    """
+    if vm.status != "paused" or known.tracked is None:
+        return ""
+    wanted = known.tracked.checkpoint
+    held = {os.path.realpath(image) for image, name, _lasting in in_qemu(dom) if name == wanted}
+    for image in (image for disk in vm.writable for image in disk.chain):
+        there = any(bitmap.name == wanted for bitmap in image.bitmaps)
+        if there and os.path.realpath(image.filename) not in held:
+            return f"QEMU has not got that of {image.filename} before the VM runs again"
+    return ""
 
 
 def new_id(repository: str, now: datetime) -> str:
