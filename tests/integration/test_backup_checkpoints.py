@@ -138,7 +138,7 @@ def test_going_back(vm: VM, modules: Modules, repository: Repository, running: b
 def monitor(vm: VM, command: str, **arguments: object) -> None:
     """Let QEMU do something with the active image of vda."""
     asked = libvirt_qemu.qemuMonitorCommand(vm.domain, '{"execute": "query-block"}', 0)
-    [device] = [found for found in json.loads(asked)["return"] if "inserted" in found]
+    device = next(found for found in json.loads(asked)["return"] if "inserted" in found)
     arguments["node"] = device["inserted"]["node-name"]
     request = json.dumps({"execute": command, "arguments": arguments})
     assert "error" not in json.loads(libvirt_qemu.qemuMonitorCommand(vm.domain, request, 0))
@@ -198,6 +198,21 @@ def test_going_back_inside(
     assert len(bitmaps(vm.disks["vda"].path)) == int(not running)
     steps = go_back(modules, vm, name="inside", state="reverted")
     assert steps == [*["stop_vm"] * running, "give_up_checkpoints", "revert_internal"]
+    up(vm)
+    back_up(repository, vm, "full")
+    back_up(repository, vm, "incremental")
+
+
+def test_going_back_inside_where_one_disk_has_lost_its_bitmap(
+    make_vm: Callable[..., VM], modules: Modules, repository: Repository
+) -> None:
+    """libvirt drops a checkpoint with the bitmaps of all disks, or with none of them."""
+    vm = make_vm("db01", disks=2)
+    modules.run("vm_snapshot", vm, name="inside", mode="internal")
+    back_up(repository, vm, "full")
+    monitor(vm, "block-dirty-bitmap-remove", name=checkpoints(vm)[0])
+    steps = go_back(modules, vm, name="inside", state="reverted")
+    assert steps == ["give_up_checkpoints", "revert_internal"]
     up(vm)
     back_up(repository, vm, "full")
     back_up(repository, vm, "incremental")

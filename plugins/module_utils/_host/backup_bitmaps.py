@@ -58,6 +58,14 @@ def remove(dom: Domain, step: RemoveBitmap) -> None:
         call(doing, made.delete, 0)
 
 
+def remove_rest(dom: Domain, name: str) -> None:
+    """Remove a bitmap from the active images of a running VM that hold it, one by one."""
+    holding = {image for image, bitmap, _kept in in_qemu(dom) if bitmap == name}
+    disks = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0)).disks
+    held = tuple((disk.target, disk.path) for disk in disks if disk.path in holding)
+    remove(dom, RemoveBitmap(name, held))
+
+
 def _record(dom: Domain, bitmap: str, target: str) -> str:
     xml = call(f"reading VM {dom.name()}", dom.XMLDesc, 0)
     root = ET.Element("domaincheckpoint")

@@ -11,6 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from .._model.problem import Problem
+from .backup_bitmaps import remove_rest
 from .connection import call, code_of
 from .libvirt_dep import libvirt
 
@@ -22,9 +23,9 @@ _BITMAP_GONE = (1, 109)
 
 
 def drop_checkpoint(dom: Domain, name: str) -> str:
-    """Let libvirt drop a checkpoint with its bitmaps, or its record where they are gone.
+    """Let libvirt drop a checkpoint with its bitmaps, or its record and those that are left.
 
-    What there is to tell, or ''.
+    libvirt drops all of them or none. What there is to tell, or ''.
     """
     doing = f"VM {dom.name()}: dropping checkpoint {name}"
     found = _found(dom, name, doing)
@@ -38,7 +39,8 @@ def drop_checkpoint(dom: Domain, name: str) -> str:
         if code_of(problem.__cause__) not in _BITMAP_GONE:
             raise
         call(doing, found.delete, libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
-        return f"{dom.name()}: only the record of checkpoint {name} was removed: {problem.found}"
+        remove_rest(dom, name)
+        return f"{dom.name()}: not all bitmaps of checkpoint {name} were there: {problem.found}"
     return ""
 
 
