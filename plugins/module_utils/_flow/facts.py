@@ -22,8 +22,10 @@ from .._host.facts import (
     dwellers,
     file_fact,
     image_uses,
+    images_inactive,
     memory_held,
     memory_used,
+    memory_written,
     on_read_only,
     takes_inside_flash,
 )
@@ -72,6 +74,8 @@ def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:
         left=left_to_guests(vm, wanted.backup.repository) if wanted.backup else 0,
         debris=held_by(wanted.debris) if wanted.backup else 0,
         flash=wanted.flash and takes_inside_flash(host, vm),
+        memory_written=wanted.still and memory_written(dom),
+        inactive=wanted.still and images_inactive(dom),
     )
 
 

@@ -8,7 +8,6 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import json
 import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
@@ -16,27 +15,21 @@ from .._model.backup_steps import RemoveBitmap
 from .._model.domain import parse_domain
 from .connection import call
 from .image_bitmaps import remove_bitmap
-from .libvirt_dep import libvirt, libvirt_qemu
+from .libvirt_dep import libvirt
+from .monitor import block_nodes
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
-
-_BLOCK_NODES = '{"execute": "query-named-block-nodes", "arguments": {"flat": true}}'
 
 
 def in_qemu(dom: Domain) -> tuple[tuple[str, str, bool], ...]:
     """(image, name, whether it is kept in the image) of the bitmaps that a running QEMU holds.
 
-    libvirt has no call for it, and notes in its log that somebody asked QEMU directly. Nothing
-    where that is not answered: what is in the tables of the images is known nevertheless.
+    Nothing where that is not answered: what is in the tables of the images is known nevertheless.
     """
-    try:
-        answer = json.loads(libvirt_qemu.qemuMonitorCommand(dom, _BLOCK_NODES, 0))
-    except (libvirt.libvirtError, ValueError):
-        return ()
     return tuple(
         (node["file"], bitmap.get("name", ""), bool(bitmap.get("persistent")))
-        for node in answer.get("return", ())
+        for node in block_nodes(dom)
         if node.get("drv") == "qcow2"
         for bitmap in node.get("dirty-bitmaps", ())
     )

@@ -21,7 +21,6 @@ from .libvirt_dep import libvirt
 from .removal import remove
 from .save_file import forget_save, read_save, record_save, save_at
 from .work import Work, do
-from .written_once import explained
 
 # An aborted save ends as soon as QEMU has written what is on its way.
 _ABORT_SECONDS = 60.0
@@ -45,7 +44,7 @@ def _save_memory(step: SaveMemory, work: Work) -> None:
         raise
     except Problem as problem:
         if not _is_saved(step, work):
-            raise explained(problem, work.vm.name) from problem
+            raise
         note = f"its memory is saved although libvirt reported an error: {problem.found}"
         work.notes.append(f"{work.vm.name}: {note}")
     if not _is_saved(step, work):

@@ -9,7 +9,6 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,7 +20,8 @@ from .._model.storage import stored_user
 from .connection import call
 from .files import directory_fact, file_fact, on_read_only
 from .image_users import path_identity, standing_files
-from .libvirt_dep import libvirt, libvirt_qemu
+from .libvirt_dep import libvirt
+from .monitor import ask_qemu, block_nodes
 from .observe import Host
 from .other_vms import needed_by_others
 from .storage_users import storage_uses
@@ -35,14 +35,15 @@ __all__ = [
     "directory_fact",
     "file_fact",
     "image_uses",
+    "images_inactive",
     "memory_held",
     "memory_used",
+    "memory_written",
     "on_read_only",
     "takes_inside_flash",
 ]
 
 _NOTED_WITHIN, _POLL_SECONDS = 10.0, 0.05
-_MIGRATION = '{"execute": "query-migrate"}'
 _INSIDE_FLASH = 9_003_000
 _JOB_KINDS = {1: "pull", 2: "copy", 3: "commit", 4: "active-commit", 5: "backup"}
 
@@ -95,14 +96,21 @@ def memory_used(dom: Domain) -> int:
 def memory_held(dom: Domain) -> tuple[str, ...]:
     """Why QEMU would not write the memory of a running VM now, in its words.
 
-    What a guest has mounted by 9p is one reason, which no definition shows. libvirt has no call for
-    it; nothing where QEMU does not tell, as before version 6.0.
+    What a guest has mounted by 9p is one reason, which no definition shows. Nothing where QEMU does
+    not tell, as before version 6.0.
     """
-    try:
-        answer = json.loads(libvirt_qemu.qemuMonitorCommand(dom, _MIGRATION, 0))
-    except (libvirt.libvirtError, ValueError):
-        return ()
-    return tuple(str(reason) for reason in answer.get("return", {}).get("blocked-reasons", ()))
+    migration = ask_qemu(dom, "query-migrate") or {}
+    return tuple(str(reason) for reason in migration.get("blocked-reasons", ()))
+
+
+def memory_written(dom: Domain) -> bool:
+    """Whether QEMU has written the memory of a paused VM, which has not run since."""
+    return (ask_qemu(dom, "query-status") or {}).get("status") == "postmigrate"
+
+
+def images_inactive(dom: Domain) -> bool:
+    """Whether QEMU has let go of images of a paused VM; versions before 10 do not tell."""
+    return any(node.get("active") is False for node in block_nodes(dom))
 
 
 def image_uses(

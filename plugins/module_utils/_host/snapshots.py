@@ -25,7 +25,6 @@ from .freeze import Freeze, Guard, paused
 from .libvirt_dep import libvirt
 from .quiesce import points_now, quiesced
 from .write_out import WriteOut, write_out
-from .written_once import explained
 
 if TYPE_CHECKING:
     from .libvirt_dep import Domain
@@ -141,7 +140,7 @@ def _create(taking: Taking, freeze: Freeze | None, timeout: float) -> None:
         raise
     except Problem as problem:
         if not _taken(taking.dom, step.spec):
-            raise explained(problem, vm.name) from problem
+            raise
         taking.notes.append(f"it is taken although libvirt reported an error: {problem.found}")
 
 

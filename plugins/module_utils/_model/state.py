@@ -210,6 +210,8 @@ class Facts:
     a restore point, by target; ``left`` has to stay free there for guests, and ``debris`` becomes
     free before. ``flash``: libvirt takes internal snapshots of VMs with UEFI that are off.
     ``saved_to`` is a file that we have saved the VM to and that it can go on from.
+    ``memory_written``: of a paused VM that has not run since; ``inactive``: QEMU has let go of
+    images of a paused VM.
     """
 
     files: Mapping[str, FileFact]
@@ -233,6 +235,8 @@ class Facts:
     left: int = 0
     debris: int = 0
     flash: bool = False
+    memory_written: bool = False
+    inactive: bool = False
 
     def job(self, target: str) -> Job | None:
         return next((job for job in self.jobs if job.target == target), None)

@@ -39,6 +39,7 @@ from .users import harmed, what_to_do_about
 from .vet_agent import keeps_memory, part_of_disks, quiesced_if_possible, wants_agent
 from .vet_backups import past_backups, wants_backups
 from .vet_jobs import check_job, job_disks, refuse_job
+from .vet_still import check_still, wants_stillness, writes_memory
 from .vet_storage import (
     check_storage,
     clone_directories,
@@ -59,9 +60,9 @@ class Needs:
     jobs, whether the guest agent answers, and how much ``memory`` the VM uses. ``clones`` are
     directories in which files have to share blocks, ``subvolumes`` are to hold no other VM;
     ``backups`` whether backup checkpoints matter, ``bitmaps`` whether what QEMU holds does.
-    ``backup`` is a restore point that is to be made,
-    ``debris`` are folders that go before that. ``flash``: see wants_flash.
-    ``written``: see written_images. ``kept``: whether memory that is in use is written.
+    ``backup`` is a restore point that is to be made, ``debris`` are folders that go before that.
+    ``flash``: see wants_flash. ``written``: see written_images. ``still``: see wants_stillness.
+    ``kept``: whether memory that is in use is written.
     """
 
     files: tuple[str, ...] = ()
@@ -81,6 +82,7 @@ class Needs:
     flash: bool = False
     written: tuple[str, ...] = ()
     kept: bool = False
+    still: bool = False
 
 
 def needs(plan: Plan, vm: VmState) -> Needs:
@@ -110,7 +112,7 @@ def needs(plan: Plan, vm: VmState) -> Needs:
         targets=tuple(disk for step in plan.steps for disk in job_disks(step, vm)),
         agent=any(wants_agent(step, vm) for step in plan.steps),
         part=part_of_disks(plan, vm),
-        memory=any(_writes_memory(step) for step in plan.steps),
+        memory=any(writes_memory(step) for step in plan.steps),
         clones=clone_directories(plan),
         subvolumes=subvolumes(plan),
         backups=wants_backups(plan, vm),
@@ -120,17 +122,13 @@ def needs(plan: Plan, vm: VmState) -> Needs:
         flash=wants_flash(plan, vm),
         written=written_images(plan, vm),
         kept=any(keeps_memory(step, vm) for step in plan.steps),
+        still=wants_stillness(plan, vm),
     )
 
 
 def _directories(plan: Plan, files: Iterable[str]) -> set[str]:
     repositories = {step.repository for step in plan.steps if isinstance(step, BackUp)}
     return repositories | {posixpath.dirname(path) for path in files}
-
-
-def _writes_memory(step: Step) -> bool:
-    with_snapshot = isinstance(step, TakeSnapshot) and bool(step.spec.memory_file)
-    return with_snapshot or isinstance(step, SaveMemory)
 
 
 def _points(plan: Plan) -> list[str]:
@@ -159,6 +157,7 @@ def settle(plan: Plan, vm: VmState, facts: Facts, ours: Iterable[str] = ()) -> P
         _check_users(path, "is to be replaced or removed", vm, facts)
     check_written(plan, vm, facts)
     check_storage(plan, vm, facts, frozenset(ours))
+    check_still(plan, vm, facts)
     check_barred(plan, vm, facts)
     check_room(plan, vm, facts)
     gone_past = past_backups(spared(replace(plan, steps=steps), vm, facts), vm, facts)
