@@ -5,7 +5,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -169,14 +170,18 @@ def _task(stage: Stage, model: Model, what: Task, params: dict[str, Any]) -> str
             raise Fault(f"a second run: {again.get('msg') or again.get('plan')}")
     if look := getattr(what, "look", None):
         look(stage, model, **params)
-    new = {
-        path
-        for path in stage.unneeded() - before["unneeded"]
-        if not any(f"{path} was kept" in note for note in real.get("notes", ()))
-    }
+    new = _left(stage, before["unneeded"], real.get("notes", ()))
     if new and not model.disturbed and not what.leaves:
         raise Fault(f"files that nobody needs: {sorted(new)}")
     return DONE
+
+
+def _left(stage: Stage, before: set[str], notes: Sequence[str]) -> set[str]:
+    """The files that nobody needs any more and of which the task does not say that they stay."""
+    for note in notes:
+        stage.stay.update(re.findall(r"is detached; its image (\S+) stays", note))
+    new = stage.unneeded() - before
+    return {path for path in new if not any(f"{path} was kept" in note for note in notes)}
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

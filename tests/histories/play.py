@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import chain
@@ -25,6 +25,11 @@ from .stage import Stage
 
 SHORTEST, LONGEST = 15, 40  # and rather short: what a history has to itself is its end
 WANTED = 0.9  # how often what is wanted comes before what is not
+SHARES = (1.0, 0.5, 0.25)  # of the actions, that a history has
+LEADING_ON = (
+    *("write", "start", "start saved", "let memory run", "resume"),
+    *("thaw", "wake the agent", "mend the agent"),
+)
 # Where histories are kept as text: an action a line.
 Step = tuple[str, dict[str, Any]]
 # The modules that add to the list of actions.
@@ -59,21 +64,37 @@ def random_steps(
     """
     random, left = Random(seed), sorted(wanted)
     yield MACHINE, dict(random.choice(MACHINES))
+    weights = few(random)
     length = round(random.triangular(SHORTEST, LONGEST, SHORTEST))
     for number in range(LONGEST):
         if number >= length and not left:
             return
-        name, params = choose(random, model(), left)
+        name, params = choose(random, model(), weights, left)
         left = [each for each in left if each != name]
         yield name, params
 
 
-def choose(random: Random, model: Model, wanted: Sequence[str] = ()) -> Step:
-    names = sorted(ACTIONS)
-    weights = [ACTIONS[name].weight for name in names]
+def few(random: Random) -> dict[str, int]:
+    """The weights of the actions of a history, most of which leaves many of them out.
+
+    Where all of them compete, none meets itself and its neighbours often enough: "swarm testing",
+    Groce and others, 2012. What leads on from any state is never left out.
+    """
+    share = random.choice(SHARES)
+    return {
+        name: ACTIONS[name].weight
+        for name in sorted(ACTIONS)
+        if random.random() < share or name in LEADING_ON
+    }
+
+
+def choose(
+    random: Random, model: Model, weights: Mapping[str, int], wanted: Sequence[str] = ()
+) -> Step:
+    """An action that fits, by weight, or one that is wanted."""
     first = random.sample(wanted, len(wanted)) if random.random() < WANTED else []
     while True:
-        name = first.pop() if first else random.choices(names, weights)[0]
+        name = first.pop() if first else random.choices([*weights], [*weights.values()])[0]
         try:
             params = ACTIONS[name].offer(model, random)
             ACTIONS[name].after(model.copy(), **params)

@@ -60,7 +60,7 @@ class Stage(Rooms, Guest):
         for folder in (self.repository, self.beside, self.elsewhere, self.saves):
             folder.mkdir()
         self._noted = {}
-        self._inside: set[str] = set()  # images that have held internal snapshots
+        self.stay: set[str] = set()  # as long as the snapshot is there that has made them
         # A daemon of a session and its user have one home.
         os.environ["XDG_CONFIG_HOME"] = str(lab.directory / "c")
         self._first = self.edits()
@@ -163,12 +163,13 @@ class Stage(Rooms, Guest):
         """Images and memory files in the folder of the machine that nothing refers to.
 
         Those that it was made with are somebody else's, and stay. So does a former overlay that
-        once held an internal snapshot, as it may hold more: it goes with the one that made it.
+        once held an internal snapshot, as it may hold more, or that a disk was on when it was
+        detached: it goes with the one that made it.
         """
         needed = {disk.path for disk in self.vm.disks.values()} | self.lent
         for xml in self._definitions():
-            self._inside.update(images.holding(xml))
-            for path in images.files_named(xml) | (images.former(xml) & self._inside):
+            self.stay.update(images.holding(xml))
+            for path in images.files_named(xml) | (images.former(xml) & self.stay):
                 needed.update(images.chain(path))
         for copy in self.storage.copies():
             needed.update(images.chain(str(copy)))
