@@ -18,7 +18,7 @@ from lab import Lab
 
 from .ledger import Entry, Ledger
 from .play import Outcome, Play, Step, read, written
-from .proof import prove
+from .proof import MOST, prove
 from .sample import MORE, another, missing, shares
 from .shrink import shrink
 from .workers import played
@@ -33,7 +33,7 @@ def main() -> int:
     if options.play:
         return _play(options)
     if options.proof is not None:
-        return 1 if prove(options.proof, options.jobs) else 0
+        return 1 if prove(options.proof, options.count or MOST, options.jobs) else 0
     if options.sample:
         return _sample(options)
     ledger = Ledger.of_this_code()

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from .faults import FAULTS, PLACE, Fault
@@ -22,16 +23,22 @@ from .ledger import ROOT
 MOST = 300
 
 
-def prove(names: list[str], jobs: int) -> int:
-    """A line for each fault, or for those whose names begin so; how many were not found."""
-    missed = 0
+def prove(names: list[str], count: int, jobs: int) -> int:
+    """A line for each fault, or for those whose names begin so; how many were not found.
+
+    So many faults are looked for side by side, each in `count` histories at most.
+    """
     chosen = [fault for fault in FAULTS if fault.name.startswith(tuple(names or [""]))]
-    for fault in chosen:
+
+    def found(fault: Fault) -> bool:
         with copy_with(fault) as folder:
-            played, actions, words = _find(folder, jobs)
-        missed += not words
-        found = f"after {played} histories, {actions} actions: {words}" if words else "NOT FOUND"
-        print(f"{fault.name}: {found}", flush=True)
+            played, actions, words = _find(folder, count)
+        told = f"{played} histories, {actions} actions: {words or 'NOT FOUND'}"
+        print(f"{fault.name}: {told}", flush=True)
+        return bool(words)
+
+    with ThreadPoolExecutor(jobs) as pool:
+        missed = list(pool.map(found, chosen)).count(False)
     print(f"\n{len(chosen)} faults, {missed} not found")
     return missed
 
@@ -53,10 +60,10 @@ def copy_with(fault: Fault) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _find(folder: Path, jobs: int) -> tuple[int, int, str]:
+def _find(folder: Path, count: int) -> tuple[int, int, str]:
     """(histories, actions, first line of what was found) until there is something."""
     environment = {**os.environ, "PYTHONPATH": f"{folder}/tests:{folder}/.cache/collections"}
-    options = ["--count", str(MOST), "--jobs", str(jobs), "--no-shrink", "--first-fault"]
+    options = ["--count", str(count), "--no-shrink", "--first-fault"]
     command = [sys.executable, "-m", "histories", *options]
     subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
     lines = [
