@@ -55,7 +55,10 @@ class AtMoment(Trial):
             raise Fault(f"the task: {said}\nthe next one: {answer}")
         beside.clear(stage)
         candidates = self.candidates(model, (kind, given))
-        return said + " (over)" * over, one_of(stage, candidates)
+        try:
+            return said + " (over)" * over, one_of(stage, candidates)
+        except Fault as fault:
+            raise Fault(f"the task: {said}\n{fault}") from None
 
     def _outcome(self, run: ModuleRun) -> str:
         try:

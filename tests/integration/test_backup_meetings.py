@@ -9,6 +9,8 @@ of the paused guest held then, and still does at the end.
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -225,6 +227,26 @@ def test_a_vm_that_has_not_run_since_its_memory_was_written(
     nights.meet(its_memory_is_kept_while_it_is_paused, INCREMENTAL)
     nights.meet(its_memory_is_kept_and_it_goes_on, INCREMENTAL)
     modules.run("vm_blockcommit", vm)
+    assert nights.night() == INCREMENTAL
+    nights.check()
+
+
+def test_bitmaps_are_lost_when_qemu_dies(
+    make_vm: Callable[..., VM], modules: Modules, repository: Repository
+) -> None:
+    """It had read them from images, where they stay, and where nothing else says so."""
+    nights = Nights(make_vm("db01", disks=[BLANK] * 2), repository)
+    nights.night()
+    nights.vm.shutdown()
+    nights.up()
+    os.kill(nights.vm.qemu_pid(), signal.SIGKILL)
+    wait_until(lambda: not nights.vm.active(), 20, "libvirt has seen it")
+    nights.up()
+    foreseen = modules.run("vm_backup", nights.vm, check=True, **repository.params())
+    point = repository.back_up(nights.vm)
+    assert foreseen["plan"][0]["type"] == point["type"] == FULL
+    assert foreseen["plan"][0]["reason"] == point["reason"]
+    assert "was lost when the VM went down" in point["reason"]
     assert nights.night() == INCREMENTAL
     nights.check()
 

@@ -69,7 +69,9 @@ def gather(host: Host, dom: Domain, vm: VmState, plan: Plan) -> Facts:
         clones={path: clone_trouble(path) for path in wanted.clones},
         dwellers=dwellers(host, vm, wanted.subvolumes),
         backups=backup_checkpoints(dom) if wanted.backups else (),
-        bitmaps=tuple(found[:2] for found in in_qemu(dom) if found[2]) if wanted.bitmaps else (),
+        bitmaps=tuple((held.image, held.name) for held in in_qemu(dom) if held.lasting)
+        if wanted.bitmaps
+        else (),
         rooms=backup_rooms(dom, vm, wanted.backup) if wanted.backup else {},
         left=left_to_guests(vm, wanted.backup.repository) if wanted.backup else 0,
         debris=held_by(wanted.debris) if wanted.backup else 0,

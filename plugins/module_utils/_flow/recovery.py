@@ -38,6 +38,7 @@ from .._model.step import (
     StartVm,
     TakeSnapshot,
 )
+from .._model.storage_steps import StorageStep
 from .._plan.dropped import plan_dropped
 from .._plan.left import files_of, left_by, over, overlays_of, point_of, save_of
 from .._plan.predict import predict
@@ -165,7 +166,12 @@ def _with_dropped(host: Host, dom: Domain, outcome: Outcome) -> VmState:
 
 
 def _close_up(
-    host: Host, dom: Domain, outcome: Outcome, journal: dict[str, Any] | None = None
+    host: Host,
+    dom: Domain,
+    outcome: Outcome,
+    journal: dict[str, Any] | None = None,
+    *,
+    finish: bool = False,
 ) -> None:
     """Where a merge cannot be finished, leave it, so that it stands in nobody's way.
 
@@ -173,7 +179,7 @@ def _close_up(
     """
     vm = observe(host, dom)
     vm = replace(vm, journal=vm.journal or journal)
-    _bring_in_order(host, dom, vm, recovery_plan(host, vm, finish=False), outcome)
+    _bring_in_order(host, dom, vm, recovery_plan(host, vm, finish=finish), outcome)
 
 
 def _thaw_if_frozen(dom: Domain, vm: VmState, outcome: Outcome) -> None:
@@ -214,7 +220,7 @@ def ended(work: Work) -> None:
 def brought_in_order(work: Work, problem: Problem) -> Problem:
     """After a failure in the middle undo or close up at once; the error to raise then."""
     try:
-        _close_up(work.host, work.dom, Outcome(), work.journal.content)
+        _close_up_or_finish(work)
         work.undone = _left_nothing(work)
     except Exception as error:
         second = as_problem(error, f"VM {work.vm.name}")
@@ -223,6 +229,15 @@ def brought_in_order(work: Work, problem: Problem) -> Problem:
     else:
         _go_on(work)
     return _also(problem, f"VM {work.vm.name} is off now") if _went_off(work) else problem
+
+
+def _close_up_or_finish(work: Work) -> None:
+    """QEMU may have died: what was only to last while copies are made is merged without it then."""
+    if _went_off(work) and any(isinstance(step, StorageStep) for step in work.steps):
+        with contextlib.suppress(Problem):
+            _close_up(work.host, work.dom, Outcome(), work.journal.content, finish=True)
+            return
+    _close_up(work.host, work.dom, Outcome(), work.journal.content)
 
 
 def _also(problem: Problem, what: str) -> Problem:

@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 from .._host.connection import call
 from .._host.do_restore import Restoring, begin, define, do_restore, give_up
-from .._host.journal import Journal
+from .._host.journal import Journal, new_content
 from .._host.observe import Host, observe
 from .._host.work import Work, do
 from .._model.problem import Problem, Unreachable
@@ -63,6 +63,7 @@ def carry_out(
     restoring, pulled = _restoring(host, wish, decision, deadline), False
     steps = decision.plan.steps
     made = tuple(step for step in steps if isinstance(step, (RestoreDisk, RestoreFile)))
+    off = tuple(step for step in steps if isinstance(step, (StopVm, DefineRestored, StartVm)))
     with _given_up_on_failure(restoring, made, outcome):
         for step in steps:
             if isinstance(step, _PULLING):
@@ -73,9 +74,27 @@ def carry_out(
                 define(step, made, restoring)
                 outcome.steps += (step,)
             else:
+                if isinstance(step, StopVm):
+                    _begin_off(restoring, off)
                 _do(step, restoring)
                 outcome.steps += (step,)
+            if step in off[-1:]:
+                _end_off(restoring)
     outcome.notes += tuple(restoring.notes)
+
+
+def _begin_off(restoring: Restoring, steps: tuple[Step, ...]) -> None:
+    """A journal from the stop to what ends it, so that a run that dies leaves no VM off."""
+    host, vm = restoring.host, restoring.seen.vm
+    content = new_content(host.run, vm.status, steps, ())
+    restoring.journal = Journal(host.state_dir, vm.uuid, content)
+    restoring.journal.write()
+
+
+def _end_off(restoring: Restoring) -> None:
+    if restoring.journal:
+        restoring.journal.close()
+    restoring.journal = None
 
 
 @contextlib.contextmanager
@@ -101,6 +120,7 @@ def _given_up_on_failure(
             if restoring.stopped:
                 with contextlib.suppress(Problem):
                     _do(StartVm(), restoring)
+                    _end_off(restoring)
         raise
     finally:
         if restoring.verification:

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Restoring one VM: look, plan, make files beside, verify, define by one call, start, look again.
 
-There is no journal: until the one definition nothing of the VM changes, and what a dead run left is
-known by its name. Only what is pulled in at the end, while the VM runs, has one, as any pull.
+Until the one definition nothing of the VM changes, and what a dead run left is known by its name. A
+journal is there only while a VM is off that was stopped, and for what is pulled in at the end.
 
 This util is PRIVATE to the collection.
 """

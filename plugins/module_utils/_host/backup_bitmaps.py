@@ -9,7 +9,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from .._model.backup_steps import RemoveBitmap
 from .._model.domain import parse_domain
@@ -22,13 +22,27 @@ if TYPE_CHECKING:
     from .libvirt_dep import Domain
 
 
-def in_qemu(dom: Domain) -> tuple[tuple[str, str, bool], ...]:
-    """(image, name, whether it is kept in the image) of the bitmaps that a running QEMU holds.
+class Held(NamedTuple):
+    """A bitmap in QEMU: whether it is to be kept in the image, and was not when QEMU last died."""
+
+    image: str
+    name: str
+    lasting: bool
+    broken: bool
+
+
+def in_qemu(dom: Domain) -> tuple[Held, ...]:
+    """The bitmaps that a running QEMU holds.
 
     Nothing where that is not answered: what is in the tables of the images is known nevertheless.
     """
     return tuple(
-        (node["file"], bitmap.get("name", ""), bool(bitmap.get("persistent")))
+        Held(
+            node["file"],
+            bitmap.get("name", ""),
+            bool(bitmap.get("persistent")),
+            bool(bitmap.get("inconsistent")),
+        )
         for node in block_nodes(dom)
         if node.get("drv") == "qcow2"
         for bitmap in node.get("dirty-bitmaps", ())
@@ -53,10 +67,10 @@ def remove(dom: Domain, step: RemoveBitmap) -> None:
 
 def remove_rest(dom: Domain, name: str) -> None:
     """Remove a bitmap from the active images of a running VM that hold it, one by one."""
-    holding = {image for image, bitmap, _kept in in_qemu(dom) if bitmap == name}
+    holding = {held.image for held in in_qemu(dom) if held.name == name}
     disks = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0)).disks
-    held = tuple((disk.target, disk.path) for disk in disks if disk.path in holding)
-    remove(dom, RemoveBitmap(name, held))
+    active = tuple((disk.target, disk.path) for disk in disks if disk.path in holding)
+    remove(dom, RemoveBitmap(name, active))
 
 
 def _record(dom: Domain, bitmap: str, target: str) -> str:

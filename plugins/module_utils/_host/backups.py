@@ -65,7 +65,7 @@ def look_at_backups(repository: str, now: datetime) -> Callable[[Host, Domain, V
             nvram=variables if os.path.lexists(variables) else "",
             nvram_place=variables,
         )
-        lost, unsound = tuple(_bitmaps(dom, vm, backups)), _let_go(dom, vm, backups)
+        lost, unsound = tuple(_bitmaps(dom, vm, backups)), _unsound(dom, vm, backups)
         return replace(vm, backups=replace(backups, bitmaps=lost, unsound=unsound))
 
     return look
@@ -82,24 +82,29 @@ def _bitmaps(dom: Domain, vm: VmState, known: Backups) -> Iterator[tuple[str, st
     if vm.off or last is None or last.checkpoint in known.checkpoints:
         return
     targets = {disk.disk.path: disk.target for disk in vm.writable}
-    for image, name, _lasting in in_qemu(dom):
-        if image in targets:
-            yield targets[image], name
+    for held in in_qemu(dom):
+        if held.image in targets:
+            yield targets[held.image], held.name
 
 
-def _let_go(dom: Domain, vm: VmState, known: Backups) -> str:
-    """Why the bitmaps of a paused VM cannot be used, though those that QEMU has look sound.
+def _unsound(dom: Domain, vm: VmState, known: Backups) -> str:
+    """Why QEMU cannot use the bitmaps that the next increment would count by, though it seems so.
 
-    It lets go of what is in the images when it writes the memory of the VM, until that runs again.
-    The overlays of then have theirs, so libvirt would take it that there were none before.
+    It is asked only of those that are in images, so that it has read: it keeps none of them that
+    another QEMU did not write when it died. And it lets go of them when it writes the memory of a
+    VM that is paused, until that runs again; the overlays of then have theirs, so libvirt would
+    take it that there were none before.
     """
-    if vm.status != "paused" or known.tracked is None:
-        return ""
-    wanted = known.tracked.checkpoint
-    held = {os.path.realpath(image) for image, name, _lasting in in_qemu(dom) if name == wanted}
-    for image in (image for disk in vm.writable for image in disk.chain):
-        there = any(bitmap.name == wanted for bitmap in image.bitmaps)
-        if there and os.path.realpath(image.filename) not in held:
+    wanted = known.tracked.checkpoint if known.tracked and not vm.off else ""
+    images = (image for disk in vm.writable for image in disk.chain)
+    read = [image for image in images if any(each.name == wanted for each in image.bitmaps)]
+    asked = in_qemu(dom) if read else ()
+    held = {os.path.realpath(each.image): each for each in asked if each.name == wanted}
+    for image in read:
+        bitmap = held.get(os.path.realpath(image.filename))
+        if bitmap and bitmap.broken:
+            return f"that of {image.filename} was lost when the VM went down"
+        if bitmap is None and vm.status == "paused":
             return f"QEMU has not got that of {image.filename} before the VM runs again"
     return ""
 
@@ -128,7 +133,7 @@ def with_bitmaps_proved(dom: Domain, vm: VmState) -> VmState:
     libvirt looks at them only when a checkpoint is defined again, so this is not for check mode.
     """
     known = vm.backups
-    if known is None or vm.off or known.tracked is None or known.job is not None:
+    if known is None or vm.off or known.tracked is None or known.job is not None or known.unsound:
         return vm
     name = known.tracked.checkpoint
     flags = libvirt.VIR_DOMAIN_CHECKPOINT_CREATE_REDEFINE

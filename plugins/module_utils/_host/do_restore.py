@@ -36,6 +36,7 @@ from . import qemu_img
 from .connection import call
 from .digest_beside import Verification, written_out
 from .durable import fsync_directory, make_directory
+from .journal import Journal
 from .libvirt_dep import libvirt
 from .observe import Host
 from .repository import path_of
@@ -50,7 +51,8 @@ class Restoring:
     """A VM that is being restored.
 
     ``xml`` makes its definition from a step and the stamps of the new images, ``unusable`` the
-    error for a restore point with a fault. ``deadline`` is of time.monotonic().
+    error for a restore point with a fault. ``deadline`` is of time.monotonic(). ``journal`` is
+    there while the VM is off, if it was stopped.
     """
 
     host: Host
@@ -62,6 +64,7 @@ class Restoring:
     verification: Verification | None = None
     stopped: bool = False
     defined: bool = False
+    journal: Journal | None = None
     swapped: list[RestoreFile] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 

@@ -31,6 +31,7 @@ from .finish import close_up, finish_all
 from .left import Left, kept, left_alone, was_unused
 from .merge import consequences, merge
 from .recover_memory import moving_memory, plan_memory_recovery
+from .recover_restore import plan_restore_recovery, restoring
 from .recover_revert import got_there, plan_finish, ran_on, reverting, undo
 from .recover_storage import is_taken, taking, untaken
 
@@ -46,6 +47,9 @@ def plan_recovery(left: Left, vm: VmState, *, finish: bool = True) -> Plan:
     moving = moving_memory(left)
     if moving:
         return plan_memory_recovery(moving, left, vm)
+    defining = restoring(left)
+    if defining:
+        return plan_restore_recovery(defining, left, vm, finish=finish)
     _check_readable(left, vm)
     for step, done in zip(left.steps, left.done):
         if isinstance(step, CommitDisk) and not done:
