@@ -153,8 +153,13 @@ class CommitOnto(Task):
     def certain(self, model: Model, **_params: Any) -> bool:
         return False
 
-    def may_remove(self, model: Model, **_params: Any) -> set[str]:
-        return {name for name, point in model.points.items() if point.ours and not point.internal}
+    def may_remove(self, model: Model, *, target: str, path: str) -> set[str]:
+        """Ours, and any that has no other disk left."""
+        return {
+            name
+            for name, point in model.points.items()
+            if (point.ours and not point.internal) or set(point.disks) <= {target}
+        }
 
     def settle(self, stage: Stage, before: Model, after: Model, *, target: str, path: str) -> None:
         forget_disk(stage, after, target)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -15,8 +14,7 @@ from lab.programs import LabError
 from .actions import ACTIONS, Action, Task
 from .images import Stray
 from .liars import ALWAYS_FROZEN
-from .model import OFF, RUNNING, Model, Point
-from .of_hardware import MORE
+from .model import MORE, OFF, RUNNING, Model, Point
 from .of_snapshots import Back
 from .stage import Stage
 
@@ -178,8 +176,6 @@ def _task(stage: Stage, model: Model, what: Task, params: dict[str, Any]) -> str
 
 def _left(stage: Stage, before: set[str], notes: Sequence[str]) -> set[str]:
     """The files that nobody needs any more and of which the task does not say that they stay."""
-    for note in notes:
-        stage.stay.update(re.findall(r"is detached; its image (\S+) stays", note))
     new = stage.unneeded() - before
     return {path for path in new if not any(f"{path} was kept" in note for note in notes)}
 

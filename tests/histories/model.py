@@ -18,6 +18,7 @@ from typing import Any
 REGIONS = 6
 # The first has a file system with a file for the regions, the others are written to directly.
 DISKS = {"vda": "qcow2", "vdb": "qcow2", "vdc": "raw"}
+MORE = "vdd"  # one that is attached; nothing is ever written to it
 # Only where all are qcow2 there are internal snapshots. Clones stand on images to which nobody may
 # write.
 # `storage`: the file system below the images, which takes snapshots itself.

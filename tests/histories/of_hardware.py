@@ -10,12 +10,9 @@ from random import Random
 from typing import Any
 
 from .actions import Action, action, pick
-from .model import OFF, SAVED, Model, demand
+from .model import MORE, OFF, SAVED, Model, demand
 from .stage import Stage
 from .tasks import NAME
-
-# One that is attached; nothing is ever written to it.
-MORE = "vdd"
 
 
 @action("attach a disk")

@@ -51,7 +51,8 @@ class Pull(Merge):
 
 def forget_disk(stage: Stage, model: Model, target: str) -> None:
     """Take a disk out of the points whose records, as libvirt has them, have lost it."""
-    for name, point in model.points.items():
+    for name in sorted(stage.snapshots() & set(model.points)):
+        point = model.points[name]
         if target in point.disks and target not in stage.disks_of(name):
             disks = {each: held for each, held in point.disks.items() if each != target}
             model.points[name] = replace(point, disks=disks)

@@ -20,7 +20,7 @@ from lab import VM, Disk, Lab
 
 from . import definition, images
 from .guest import FILE_SYSTEM, Guest
-from .model import DISKS, OFF, PAUSED, REGIONS, RUNNING, SAVED, Content, Model
+from .model import DISKS, MORE, OFF, PAUSED, REGIONS, RUNNING, SAVED, Content, Model
 from .rooms import Rooms
 from .storage import Storage
 from .tasks import NAME
@@ -167,8 +167,11 @@ class Stage(Rooms, Guest):
         detached: it goes with the one that made it.
         """
         needed = {disk.path for disk in self.vm.disks.values()} | self.lent
+        detached = not self.plugged(MORE)
         for xml in self._definitions():
             self.stay.update(images.holding(xml))
+            named = images.files_named(xml) if detached else set()
+            self.stay.update(path for path in named if MORE in Path(path).name)
             for path in images.files_named(xml) | (images.former(xml) & self.stay):
                 needed.update(images.chain(path))
         for copy in self.storage.copies():

@@ -276,6 +276,20 @@ def test_a_snapshot_of_others_that_was_committed_by_hand(make_vm, modules) -> No
     refused(modules, vm, "theirs", "no longer holds that point")
 
 
+def test_one_that_was_committed_by_hand_before_the_vm_went_off(make_vm, modules) -> None:
+    """No second tells: what was taken above it, and found no overlay there, does."""
+    vm = make_vm("db01", disks=2)
+    virsh(modules, "snapshot-create-as", vm.name, "theirs", "--disk-only")
+    put(vm, "now")
+    virsh(modules, "blockcommit", vm.name, "vda", "--active", "--pivot", "--wait")
+    vm.shutdown()
+    modules.run("vm_snapshot", vm, name="s1")
+    refused(modules, vm, "theirs", "had no overlay above it any more when snapshot s1 was taken")
+    assert modules.whole(vm) == {"s1"}
+    modules.change("vm_snapshot", vm, name="theirs", state="absent")
+    assert modules.whole(vm) == {"s1"}
+
+
 def test_an_image_whose_data_is_in_another_file(make_vm, modules) -> None:
     vm = make_vm("db01", disks=1, running=False)
     old, image, data = (f"{folder(vm)}/{name}" for name in ("vda.qcow2", "here.qcow2", "vda.raw"))

@@ -251,6 +251,27 @@ def test_killed_at_random(theatre: Theatre, scene: Scene) -> None:
     assert count
 
 
+@pytest.mark.parametrize("point", ["before libvirt defineXML", "before libvirt createWithFlags db01"])
+def test_whatever_runs_next_lets_it_run_again(theatre: Theatre, point: str) -> None:
+    """On what it had, or on what was restored, as a machine that is to be up does."""
+    scene = BY_NAME["force"]
+    theatre.reset(scene)
+    died = theatre.start(scene, kill=point)
+    assert died.wait() == -signal.SIGKILL and not theatre.vm.active()
+    other = {"name": "nosuch", "state": "absent"}
+    foreseen = theatre.modules.run("vm_snapshot", theatre.vm, check=True, **other)
+    assert [step["step"] for step in foreseen["plan"]] == ["start_vm"]
+    assert not theatre.vm.active()
+    done = theatre.modules.run("vm_snapshot", theatre.vm, **other)
+    assert [step["step"] for step in done["plan"]] == ["start_vm"] and theatre.vm.active()
+    restored = point.endswith("createWithFlags db01")
+    assert (sources(theatre.vm) != theatre.sources) == restored
+    word = "has restored it" if restored else "has not restored it"
+    assert any(word in note for note in done["notes"]), done["notes"]
+    theatre.again(scene)
+    theatre.finished(scene)
+
+
 @pytest.mark.parametrize("point", ["before stop", "before libvirt defineXML"])
 def test_the_daemon_restarts(theatre: Theatre, point: str) -> None:
     """The run finds it again, and begins anew."""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -302,6 +303,21 @@ def test_a_base_that_was_written_to_is_noticed(stored_vm, modules):
     run("qemu-io", "-f", "qcow2", "-c", "write 1M 64k", base)
     message = modules.refused(MODULE, vm, name="s1", state="reverted")
     assert f"{base} was written to since" in message
+
+
+def test_qemu_dies_while_its_images_are_copied(stored_vm, modules):
+    """The snapshot that was to last only as long stays on no record, and its overlays go."""
+    vm = stored_vm("xfs", "stored")
+    under_way = modules.start(MODULE, vm, name="s1")
+    overlay = folder(vm) / "stored.vda.vmkeep-storage.qcow2"
+    wait_until(overlay.exists, 20, "it is taken")
+    wait_until(lambda: sources(vm)["vda"] == str(overlay), 20, "the guest writes to it")
+    os.kill(vm.qemu_pid(), signal.SIGKILL)
+    under_way.result()
+    wait_until(lambda: not vm.active(), 20, "libvirt has seen it")
+    assert vm.domain.snapshotListNames() == [] and not overlay.exists()
+    assert sources(vm) == {target: str(disk.path) for target, disk in vm.disks.items()}
+    take(modules, vm, name="s2")
 
 
 def test_backups_leave_the_way_back_to_a_copy_of_an_overlay(stored_vm, modules, tmp_path):

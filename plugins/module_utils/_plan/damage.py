@@ -25,6 +25,7 @@ from .._model.reference import full_name
 from .._model.snapshot import Snapshot
 from .._model.stamp import Seen
 from .._model.state import OFF, DiskState, VmState
+from .._model.tree import descendants
 from .rechained import higher_point, other_bases
 
 _SECOND = 1_000_000_000
@@ -155,8 +156,11 @@ def _written(vm: VmState, found: Snapshot, target: str, images: Sequence[Image])
         elif seen is not None and seen.written:
             yield f"{part}, {_when(seen)}"
         elif seen is None or seen.written is None:
+            later = _found_on(vm, found, target, image.filename)
             if _ran_on(vm, found, target, image.filename):
                 yield f"{part}, is what the VM has run on since"
+            elif later:
+                yield f"{part}, had no overlay above it any more when snapshot {later} was taken"
             else:
                 yield from _displaced(vm, found, target, images, image)
         yield from _written_beside(vm, found, image)
@@ -171,6 +175,18 @@ def _ran_on(vm: VmState, found: Snapshot, target: str, image: str) -> bool:
         other.created > found.created and other.state != OFF and other.image_before(target) == image
         for other in vm.snapshots
     )
+
+
+def _found_on(vm: VmState, found: Snapshot, target: str, image: str) -> str:
+    """One that was taken above it, and found the disk on its point: the overlay was merged; or ''.
+
+    Our ways back to a point put a new overlay on it.
+    """
+    if target not in found.overlays or image != found.image_before(target):
+        return ""
+    above = descendants(vm.snapshots, found.name)[1:]
+    on = {each.name for each in vm.snapshots if each.image_before(target) == image}
+    return next((name for name in above if name in on), "")
 
 
 def _written_beside(vm: VmState, found: Snapshot, image: Image) -> Iterator[str]:
