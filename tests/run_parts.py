@@ -22,19 +22,19 @@ from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 USAGE = """\
 usage: bin/test [PART...] [options of pytest]
 
-parts (without any: all but kills and histories, in this order)
+parts (without any: all but kills, in this order)
   lint                ruff, mypy, yamllint, shellcheck, ansible-lint, changelog, docs,
                       galaxy-importer
   unit                tests that need no hypervisor
   sanity              ansible-test sanity
+  histories           random histories of a VM, a sample; or --seed N, --count N, --minutes N,
+                      --jobs N, --play FILE (see docs/reliability.md)
+  histories-trixie    the sample on Debian 13
   integration         tests on real guests, with a sample of the kills
   integration-trixie  those that the README names and some more, on Debian 13 in a root folder
                       (see bin/trixie; as root)
   molecule            role and modules on a hypervisor in a VM, with KVM inside (as root)
   kills               all kills, and nothing else
-  histories           random histories of a VM, a sample; or --seed N, --count N, --minutes N,
-                      --jobs N, --play FILE (see docs/reliability.md)
-  histories-trixie    the sample on Debian 13
 
 options
   -x, --exitfirst   stop at the first failure, also between parts
@@ -73,6 +73,8 @@ PARTS = (
     Part("lint", lint.run_lint),
     Part("unit", pytest("unit", "tests/unit")),
     Part("sanity", sanity.run_sanity),
+    Part("histories", histories.run_histories),
+    Part("histories-trixie", histories.run_on_trixie),
     Part("integration", pytest("integration", "tests/integration", "-m", "not kills_all")),
     Part("integration-trixie", trixie.run_integration),
     Part("molecule", molecule.run_molecule),
@@ -84,8 +86,6 @@ PARTS = (
         ),
         usual=False,
     ),
-    Part("histories", histories.run_histories, usual=False),
-    Part("histories-trixie", histories.run_on_trixie, usual=False),
 )
 
 
