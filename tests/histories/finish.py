@@ -37,6 +37,8 @@ def finish(stage: Stage, model: Model) -> None:
     deep = {target: stage.chain(target) for target in stage.targets}
     if any(len(chain) > 1 for chain in deep.values()):
         raise Fault(f"everything is removed, and images are left: {deep}")
+    for path in sorted(stage.said_to_stay(stage.unneeded())):
+        model = insist(stage, model, "remove image", {"path": path})[1]
     if (left := stage.unneeded()) and not model.disturbed:
         raise Fault(f"everything is removed, and files are left: {sorted(left)}")
     if model.power == RUNNING:

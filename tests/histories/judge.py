@@ -175,9 +175,10 @@ def _task(stage: Stage, model: Model, what: Task, params: dict[str, Any]) -> str
 
 
 def _left(stage: Stage, before: set[str], notes: Sequence[str]) -> set[str]:
-    """The files that nobody needs any more and of which the task does not say that they stay."""
+    """The files that nobody needs any more and of which no task has said that they stay."""
+    stage.notes += (note for note in notes if " was kept" in note)
     new = stage.unneeded() - before
-    return {path for path in new if not any(f"{path} was kept" in note for note in notes)}
+    return new - stage.said_to_stay(new)
 
 
 def difference(before: dict[str, Any], after: dict[str, Any]) -> dict[str, Any]:

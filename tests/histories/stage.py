@@ -11,7 +11,7 @@ import os
 import shutil
 import subprocess
 import xml.etree.ElementTree as ET
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,7 @@ class Stage(Rooms, Guest):
         for folder in (self.repository, self.beside, self.elsewhere, self.saves):
             folder.mkdir()
         self._noted = {}
+        self.notes: list[str] = []  # of files that were kept
         self.stay: set[str] = set()  # as long as the snapshot is there that has made them
         # A daemon of a session and its user have one home.
         os.environ["XDG_CONFIG_HOME"] = str(lab.directory / "c")
@@ -178,6 +179,10 @@ class Stage(Rooms, Guest):
             needed.update(images.chain(str(copy)))
         found = {str(path) for path in self._files() if images.is_state(path)}
         return found - needed
+
+    def said_to_stay(self, paths: Iterable[str]) -> set[str]:
+        """Those of which a task has said that they were kept."""
+        return {path for path in paths if any(f"{path} was kept" in note for note in self.notes)}
 
     def _files(self) -> list[Path]:
         """What lies where the machine has its images."""

@@ -251,7 +251,9 @@ def test_killed_at_random(theatre: Theatre, scene: Scene) -> None:
     assert count
 
 
-@pytest.mark.parametrize("point", ["before libvirt defineXML", "before libvirt createWithFlags db01"])
+@pytest.mark.parametrize(
+    "point", ["before libvirt defineXML", "before libvirt createWithFlags db01"]
+)
 def test_whatever_runs_next_lets_it_run_again(theatre: Theatre, point: str) -> None:
     """On what it had, or on what was restored, as a machine that is to be up does."""
     scene = BY_NAME["force"]

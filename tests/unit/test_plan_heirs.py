@@ -64,10 +64,29 @@ def test_who_needs_it_records_it_and_it_goes_with_that_one():
     assert gone[-2:] == [at("vda", "s2"), at("vda", "s1")]
 
 
-def test_nobody_records_what_all_that_need_it_take_along_or_what_is_not_ours_to_write():
+def test_what_only_another_tools_snapshot_needs_any_of_ours_records():
+    before = been_back(ours=False)
+    plan = plan_absent(AbsentWish("s2"), before)
+    assert of(RewriteSnapshot, plan) == [RewriteSnapshot("s1", former=(at("vda", "s2"),))]
+    after = predict(before, plan)
+    gone = [step.file for step in of(RemoveFile, plan_absent(AbsentWish("s3"), after))]
+    assert at("vda", "s2") in gone
+
+
+def test_without_one_of_ours_a_note_says_what_becomes_of_it():
+    before = been_back(ours=False)
+    alone = replace(before, snapshots=tuple(s for s in before.snapshots if s.name != "s1"))
+    plan = plan_absent(AbsentWish("s2"), alone)
+    assert of(RewriteSnapshot, plan) == []
+    path = at("vda", "s2")
+    [note] = plan.notes
+    assert f"{path} was kept, since snapshot s3 of another tool needs it" in note
+    assert f"qcow2_overlay with path {path}, state absent" in note
+
+
+def test_nobody_records_what_all_that_need_it_take_along():
     assert of(RewriteSnapshot, plan_absent(AbsentWish("s2", subtree=True), been_back())) == []
     assert of(RewriteSnapshot, plan_absent(AbsentWish("s3"), been_back())) == []
-    assert of(RewriteSnapshot, plan_absent(AbsentWish("s2"), been_back(ours=False))) == []
 
 
 def test_what_is_pulled_out_of_a_chain_is_handed_on_where_it_stays():

@@ -23,6 +23,7 @@ from .._model.tree import (
 )
 from .damage import at_rest
 from .encrypted import check_outside, sealed
+from .heirs import unrecorded
 from .kind import check_kind
 from .merge import check_points, consequences, merge
 from .own import own_disk
@@ -57,12 +58,13 @@ def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
     merged = [path for step in merges for path in step.merged]
     files = [step.file for step in steps if isinstance(step, RemoveFile)]
     check_points(vm, merges, names, [file for file in files if file not in merged])
-    return Plan(vm.name, steps, (*_left_alone(vm, names), *_own_now(vm, names)))
+    notes = (*_left_alone(vm, names), *_own_now(vm, names), *unrecorded(vm, _doomed(vm, names)))
+    return Plan(vm.name, steps, notes)
 
 
 def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step, ...]:
     """The steps for these snapshots, parents before children, whatever else stands on them."""
-    doomed = tuple(snapshot for snapshot in vm.snapshots if snapshot.name in names)
+    doomed = _doomed(vm, names)
     _check_readable(vm, doomed)
     merges = _merges(vm, doomed, bandwidth)
     loose = (*_loose_overlays(vm, doomed), *_beside(vm, doomed), *_given_up(vm, doomed))
@@ -77,6 +79,10 @@ def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step
         if not (isinstance(step, ForgetSnapshot) and step.name in internal)
     ]
     return (*merges, *deletions, *after, *loose)
+
+
+def _doomed(vm: VmState, names: Sequence[str]) -> tuple[Snapshot, ...]:
+    return tuple(snapshot for snapshot in vm.snapshots if snapshot.name in names)
 
 
 def _check_readable(vm: VmState, doomed: tuple[Snapshot, ...]) -> None:

@@ -28,18 +28,46 @@ def handed_on(
     """The snapshots of ours that stay and get overlays of dying ones as former overlays of theirs.
 
     Only what is in no chain, or is ``leaving`` it, since the rest has its place; files that are
-    ``gone`` afterwards have no heir.
+    ``gone`` afterwards have no heir. What another tool's snapshot needs any of ours records, since
+    that cannot.
     """
-    staying = [found for found in vm.snapshots if found.ours and found not in dying]
+    staying = _staying(vm, dying)
     recorded = {file for found in staying for file in found.made}
     inherited: dict[str, list[str]] = {}
     for file in dict.fromkeys(file for found in dying if found.ours for file in found.made):
         chained = any(disk.depth_of(file) is not None for disk in vm.disks)
         heir = next((found for found in staying if _needs(vm, found, file)), None)
+        if heir is None and staying and of_others(vm, dying, file):
+            heir = staying[0]
         if heir and file not in recorded and file not in gone and (file in leaving or not chained):
             inherited.setdefault(heir.name, []).append(file)
     for name, files in inherited.items():
         yield RewriteSnapshot(name, former=tuple(files))
+
+
+def unrecorded(vm: VmState, dying: Sequence[Snapshot]) -> Iterator[str]:
+    """Notes of overlays of dying ones that only other tools' snapshots need, where none has them.
+
+    The removal of such a snapshot cannot know that they are ours.
+    """
+    made = dict.fromkeys(file for found in dying if found.ours for file in found.made)
+    for file in made if not _staying(vm, dying) else ():
+        user = of_others(vm, dying, file)
+        if user and not any(disk.depth_of(file) is not None for disk in vm.disks):
+            yield (
+                f"{vm.name}: {file} was kept, since snapshot {user} of another tool needs it; when"
+                f" that is gone, remove it (qcow2_overlay with path {file}, state absent)"
+            )
+
+
+def of_others(vm: VmState, dying: Sequence[Snapshot], file: str) -> str:
+    """A snapshot of another tool that stays and needs an image, '' if none does."""
+    others = (found for found in vm.snapshots if not found.ours and found not in dying)
+    return next((found.name for found in others if _needs(vm, found, file)), "")
+
+
+def _staying(vm: VmState, dying: Sequence[Snapshot]) -> list[Snapshot]:
+    return [found for found in vm.snapshots if found.ours and found not in dying]
 
 
 def _needs(vm: VmState, found: Snapshot, file: str) -> bool:
