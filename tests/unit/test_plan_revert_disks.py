@@ -42,6 +42,16 @@ def test_what_came_is_detached_and_its_image_stays() -> None:
     assert any(at("vdb", "new") in note and "stays" in note for note in plan.notes)
 
 
+def test_a_disk_that_was_left_out_is_the_same_one_whatever_was_pulled_into_it() -> None:
+    """s2 left out vdb, which was on an overlay of s1 then, and stands alone since it was pulled."""
+    s1 = snapshot("s1", {"vda": "base", "vdb": "vdb"}, created=1)
+    s2 = snapshot("s2", {"vda": "s1", "vdb": "s1"}, without=["vdb"], created=2)
+    now = vm(disk("vda", "s1.r1 base"), disk("vdb", "s1.r1 vdb"), snapshots=[s1, s2])
+    state = replace(now, branches=(disk("vda", "s1 base").chain, disk("vdb", "s1").chain))
+    (step,) = of(DefineAsOf, plan_reverted(RevertWish("s2"), state))
+    assert step.attached == () and step.detached == ()
+
+
 def test_a_new_overlay_gets_no_name_that_a_snapshot_knows() -> None:
     left = replace(S1, former=("/vms/db.vda.s1.r1.qcow2",))
     state = vm(disk("vda", "s1 base"), snapshots=[left])

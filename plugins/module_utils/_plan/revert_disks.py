@@ -138,9 +138,9 @@ def _only_live(vm: VmState, found: Snapshot) -> Iterator[str]:
 def is_same(vm: VmState, now: DiskState, then: Disk) -> bool:
     """Whether a disk of now goes on with what the target was then, and was not exchanged.
 
-    Their chains have an image in common, or the one of then stood on the one of now. Where that of
-    then is gone, there is nothing that could take the place of what the target has now: somebody
-    has gone back to a snapshot below it.
+    Their chains have an image in common, or once had one, or the one of then stood on the one of
+    now. Where that of then is gone, there is nothing that could take the place of what the target
+    has now: somebody has gone back to a snapshot below it.
     """
     if not (then.source and then.source.local and now.disk.source):
         return str(now.disk.source) == str(then.source)
@@ -149,7 +149,15 @@ def is_same(vm: VmState, now: DiskState, then: Disk) -> bool:
     if then.path in vm.missing:
         return True
     below = {image.file.real for image in vm.chain_of(then.path)}
-    return not below.isdisjoint(now.real)
+    return not (below | _stood_on(vm, then.target, then.path)).isdisjoint(
+        {*now.real, *_stood_on(vm, then.target, now.disk.path)}
+    )
+
+
+def _stood_on(vm: VmState, target: str, path: str) -> set[str]:
+    """What an overlay of a snapshot was put on, whatever was pulled into it since."""
+    points = (each.image_before(target) for each in vm.snapshots if path in each.made)
+    return {image.file.real for point in points for image in vm.chain_of(point)}
 
 
 def differs(vm: VmState, found: Snapshot) -> bool:
