@@ -198,7 +198,7 @@ INVENTED = (
     Fault(
         "the overlays that going back gives up stay",
         "_plan/revert.py",
-        "                steps.append(RemoveFile(image, GIVEN_UP))\n",
+        "                steps.append(RemoveFile(image, GIVEN_UP, spare=True))\n",
         "                pass\n",
     ),
 )

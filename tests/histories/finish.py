@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import images
 from .advice import insist
 from .judge import Fault, perform
 from .model import OFF, RUNNING, SAVED, Model, is_checkpoint
@@ -37,9 +38,13 @@ def finish(stage: Stage, model: Model) -> None:
     deep = {target: stage.chain(target) for target in stage.targets}
     if any(len(chain) > 1 for chain in deep.values()):
         raise Fault(f"everything is removed, and images are left: {deep}")
+    alone = set()
     for path in sorted(stage.said_to_stay(stage.unneeded())):
-        model = insist(stage, model, "remove image", {"path": path})[1]
-    if (left := stage.unneeded()) and not model.disturbed:
+        if images.chain(path)[1:]:
+            model = insist(stage, model, "remove image", {"path": path})[1]
+        else:  # a file that people delete; no task takes an image that is no overlay
+            alone.add(path)
+    if (left := stage.unneeded() - alone) and not model.disturbed:
         raise Fault(f"everything is removed, and files are left: {sorted(left)}")
     if model.power == RUNNING:
         model = _do(stage, model, "shut down inside")

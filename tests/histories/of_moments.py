@@ -18,6 +18,7 @@ from .accidents import Given, known, task, then
 from .actions import action
 from .judge import DONE, Candidate, Fault, Trial, message, no_traceback, one_of
 from .model import Model, demand
+from .of_merges import forget_disk
 from .stage import Stage
 
 # A run has begun to work after half a second, and short ones are over in two.
@@ -56,7 +57,8 @@ class AtMoment(Trial):
         beside.clear(stage)
         candidates = self.candidates(model, (kind, given))
         try:
-            return said + " (over)" * over, one_of(stage, candidates)
+            prepared = [self.prepared(stage, each) for each in candidates]
+            return said + " (over)" * over, one_of(stage, prepared)
         except Fault as fault:
             raise Fault(f"the task: {said}\n{fault}") from None
 
@@ -72,6 +74,10 @@ class AtMoment(Trial):
 
     def happens(self, stage: Stage, run: ModuleRun) -> None:
         raise NotImplementedError
+
+    def prepared(self, stage: Stage, candidate: Candidate) -> Candidate:
+        """With what the model cannot know."""
+        return candidate
 
     def candidates(self, model: Model, dead: tuple[str, Given]) -> list[Candidate]:
         """As before it and after it."""
@@ -118,6 +124,12 @@ class QemuDies(AtMoment):
         except OSError:  # the task has switched it off
             return
         stage.vm.disconnect()
+
+    def prepared(self, stage: Stage, candidate: Candidate) -> Candidate:
+        """Some disks of a snapshot were merged, and the others were left to it."""
+        for target in candidate.model.disks:
+            forget_disk(stage, candidate.model, target)
+        return candidate
 
     def candidates(self, model: Model, dead: tuple[str, Given]) -> list[Candidate]:
         found = super().candidates(model, dead)

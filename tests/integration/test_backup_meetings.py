@@ -246,7 +246,7 @@ def test_bitmaps_are_lost_when_qemu_dies(
     point = repository.back_up(nights.vm)
     assert foreseen["plan"][0]["type"] == point["type"] == FULL
     assert foreseen["plan"][0]["reason"] == point["reason"]
-    assert "was lost when the VM went down" in point["reason"]
+    assert "is lost, as when QEMU dies" in point["reason"]
     assert nights.night() == INCREMENTAL
     nights.check()
 

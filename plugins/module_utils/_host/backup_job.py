@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from .._model.backup import INCREMENTAL
 from .._model.backup_steps import BackUp
+from .._model.checkpoint_steps import STARTED
 from .._model.names import in_shell
 from .._model.problem import Problem, TimedOut, Unreachable
 from .backup_report import Report
@@ -63,13 +64,16 @@ def backup_xml(step: BackUp) -> str:
     return ET.tostring(root, encoding="unicode")
 
 
-def checkpoint_xml(step: BackUp) -> str | None:
-    """The checkpoint that begins at the same moment, None where no disk can have one."""
+def checkpoint_xml(step: BackUp, start: str) -> str | None:
+    """The checkpoint that begins at the same moment, None where no disk can have one.
+
+    ``start`` tells this start of the VM from others.
+    """
     if not step.checkpoint:
         return None
     root = ET.Element("domaincheckpoint")
     ET.SubElement(root, "name").text = step.checkpoint
-    text = f"restore point {step.id} in {step.repository}, by vmkeep.libvirt"
+    text = f"restore point {step.id} in {step.repository}, by vmkeep.libvirt{STARTED}{start}"
     ET.SubElement(root, "description").text = text
     disks = ET.SubElement(root, "disks")
     for copy in step.copies:

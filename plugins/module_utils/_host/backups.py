@@ -22,10 +22,12 @@ from .._model.state import VmState
 from . import io_error
 from . import repository as repositories
 from .backup_bitmaps import in_qemu
+from .checkpoints import start_of_checkpoint
 from .connection import call, code_of
 from .facts import backup_checkpoints
 from .libvirt_dep import libvirt
 from .save_file import memory_goes_on
+from .stamp import start_of
 from .tpm import nvram_place, tpm_files, tpm_place
 
 if TYPE_CHECKING:
@@ -90,22 +92,27 @@ def _bitmaps(dom: Domain, vm: VmState, known: Backups) -> Iterator[tuple[str, st
 def _unsound(dom: Domain, vm: VmState, known: Backups) -> str:
     """Why QEMU cannot use the bitmaps that the next increment would count by, though it seems so.
 
-    It is asked only of those that are in images, so that it has read: it keeps none of them that
-    another QEMU did not write when it died. And it lets go of them when it writes the memory of a
+    A QEMU that dies writes none. And it lets go of those in images when it writes the memory of a
     VM that is paused, until that runs again; the overlays of then have theirs, so libvirt would
-    take it that there were none before.
+    take it that there were none before. It is asked only where either may be.
     """
-    wanted = known.tracked.checkpoint if known.tracked and not vm.off else ""
+    parent = known.tracked
+    if parent is None or vm.off or parent.checkpoint not in known.checkpoints:
+        return ""
+    wanted = parent.checkpoint
     images = (image for disk in vm.writable for image in disk.chain)
     read = [image for image in images if any(each.name == wanted for each in image.bitmaps)]
-    asked = in_qemu(dom) if read else ()
+    restarted = start_of_checkpoint(dom, wanted) != start_of(vm.live.number)
+    asked = in_qemu(dom) if restarted or read else ()
     held = {os.path.realpath(each.image): each for each in asked if each.name == wanted}
-    for image in read:
+    counting = {disk.target for disk in parent.disks if disk.tracked}
+    active = [disk.chain[0] for disk in vm.writable if disk.chain and disk.target in counting]
+    for image in (*(active if restarted else ()), *read):
         bitmap = held.get(os.path.realpath(image.filename))
-        if bitmap and bitmap.broken:
-            return f"that of {image.filename} was lost when the VM went down"
-        if bitmap is None and vm.status == "paused":
+        if bitmap is None and image in read and vm.status == "paused":
             return f"QEMU has not got that of {image.filename} before the VM runs again"
+        if (bitmap is None and image in active) or (bitmap and bitmap.broken):
+            return f"that of {image.filename} is lost, as when QEMU dies"
     return ""
 
 

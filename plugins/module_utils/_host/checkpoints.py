@@ -1,15 +1,17 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Removing libvirt's backup checkpoints, with their bitmaps or without.
+"""Libvirt's backup checkpoints: removing them, with their bitmaps or without, and their start.
 
 This util is PRIVATE to the collection.
 """
 
 from __future__ import annotations
 
+import xml.etree.ElementTree as ET
 from typing import TYPE_CHECKING
 
+from .._model.checkpoint_steps import STARTED
 from .._model.problem import Problem
 from .backup_bitmaps import remove_rest
 from .connection import call, code_of
@@ -50,6 +52,15 @@ def forget_checkpoint(dom: Domain, name: str) -> None:
     found = _found(dom, name, doing)
     if found is not None:
         call(doing, found.delete, libvirt.VIR_DOMAIN_CHECKPOINT_DELETE_METADATA_ONLY)
+
+
+def start_of_checkpoint(dom: Domain, name: str) -> str:
+    """The start of the VM in which a checkpoint of ours was made, '' where that is not known."""
+    doing = f"VM {dom.name()}: reading checkpoint {name}"
+    found = call(doing, dom.checkpointLookupByName, name, 0)
+    xml = call(doing, found.getXMLDesc, libvirt.VIR_DOMAIN_CHECKPOINT_XML_NO_DOMAIN)
+    text = ET.fromstring(xml).findtext("description", "")  # noqa: S314 - the daemon's own output
+    return text.rpartition(STARTED)[2] if STARTED in text else ""
 
 
 def _found(dom: Domain, name: str, doing: str) -> Checkpoint | None:

@@ -37,6 +37,7 @@ from .hold import recorded
 from .image_file import read_image
 from .image_lock import all_unwritten
 from .quiesce import points_now, quiesced
+from .stamp import start_of
 from .under_way import PROGRESS
 from .write_out import WriteOut, write_out
 
@@ -112,7 +113,10 @@ def _copy(making: Making) -> None:
 
 def _by_libvirt(making: Making) -> None:
     host, dom, step = making.host, making.dom, making.step
-    xml = backup_job.backup_xml(step), backup_job.checkpoint_xml(step)
+    xml = (
+        backup_job.backup_xml(step),
+        backup_job.checkpoint_xml(step, start_of(making.vm.live.number)),
+    )
     _write_out(making)
     deadline = time.monotonic() + host.timeout
     if making.guard:

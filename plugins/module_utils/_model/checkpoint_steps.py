@@ -16,6 +16,8 @@ from typing import ClassVar
 
 # The last part is there for a moment while a bitmap is removed that its record was lost of.
 _OURS = re.compile(r"vmkeep-[0-9a-f]{8}-\d{8}T\d{6}Z(-[1-9]\d{0,3})?(-lost-[\w-]+)?\Z")
+# What follows it in the description of one tells the start of the VM in which it was made.
+STARTED = "; start "
 _MARK = "checkpoints taken out: "
 
 

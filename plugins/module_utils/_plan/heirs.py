@@ -54,9 +54,10 @@ def unrecorded(vm: VmState, dying: Sequence[Snapshot]) -> Iterator[str]:
     for file in made if not _staying(vm, dying) else ():
         user = of_others(vm, dying, file)
         if user and not any(disk.depth_of(file) is not None for disk in vm.disks):
+            how = f"qcow2_overlay with path {file}, state absent"
             yield (
                 f"{vm.name}: {file} was kept, since snapshot {user} of another tool needs it; when"
-                f" that is gone, remove it (qcow2_overlay with path {file}, state absent)"
+                f" that is gone, remove it ({how if vm.chain_of(file)[1:] else 'delete the file'})"
             )
 
 

@@ -266,7 +266,7 @@ def _given_up(
             continue
         for image in _above(disk, needed):
             if image in recorded:
-                steps.append(RemoveFile(image, GIVEN_UP))
+                steps.append(RemoveFile(image, GIVEN_UP, spare=True))
             else:
                 notes.append(
                     f"{vm.name}: {image} is not used any more; it was left alone, since no snapshot"
