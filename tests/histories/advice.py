@@ -14,7 +14,7 @@ from . import images
 from .accidents import Given, known, task
 from .actions import ACTIONS, Action, Task, action, pick
 from .judge import DONE, Fault, Trial, perform
-from .model import SAVED, Model, Unfit, demand, is_checkpoint
+from .model import MORE, SAVED, Model, Unfit, demand, is_checkpoint
 from .of_merges import forget_disk
 from .stage import Stage
 
@@ -52,7 +52,7 @@ ADVICE = (
     (re.compile(r"vm_memory with state running"), "let memory run", ()),
 )
 TO_DO = "To do:"
-STEPS = 30
+STEPS = 80  # each image that others have left is one
 
 
 @action("insist on removing", 2)
@@ -147,7 +147,8 @@ class CommitOnto(Task):
     module = "vm_blockcommit"
 
     def after(self, model: Model, *, target: str, path: str) -> None:
-        demand(model.power != SAVED and not model.frozen and target in model.disks)
+        demand(model.power != SAVED and not model.frozen)
+        demand(target in model.disks or (target == MORE and model.plugged))
         model.moves += 1
 
     def certain(self, model: Model, **_params: Any) -> bool:

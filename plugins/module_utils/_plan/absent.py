@@ -58,8 +58,9 @@ def plan_absent(wish: AbsentWish, vm: VmState) -> Plan:
     merged = [path for step in merges for path in step.merged]
     files = [step.file for step in steps if isinstance(step, RemoveFile)]
     check_points(vm, merges, names, [file for file in files if file not in merged])
-    notes = (*_left_alone(vm, names), *_own_now(vm, names), *unrecorded(vm, _doomed(vm, names)))
-    return Plan(vm.name, steps, notes)
+    doomed = _doomed(vm, names)
+    notes = (*_left_alone(vm, names), *_own_now(vm, names), *unrecorded(vm, doomed))
+    return Plan(vm.name, steps, (*notes, *_nobodys(vm, doomed, {*files, *merged})))
 
 
 def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step, ...]:
@@ -160,6 +161,20 @@ def _beside(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]:
         # What a snapshot of these made itself goes as its overlay.
         if gone and not any(path in snapshot.made for snapshot in doomed):
             yield RemoveFile(path, _HELD, spare=True)
+
+
+def _nobodys(vm: VmState, doomed: tuple[Snapshot, ...], gone: Container[str]) -> Iterator[str]:
+    """Notes of overlays that only these snapshots go back to and that no record says are ours."""
+    needed = _needed(vm, doomed)
+    points = (
+        vm.chain_of(found.image_before(each.target)) for found in doomed for each in found.taken
+    )
+    for path in dict.fromkeys(image.filename for chain in points for image in chain[:-1]):
+        if path not in needed and path not in gone and not _in_a_chain(vm, path):
+            yield (
+                f"{vm.name}: {path} was kept, since no snapshot records who has made it; if nobody"
+                f" needs what it holds, remove it (qcow2_overlay with path {path}, state absent)"
+            )
 
 
 def _given_up(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]:

@@ -66,7 +66,8 @@ def ran_on(vm: VmState, snapshot: Snapshot, target: str, image: str) -> bool:
 def harmed(image: str, users: Sequence[str], vm: VmState) -> list[str]:
     """Those users that an image still has to be kept for when it receives data.
 
-    An overlay that was committed by hand stands there, too, on what has changed already.
+    An overlay that was committed by hand stands there, too, on what has changed already, and so
+    does what is there only for snapshots that need the image as it was before somebody wrote to it.
     """
     spoilt = {
         f"{_IMAGE}{file}"
@@ -74,7 +75,15 @@ def harmed(image: str, users: Sequence[str], vm: VmState) -> list[str]:
         for target, file in snapshot.overlays.items()
         if snapshot.image_before(target) == image and is_spoilt(vm, snapshot, target)
     }
-    return [user for user in users if user not in spoilt]
+    return [user for user in users if user not in spoilt and not _of_the_lost(user, image, vm)]
+
+
+def _of_the_lost(user: str, image: str, vm: VmState) -> bool:
+    """Whether what stands on an image is only for snapshots that have lost what that held."""
+    file = user[len(_IMAGE) :] if user.startswith(_IMAGE) else ""
+    needing = {each.name for each in vm.snapshots if file in _stands_on(vm, each)}
+    lost = {seen.snapshot for seen in vm.seen if seen.image == image and seen.written}
+    return bool(needing) and needing <= lost
 
 
 def what_to_do_about(users: Sequence[str], vm: VmState) -> str:
