@@ -298,6 +298,17 @@ def test_a_former_overlay_is_kept_for_those_whom_nobody_records():
     assert (gone.file, gone.spare) == (at("vda", "old"), True)
 
 
+def test_a_note_says_which_overlay_stays_that_no_snapshot_records():
+    """What it stands on is the VM's own disk, which nobody is told to remove."""
+    found = snapshot("s1", {"vda": "left"})
+    before = replace(
+        vm(disk("vda", "base"), snapshots=[found]), branches=(disk("vda", "left old").chain,)
+    )
+    (note,) = plan_absent(AbsentWish("s1"), before).notes
+    assert f"{at('vda', 'left')} was kept, since no snapshot records who has made it" in note
+    assert f"qcow2_overlay with path {at('vda', 'left')}, state absent" in note
+
+
 def kept_of_s2(*, written: bool | None = False, current: str = "s1", **values):
     """After s1 and s2 the VM went back to s1, and kept what was in the overlay of s2."""
     found = [

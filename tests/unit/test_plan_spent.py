@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import CHECKPOINT
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.stamp import Seen
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import VmState
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.step import (
     ForgetSnapshot,
@@ -122,6 +123,20 @@ def test_an_overlay_on_what_a_later_snapshot_found_running_is_in_nobodys_way(sta
         *([user] if left else []),
         "disk vda of VM twin",
     ]
+
+
+@pytest.mark.parametrize("written", [True, False, None])
+def test_what_stands_there_for_a_snapshot_that_has_lost_its_content_is_in_nobodys_way(written):
+    """s2 goes back to an overlay of s1, below which somebody has written since."""
+    before = vm(disk("vda", "s3 base"), snapshots=[snapshot("s2", {"vda": "s1"})])
+    before = replace(
+        before,
+        branches=(disk("vda", "s1 base").chain,),
+        seen=(Seen("s2", at("vda", "base"), written),),
+    )
+    user, other = f"image {at('vda', 's1')}", "image /vms/others.qcow2"
+    left = [other] if written else [user, other]
+    assert harmed(at("vda", "base"), [user, other], before) == left
 
 
 @pytest.mark.parametrize("moment", range(16))
