@@ -17,7 +17,7 @@ from . import beside
 from .accidents import Given, known, task, then
 from .actions import action
 from .judge import DONE, Candidate, Fault, Trial, message, no_traceback, one_of
-from .model import Model, demand
+from .model import SAVED, Model, demand
 from .of_merges import forget_disk
 from .stage import Stage
 
@@ -76,7 +76,8 @@ class AtMoment(Trial):
         raise NotImplementedError
 
     def prepared(self, stage: Stage, candidate: Candidate) -> Candidate:
-        """With what the model cannot know."""
+        """With what the model cannot know: a QEMU that was to go on may have opened its images."""
+        candidate.model.ahead = candidate.model.ahead or candidate.model.power == SAVED
         return candidate
 
     def candidates(self, model: Model, dead: tuple[str, Given]) -> list[Candidate]:
@@ -127,6 +128,7 @@ class QemuDies(AtMoment):
 
     def prepared(self, stage: Stage, candidate: Candidate) -> Candidate:
         """Some disks of a snapshot were merged, and the others were left to it."""
+        candidate = super().prepared(stage, candidate)
         for target in candidate.model.disks:
             forget_disk(stage, candidate.model, target)
         return candidate
