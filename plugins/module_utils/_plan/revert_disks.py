@@ -21,6 +21,7 @@ from .._model.problem import NotFound
 from .._model.snapshot import Snapshot
 from .._model.state import OFF, DiskState, VmState
 from .._model.step import DefineAsOf, RestoreMemory, RevertInternal
+from .snapshot_files import first_name
 
 Placed = tuple[str, str, str]
 
@@ -156,8 +157,14 @@ def is_same(vm: VmState, now: DiskState, then: Disk) -> bool:
 
 def _stood_on(vm: VmState, target: str, path: str) -> set[str]:
     """What an overlay of a snapshot was put on, whatever was pulled into it since."""
-    points = (each.image_before(target) for each in vm.snapshots if path in each.made)
+    points = (each.image_before(target) for each in vm.snapshots if _made_for(each, target, path))
     return {image.file.real for point in points for image in vm.chain_of(point)}
+
+
+def _made_for(found: Snapshot, target: str, path: str) -> bool:
+    """Whether an image is or was the overlay of a disk; former ones have the name of the first."""
+    overlay = found.overlays.get(target, "")
+    return path in (overlay, *found.former) and first_name(path) == first_name(overlay)
 
 
 def differs(vm: VmState, found: Snapshot) -> bool:

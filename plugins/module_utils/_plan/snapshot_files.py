@@ -51,10 +51,21 @@ def next_name(file: str) -> str:
     """
     folder, name = posixpath.split(file)
     match = _NUMBERED.match(name)
-    stem, extension = (match[1], match[3]) if match else posixpath.splitext(name)
     number = int(match[2]) + 1 if match else 1
-    ending = f".{_plain(extension[1:], 40)}" if extension else ""
-    return posixpath.join(folder, f"{_plain(stem, 180)}.r{number}{ending}")
+    stem, ending = _parts(name)
+    return posixpath.join(folder, f"{stem}.r{number}{ending}")
+
+
+def first_name(file: str) -> str:
+    """The name that all overlays have in common which followed each other, without a folder."""
+    return "".join(_parts(posixpath.basename(file)))
+
+
+def _parts(name: str) -> tuple[str, str]:
+    """What is before its number and after it, in plain characters."""
+    match = _NUMBERED.match(name)
+    stem, extension = (match[1], match[3]) if match else posixpath.splitext(name)
+    return _plain(stem, 180), f".{_plain(extension[1:], 40)}" if extension else ""
 
 
 def _plain(part: str, longest: int) -> str:
