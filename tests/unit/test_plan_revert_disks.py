@@ -42,6 +42,12 @@ def test_what_came_is_detached_and_its_image_stays() -> None:
     assert any(at("vdb", "new") in note and "stays" in note for note in plan.notes)
 
 
+def test_what_is_given_up_stays_where_others_stand_on_it() -> None:
+    state = vm(disk("vda", "s1 base"), snapshots=[S1])
+    (gone,) = of(RemoveFile, plan_reverted(RevertWish("s1"), state))
+    assert (gone.file, gone.spare) == (at("vda", "s1"), True)
+
+
 def test_a_disk_that_was_left_out_is_the_same_one_whatever_was_pulled_into_it() -> None:
     """s2 left out vdb, which was on an overlay of s1 then, and stands alone since it was pulled."""
     s1 = snapshot("s1", {"vda": "base", "vdb": "vdb"}, created=1)

@@ -175,7 +175,8 @@ def _close_up(
 ) -> None:
     """Where a merge cannot be finished, leave it, so that it stands in nobody's way.
 
-    ``journal`` is for the case that the one on disk was taken away.
+    ``journal`` is for the case that the one on disk was taken away; with ``finish`` merges are
+    tried once more.
     """
     vm = observe(host, dom)
     vm = replace(vm, journal=vm.journal or journal)

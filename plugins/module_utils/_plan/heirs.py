@@ -37,7 +37,7 @@ def handed_on(
     for file in dict.fromkeys(file for found in dying if found.ours for file in found.made):
         chained = any(disk.depth_of(file) is not None for disk in vm.disks)
         heir = next((found for found in staying if _needs(vm, found, file)), None)
-        if heir is None and staying and of_others(vm, dying, file):
+        if heir is None and staying and _of_others(vm, dying, file):
             heir = staying[0]
         if heir and file not in recorded and file not in gone and (file in leaving or not chained):
             inherited.setdefault(heir.name, []).append(file)
@@ -52,7 +52,7 @@ def unrecorded(vm: VmState, dying: Sequence[Snapshot]) -> Iterator[str]:
     """
     made = dict.fromkeys(file for found in dying if found.ours for file in found.made)
     for file in made if not _staying(vm, dying) else ():
-        user = of_others(vm, dying, file)
+        user = _of_others(vm, dying, file)
         if user and not any(disk.depth_of(file) is not None for disk in vm.disks):
             how = f"qcow2_overlay with path {file}, state absent"
             yield (
@@ -61,7 +61,7 @@ def unrecorded(vm: VmState, dying: Sequence[Snapshot]) -> Iterator[str]:
             )
 
 
-def of_others(vm: VmState, dying: Sequence[Snapshot], file: str) -> str:
+def _of_others(vm: VmState, dying: Sequence[Snapshot], file: str) -> str:
     """A snapshot of another tool that stays and needs an image, '' if none does."""
     others = (found for found in vm.snapshots if not found.ours and found not in dying)
     return next((found.name for found in others if _needs(vm, found, file)), "")
