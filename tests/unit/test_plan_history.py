@@ -277,8 +277,8 @@ def test_a_plan_does_what_it_says_loses_nothing_and_leaves_nothing_to_do(history
     left_of = proof_of(wish, vm)
     assert left_of(after).steps == ()
     assert left_of(predicted).steps == ()
-    # Going back to where somebody branched off by hand brings back what disagreed there, and so does
-    # a disk that comes back.
+    # Going back to where somebody branched off by hand brings back what disagreed there, and so
+    # does a disk that comes back.
     by_hand = any(event[0] == "branch_off" for event in history)
     new = {entry for entry in troubles(after) - troubles(vm) if vm.disk(entry[1])}
     assert by_hand or not new
