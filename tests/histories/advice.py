@@ -100,6 +100,8 @@ def insist(stage: Stage, model: Model, kind: str, params: dict[str, Any]) -> tup
         else:
             said, model = _performed(stage, model, todo[-1], told)
         told.append(f"{kind} {params}: {said}")
+        if told.count(told[-1]) > 2:
+            break
         if said == DONE:
             todo.pop()
             if not todo:

@@ -16,7 +16,7 @@ from .images import Stray
 from .liars import ALWAYS_FROZEN
 from .model import MORE, OFF, RUNNING, Model, Point
 from .of_snapshots import Back
-from .stage import Stage
+from .stage import KEPT, Stage
 
 
 class Fault(Exception):
@@ -176,7 +176,7 @@ def _task(stage: Stage, model: Model, what: Task, params: dict[str, Any]) -> str
 
 def _left(stage: Stage, before: set[str], notes: Sequence[str]) -> set[str]:
     """The files that nobody needs any more and of which no task has said that they stay."""
-    stage.notes += (note for note in notes if " was kept" in note)
+    stage.notes += (note for note in notes if any(word in note for word in KEPT))
     new = stage.unneeded() - before
     return new - stage.said_to_stay(new)
 

@@ -32,6 +32,9 @@ STATES = {
     libvirt.VIR_DOMAIN_CRASHED: OFF,
 }
 
+# What notes say of files that stay.
+KEPT = (" was kept", " was left as it is")
+
 
 class Stage(Rooms, Guest):
     """One machine with some disks, a state directory and a repository, of one history."""
@@ -181,8 +184,8 @@ class Stage(Rooms, Guest):
         return found - needed
 
     def said_to_stay(self, paths: Iterable[str]) -> set[str]:
-        """Those of which a task has said that they were kept."""
-        return {path for path in paths if any(f"{path} was kept" in note for note in self.notes)}
+        """Those of which a task has said that they were kept, or left as they are."""
+        return {path for path in paths if any(f"{path}{word}" in note for note in self.notes for word in KEPT)}
 
     def _files(self) -> list[Path]:
         """What lies where the machine has its images."""

@@ -243,6 +243,17 @@ def test_snapshots_that_libvirt_has_recorded(images: Images, make_vm: MakeVm) ->
     assert "snapshot outer of VM recorded" in message
 
 
+def test_a_checkpoint_whose_vm_was_renamed(images: Images, make_vm: MakeVm) -> None:
+    """libvirt 9.0 moves the record of a checkpoint to those of snapshots, and leaves it there."""
+    vm = make_vm("renamed", disks=1)
+    path = disk(vm)
+    vm.domain.checkpointCreateXML("<domaincheckpoint><name>c1</name></domaincheckpoint>", 0)
+    vm.destroy()
+    vm.domain.rename("other")
+    vm.domain.rename("renamed")
+    images.change("qcow2_snapshot", path, name="s1")
+
+
 @needs_root
 def test_an_ordinary_user(lab_session: Lab) -> None:
     """Works on what belongs to him, and says where he cannot see VMs that are off."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import xml.etree.ElementTree as ET
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from typing import NamedTuple
@@ -22,6 +23,7 @@ from .._model.domain import Definition, parse_domain
 from .._model.image_state import Standing
 from .._model.reference import paths_named_in, shown
 from .._model.snapshot import Snapshot, parse_snapshot
+from .._model.xml_text import xml_root
 from .image_file import read_chain
 from .image_users import definition_chains, path_identity
 
@@ -110,7 +112,7 @@ def _vm_users(vm: Definition, state: str) -> Iterator[Standing]:
     read = {path: _snapshot(path, *_version(path)) for path in files}
     snapshots = [found for found in read.values() if found]
     for path, found in read.items():
-        yield from () if found else _named_in(path)
+        yield from () if found or _is_checkpoint(_text(path)) else _named_in(path)
     saved = os.path.exists(f"{state}/save/{vm.name}.save")
     for disk, chain in definition_chains(vm):
         images = _identities(chain)
@@ -139,6 +141,14 @@ def _tags(snapshots: Iterable[Snapshot], target: str) -> Iterator[str]:
 
 def _is_inside(snapshot: Snapshot, target: str) -> bool:
     return any(disk.target == target and disk.mode == "internal" for disk in snapshot.disks)
+
+
+def _is_checkpoint(text: str) -> bool:
+    """A checkpoint needs no image as it is. libvirt leaves it here when its VM is renamed."""
+    try:
+        return xml_root(text).tag == "domaincheckpoint"
+    except ET.ParseError:
+        return False
 
 
 def _identities(chain: Iterable[str]) -> list[tuple[int, int]]:
