@@ -185,7 +185,8 @@ class Stage(Rooms, Guest):
 
     def said_to_stay(self, paths: Iterable[str]) -> set[str]:
         """Those of which a task has said that they were kept, or left as they are."""
-        return {path for path in paths if any(f"{path}{word}" in note for note in self.notes for word in KEPT)}
+        told = "\n".join(self.notes)
+        return {path for path in paths if any(f"{path}{word}" in told for word in KEPT)}
 
     def _files(self) -> list[Path]:
         """What lies where the machine has its images."""

@@ -20,7 +20,7 @@ from lab import VM
 
 @contextmanager
 def ended_in_between(vm: VM, seconds: float) -> Iterator[list[int]]:
-    """The VM is destroyed so long after its QEMU was started again. The numbers of what was ended."""
+    """The VM is destroyed so long after its QEMU was started again; the numbers of what ended."""
     old, ended, over = vm.domain.ID(), [], threading.Event()
 
     def watch() -> None:
