@@ -22,7 +22,7 @@ from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 USAGE = """\
 usage: bin/test [PART...] [options of pytest]
 
-parts (without any: all but histories and kills, in this order)
+parts (without any: all but long and kills, in this order)
   lint                ruff, mypy, yamllint, shellcheck, ansible-lint, changelog, docs,
                       galaxy-importer
   unit                tests that need no hypervisor
@@ -30,10 +30,11 @@ parts (without any: all but histories and kills, in this order)
   histories           random histories of a VM, a sample; or --seed N, --count N, --minutes N,
                       --jobs N, --play FILE (see docs/reliability.md)
   histories-trixie    the sample on Debian 13
-  integration         tests on real guests, with a sample of the kills
+  integration         tests on real guests, with a sample of the kills and of what takes long
   integration-trixie  those that the README names and some more, on Debian 13 in a root folder
                       (see bin/trixie; as root)
   molecule            role and modules on a hypervisor in a VM, with KVM inside (as root)
+  long                what integration leaves out since it takes long
   kills               all kills, and nothing else
 
 options
@@ -69,21 +70,24 @@ def pytest(name: str, *selection: str) -> Callable[[list[str]], Tally]:
     return run_pytest
 
 
+def integration(name: str, *selection: str) -> Callable[[list[str]], Tally]:
+    """The same for tests on real guests."""
+    return pytest(name, "tests/integration", *selection)
+
+
 PARTS = (
     Part("lint", lint.run_lint),
     Part("unit", pytest("unit", "tests/unit")),
     Part("sanity", sanity.run_sanity),
-    Part("histories", histories.run_histories, usual=False),
-    Part("histories-trixie", histories.run_on_trixie, usual=False),
-    Part("integration", pytest("integration", "tests/integration", "-m", "not kills_all")),
+    Part("histories", histories.run_histories),
+    Part("histories-trixie", histories.run_on_trixie),
+    Part("integration", integration("integration", "-m", "not kills_all and not long")),
     Part("integration-trixie", trixie.run_integration),
     Part("molecule", molecule.run_molecule),
+    Part("long", integration("long", "-m", "long and not kills_all"), usual=False),
     Part(
         "kills",
-        pytest(
-            *("kills", "tests/integration", "-m", "kills or kills_all"),
-            *("--every-kill", "--timeout=5400"),
-        ),
+        integration("kills", "-m", "kills or kills_all", "--every-kill", "--timeout=5400"),
         usual=False,
     ),
 )

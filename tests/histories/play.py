@@ -59,12 +59,12 @@ def random_steps(
 ) -> Iterator[Step]:
     """A machine, and actions that fit it as it is each time the next one is asked for.
 
-    ``wanted`` are actions that come once as soon as they can, among the others; there are more
-    until all of them were there.
+    ``wanted`` are actions that come once as soon as they can, among the others, and are not left
+    out later; there are more until all of them were there.
     """
     random, left = Random(seed), sorted(wanted)
     yield MACHINE, dict(random.choice(MACHINES))
-    weights = few(random)
+    weights = few(random) | {name: ACTIONS[name].weight for name in left}
     length = round(random.triangular(SHORTEST, LONGEST, SHORTEST))
     for number in range(LONGEST):
         if number >= length and not left:

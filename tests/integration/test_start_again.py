@@ -1,15 +1,18 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""libvirt ends a VM while it starts, as libvirt 9.0 does by mistake right after it was stopped.
+"""What is stopped to be started anew ends by itself, or at least ends.
 
-What libvirt takes for the end of the new QEMU is the end of the old one, heard of late. The same
-message comes of another client that destroys the VM while it starts, which can be done at will.
+libvirt 9.0 hears late of the end of a QEMU that it has ended itself, and takes it for the end of
+the next one: under load 9 of 300 VMs went off after they had gone back with success. As that is a
+matter of chance, these tests look at who has ended QEMU.
 """
 
 from __future__ import annotations
 
-import threading
+import os
+import signal
+import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,40 +22,41 @@ from lab import VM
 
 
 @contextmanager
-def ended_in_between(vm: VM, seconds: float) -> Iterator[list[int]]:
-    """The VM is destroyed so long after its QEMU was started again; the numbers of what ended."""
-    old, ended, over = vm.domain.ID(), [], threading.Event()
-
-    def watch() -> None:
-        while not ended and not over.is_set():
-            number = vm.domain.ID() if vm.domain.isActive() else -1
-            if number not in (-1, old):
-                ended.append(number)
-                time.sleep(seconds)
-                vm.domain.destroy()
-            time.sleep(0.001)
-
-    watcher = threading.Thread(target=watch)
-    watcher.start()
+def watched(vm: VM) -> Iterator[list[str]]:
+    """What becomes of the VM, as libvirt tells those who ask for its events; known at the end."""
+    command = ["virsh", "-c", vm.lab.uri, "event", vm.name, "lifecycle", "--loop"]
+    watcher = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+    time.sleep(1)  # until it listens
+    told: list[str] = []
     try:
-        yield ended
+        yield told
     finally:
-        over.set()
-        watcher.join()
+        watcher.send_signal(signal.SIGINT)
+        told += watcher.communicate(timeout=20)[0].splitlines()
 
 
-@pytest.mark.parametrize("seconds", [0, 0.3])
+def ends(told: list[str]) -> list[str]:
+    return [line.partition(": ")[2] for line in told if "Stopped" in line]
+
+
 @pytest.mark.parametrize("memory", [True, False], ids=["memory", "disks"])
-def test_a_vm_that_libvirt_ends_while_it_starts(
-    vm: VM, modules, memory: bool, seconds: float
-) -> None:
+def test_qemu_ends_by_itself(vm: VM, modules, memory: bool) -> None:
     vm.write("/mnt/vda/word", b"then")
     modules.run("vm_snapshot", vm, name="s1", memory=memory)
     vm.write("/mnt/vda/word", b"now")
-    with ended_in_between(vm, seconds) as ended:
+    with watched(vm) as told:
         modules.run("vm_snapshot", vm, name="s1", state="reverted")
-    assert ended and vm.domain.ID() not in (-1, *ended)
+    assert ends(told) == ["Stopped Shutdown"], told
     vm.disconnect()
     vm.wait_ready()
     assert vm.read("/mnt/vda/word") == b"then"
-    assert modules.info(vm)["disagreements"] == []
+
+
+def test_a_qemu_that_does_not_answer_is_ended(vm: VM, modules) -> None:
+    modules.run("vm_snapshot", vm, name="s1", memory=False)
+    old = vm.qemu_pid()
+    os.kill(old, signal.SIGSTOP)
+    with watched(vm) as told:
+        modules.run("vm_snapshot", vm, name="s1", state="reverted")
+    assert ends(told) == ["Stopped Destroyed"], told
+    assert vm.active() and vm.qemu_pid() != old

@@ -8,6 +8,8 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
+import os
+import signal
 import time
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from .core import Lab
 
 BOOT_TIMEOUT = 90
+QUIT_TIMEOUT = 10
 MAX_WRITTEN = 5  # file descriptors of one digit in guest/writer
 KERNEL_OPTIONS = (
     "console=ttyS0 quiet panic=-1 "
@@ -142,8 +145,15 @@ class VM:
             self.wait_ready()
 
     def destroy(self) -> None:
-        """Cut the power, if it is on."""
+        """Cut the power, if it is on.
+
+        As libvirt does, but not by it: libvirt 9.0 may hear so late of the end of what it has ended
+        that it ends the QEMU of the next start.
+        """
         self.disconnect()
+        with contextlib.suppress(libvirt.libvirtError, LabError, OSError):
+            os.kill(self.qemu_pid(), signal.SIGTERM)
+            wait_until(lambda: not self.active(), QUIT_TIMEOUT, f"{self.name} ends")
         with contextlib.suppress(libvirt.libvirtError):
             self.domain.destroy()
 

@@ -8,12 +8,8 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-import os
-import re
-import stat
 import uuid
 import xml.etree.ElementTree as ET
-from typing import Any, Callable
 
 from .._model.domain import place_disks
 from .._model.problem import Problem
@@ -23,14 +19,8 @@ from .connection import call, call_within
 from .freeze_guard import RESUMABLE
 from .libvirt_dep import libvirt
 from .snapshots import XML_SECURE
-from .stop import stop
+from .stop import stop_for_another_start
 from .work import Work, do
-
-# QEMU's last words when it was told to end, and by whom; it has none where it had hardly begun.
-_ENDED = re.compile(
-    r"terminating on signal 15 from pid \d+ \(\S*(libvirtd|virtqemud)\)"
-    r"|process exited while connecting to monitor \("
-)
 
 
 @do.register
@@ -43,14 +33,14 @@ def _resume_vm(_step: ResumeVm, work: Work) -> None:
 
 @do.register
 def _stop_vm(_step: StopVm, work: Work) -> None:
-    stop(work.dom, work.vm.name, work.host.timeout)
+    stop_for_another_start(work.dom, work.vm.name, work.host.timeout)
 
 
 @do.register
 def _start_vm(step: StartVm, work: Work) -> None:
     flags = libvirt.VIR_DOMAIN_START_PAUSED if step.paused else 0
     doing = f"VM {work.vm.name}: starting it"
-    _start(doing, work, (), work.dom.createWithFlags, flags)
+    call_within(work.host.timeout, doing, work.dom.createWithFlags, flags)
 
 
 @do.register
@@ -106,35 +96,7 @@ def _restore_memory(step: RestoreMemory, work: Work) -> None:
     _defined(domain, step.disks, work)
     flags = libvirt.VIR_DOMAIN_SAVE_PAUSED if step.paused else libvirt.VIR_DOMAIN_SAVE_RUNNING
     restored = xml_text(domain)
-    images = tuple(image for _target, image, _format in step.disks)
-    _start(doing, work, images, work.host.conn.restoreFlags, step.file, restored, flags)
-
-
-def _start(
-    doing: str, work: Work, images: tuple[str, ...], begin: Callable[..., Any], *args: Any
-) -> None:
-    """Call what lets a VM begin; once more where libvirt ended it by mistake.
-
-    On a busy host libvirt 9.0 hears late that the QEMU of before has ended, and takes it for the
-    end of the one that was started in its place. Nothing is done again once an image that goes
-    with this memory (``images``) was written to.
-    """
-    before = _written(images)
-    try:
-        call_within(work.host.timeout, doing, begin, *args)
-    except Problem as problem:
-        ended = _ENDED.search(problem.found) and not call(doing, work.dom.isActive)
-        if not ended or before is None or _written(images) != before:
-            raise
-        call_within(work.host.timeout, doing, begin, *args)
-
-
-def _written(images: tuple[str, ...]) -> list[int] | None:
-    """When each was written to last, in ns; None where a device cannot tell."""
-    found = [os.stat(image) for image in images]
-    if not all(stat.S_ISREG(image.st_mode) for image in found):
-        return None
-    return [image.st_mtime_ns for image in found]
+    call_within(work.host.timeout, doing, work.host.conn.restoreFlags, step.file, restored, flags)
 
 
 @do.register

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 def ask_qemu(dom: Domain, command: str, **arguments: Any) -> Any:
-    """What QEMU returns to a command of QMP that changes nothing; None where it does not."""
+    """What QEMU returns to a command of QMP; None where it does not."""
     request = json.dumps({"execute": command, "arguments": arguments})
     try:
         answer = json.loads(libvirt_qemu.qemuMonitorCommand(dom, request, 0))
