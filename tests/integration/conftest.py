@@ -12,6 +12,7 @@ from image_story import Images
 from kill_fixtures import killer, pytest_addoption, some, stage
 from lab import Lab
 from lab.fixtures import lab_session, make_vm, vm
+from long_tests import pytest_collection_modifyitems
 from repository_stage import fast
 from role_stage import Roles
 from storage_stage import storage, stored_vm
@@ -25,6 +26,7 @@ __all__ = [
     "make_vm",
     "modules",
     "pytest_addoption",
+    "pytest_collection_modifyitems",
     "roles",
     "some",
     "stage",

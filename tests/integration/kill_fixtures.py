@@ -14,7 +14,7 @@ from kill_trials import Killer, spread
 from lab import Lab
 from story import Modules
 
-SAMPLE = 4
+SAMPLE = 3
 Chooser = Callable[..., list[dict]]
 
 

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 import run_parts
+from integration.long_tests import LONG
 from run_parts import Part
-from tools import lint
-from tools.common import Tally, tally_of_junit
+from tools import lint, trixie
+from tools.common import ROOT, Tally, tally_of_junit
 
 REPORT = """<testsuites><testsuite>
 <testcase name="a"/><testcase name="b"><failure/></testcase><testcase name="c"><error/></testcase>
@@ -41,6 +42,14 @@ def test_all_but_what_takes_long_runs_by_default_the_quick_ones_first() -> None:
     usual = [*before, "integration", "integration-trixie", "molecule"]
     assert [part.name for part in chosen] == usual
     assert options == ["-k", "unit"]
+
+
+def test_what_is_left_out_is_there_and_is_nothing_that_the_readme_names() -> None:
+    named = {f"{file}::{test}" for file, test in trixie.named_in_the_readme()}
+    for test in LONG:
+        file, name = test.partition("[")[0].split("::")
+        assert f"\ndef {name}(" in (ROOT / "tests" / "integration" / file).read_text()
+        assert test not in named
 
 
 def test_named_parts_come_before_the_options() -> None:
