@@ -58,6 +58,10 @@ class Hands:
         """Remember the images as they are when memory was saved under this name."""
         self._noted[name] = self.images()
 
+    def give_up_images(self, name: str) -> None:
+        """They are never again as they were then."""
+        self._noted[name] = []
+
     def images_as_noted(self, name: str) -> bool:
         """Whether nobody has written to one since, or put another in its place."""
         return self._noted[name] == self.images()

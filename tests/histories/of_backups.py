@@ -98,7 +98,10 @@ class RestoreInPlace(OfRepository):
     def after(
         self, model: Model, *, number: int, start: bool, of: Sequence[str] = (), **_how: Any
     ) -> None:
-        demand(number < len(model.backups) and model.power != SAVED and not model.frozen)
+        demand(number < len(model.backups) and not model.frozen)
+        demand(model.power != SAVED or model.saved_in)
+        if model.saved_in:  # libvirt knows nothing of that file
+            model.keep(model.saved_in)
         # One that was restored from this point, and runs, is left as it is.
         demand(model.restored != model.backups[number].name or not model.active)
         model.restored = model.backups[number].name
@@ -109,6 +112,10 @@ class RestoreInPlace(OfRepository):
         model.off()
         # The present definition is kept, and with it a disk that was attached since.
         model.swapped = bool(model.points)
+
+    def settle(self, stage: Stage, before: Model, after: Model, **_params: Any) -> None:
+        if before.saved_in:
+            stage.give_up_images(before.saved_in)
 
     def certain(self, model: Model, *, number: int, of: Sequence[str] = (), **_params: Any) -> bool:
         """Of the definition only the disks change, so each of then has to be there."""

@@ -9,12 +9,13 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from .._model.domain import domain_with_sources
 from .._model.names import in_shell
 from .._model.problem import Problem, Unreachable
 from .._model.snapshot import Snapshot
+from .._model.snapshot_steps import Point, displaced
 from .._model.step import (
     DefineSnapshot,
     DeleteInternal,
@@ -63,11 +64,12 @@ def _define_snapshot(step: DefineSnapshot, work: Work) -> None:
 @do.register
 def _forget_snapshot(step: ForgetSnapshot, work: Work) -> None:
     """libvirt 9.0 lets those above it name what this one went back to: that is put right."""
-    before = read_snapshots(work.dom)
+    points = list(_points(read_snapshots(work.dom), step.name))
+    if points:
+        work.journal.mark(step.mark(points))
     _forget(step.name, work)
-    now = {snapshot.name: snapshot for snapshot in read_snapshots(work.dom)}
-    for snapshot in before:
-        sources = tuple(_lowered(snapshot, now[snapshot.name])) if snapshot.name in now else ()
+    for snapshot in read_snapshots(work.dom):
+        sources = displaced(snapshot, points)
         try:
             if sources:
                 redefine(work.dom, snapshot.name, sources=sources)
@@ -92,12 +94,13 @@ def _forget(name: str, work: Work) -> None:
             raise
 
 
-def _lowered(then: Snapshot, now: Snapshot) -> Iterator[tuple[str, str, str]]:
-    """(image named now, image named then, its format) of each point that is another one."""
-    for target, image in now.points.items():
-        disk = then.before.disk(target) if then.before else None
-        if disk is not None and image and disk.path != image:
-            yield image, disk.path, disk.format
+def _points(snapshots: Iterable[Snapshot], but: str) -> Iterator[Point]:
+    """What they go back to, but for one of them."""
+    for snapshot in snapshots:
+        for target in snapshot.points if snapshot.name != but else ():
+            disk = snapshot.before.disk(target) if snapshot.before else None
+            if disk is not None:
+                yield snapshot.name, target, disk.path, disk.format
 
 
 @do.register

@@ -8,10 +8,15 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import ClassVar
 
-from .snapshot import SnapshotSpec
+from .snapshot import Snapshot, SnapshotSpec
+
+# What a snapshot goes back to: its name, a disk, the image and its format.
+Point = tuple[str, str, str, str]
 
 
 @dataclass(frozen=True)
@@ -45,6 +50,26 @@ class ForgetSnapshot:
 
     step: ClassVar[str] = "forget_snapshot"
     name: str
+
+    def mark(self, points: Iterable[Point]) -> str:
+        """The note in the journal of what other snapshots go back to."""
+        return f"forgetting {self.name}\n{json.dumps([list(point) for point in points])}"
+
+    def noted(self, marks: Iterable[str]) -> list[Point]:
+        """What such notes say."""
+        before = self.mark(())[: -len("[]")]
+        found = (json.loads(mark[len(before) :]) for mark in marks if mark.startswith(before))
+        return [(name, disk, image, form) for points in found for name, disk, image, form in points]
+
+
+def displaced(snapshot: Snapshot, points: Iterable[Point]) -> tuple[tuple[str, str, str], ...]:
+    """(image named now, image named then, its format) of each point that is another one now."""
+    now = snapshot.points
+    return tuple(
+        (now[target], image, form)
+        for name, target, image, form in points
+        if name == snapshot.name and now.get(target) not in (None, "", image)
+    )
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import replace
 
+from .._model.snapshot_steps import displaced
 from .._model.state import VmState
 from .._model.step import (
     CommitDisk,
@@ -49,6 +50,8 @@ def finish_all(left: Left, vm: VmState) -> Iterator[Step]:
                 yield once_more
                 yield from pull_sources(vm, [once_more])
             continue
+        if isinstance(step, ForgetSnapshot) and not done:
+            yield from _put_right(step, left, vm)
         step = _as_of_now(step, vm, lost)
         if _still_needed(step, vm, left.existing - lost, merging):
             yield step
@@ -74,10 +77,22 @@ def close_up(left: Left, vm: VmState) -> Iterator[Step]:
         yield from storage_as_of_now(step, left, vm, done=done)
     pulls, pulled = _pulled(left, vm)
     yield from pulls
+    for step, done in zip(left.steps, left.done):
+        if isinstance(step, ForgetSnapshot) and not done:
+            yield from _put_right(step, left, vm)
     following = (*consequences(vm, finished), *pull_consequences(vm, pulled))
     for after in (*following, *_orphaned(left, vm, finished, following)):
         if not isinstance(after, RemoveFile) or after.file in left.existing:
             yield after
+
+
+def _put_right(step: ForgetSnapshot, left: Left, vm: VmState) -> Iterator[RewriteSnapshot]:
+    """libvirt had forgotten it, and the others name what it went back to (see `displaced`)."""
+    points = step.noted(left.marks)
+    for snapshot in vm.snapshots:
+        sources = displaced(snapshot, points)
+        if sources:
+            yield RewriteSnapshot(snapshot.name, sources)
 
 
 def _orphaned(
