@@ -172,6 +172,11 @@ def agent_label(dom: Any, request: str, *_rest: Any) -> str | None:
     return f"agent {command} {dom.name()}" if command in AGENT_CHANGES else None
 
 
+def monitor_label(dom: Any, request: str, *_rest: Any) -> str | None:
+    """Of what is asked of QEMU only this changes anything."""
+    return f"quit {dom.name()}" if json.loads(request)["execute"] == "quit" else None
+
+
 def open_label(path: Any, flags: int, *_rest: Any, **_options: Any) -> str | None:
     if not flags & os.O_CREAT:
         return None
@@ -199,6 +204,7 @@ def wrap_libvirt() -> None:
                 continue
             wrap(owner, method, libvirt_label(kind, method), effect=not reads)
     wrap(libvirt_qemu, "qemuAgentCommand", agent_label, effect=True)
+    wrap(libvirt_qemu, "qemuMonitorCommand", monitor_label, effect=True)
     if "slow" in SETTINGS:
         libvirt.virDomain.backupBegin = slowed(libvirt.virDomain.backupBegin)
 

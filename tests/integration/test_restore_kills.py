@@ -278,7 +278,7 @@ def test_whatever_runs_next_lets_it_run_again(theatre: Theatre, point: str) -> N
 def test_the_daemon_restarts(theatre: Theatre, point: str) -> None:
     """The run finds it again, and begins anew."""
     scene = BY_NAME["force" if "stop" in point else "itself"]
-    name = "before libvirt destroy db01" if "stop" in point else point
+    name = "before quit db01" if "stop" in point else point
     theatre.reset(scene)
     run = theatre.start(scene, hold={name: 3})
     wait_until(lambda: name in [found.name for found in theatre.points()], 30, "it gets there")

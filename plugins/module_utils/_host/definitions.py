@@ -147,7 +147,7 @@ def _is_checkpoint(text: str) -> bool:
     """A checkpoint needs no image as it is. libvirt leaves it here when its VM is renamed."""
     try:
         return xml_root(text).tag == "domaincheckpoint"
-    except ET.ParseError:
+    except (ET.ParseError, ValueError):  # also where it is no text
         return False
 
 
