@@ -115,11 +115,10 @@ class TwoAtOnce(Trial):
         done = [pair for pair, result in zip(pairs, results) if not result["failed"]]
         candidates = [each for order in permutations(done) for each in then(model, *order)]
         # The second of two alike may have found it done.
-        single = [each for pair in done for each in then(model, pair)]
-        after = one_of(stage, candidates + single if done else then(model))
-        # Disks that one exchanged stay so, though the other one cannot come before or after it.
-        after.swapped |= any(each.model.swapped for each in single)
-        return "; ".join(map(message, results)), after
+        candidates += [each for pair in done for each in then(model, pair)]
+        if not done:
+            candidates = list(then(model))
+        return "; ".join(map(message, results)), one_of(stage, candidates)
 
 
 @action("back up without room", 2)

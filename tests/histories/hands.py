@@ -59,8 +59,8 @@ class Hands:
         self._noted[name] = self.images()
 
     def give_up_images(self, name: str) -> None:
-        """They are never again as they were then."""
-        self._noted[name] = []
+        """They are never again as they were then, unless that was noted."""
+        self._noted.setdefault(name, [])
 
     def images_as_noted(self, name: str) -> bool:
         """Whether nobody has written to one since, or put another in its place."""

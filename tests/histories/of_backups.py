@@ -114,8 +114,8 @@ class RestoreInPlace(OfRepository):
         model.swapped = bool(model.points)
 
     def settle(self, stage: Stage, before: Model, after: Model, **_params: Any) -> None:
-        if before.saved_in:
-            stage.give_up_images(before.saved_in)
+        for file in after.kept:
+            stage.give_up_images(file)
 
     def certain(self, model: Model, *, number: int, of: Sequence[str] = (), **_params: Any) -> bool:
         """Of the definition only the disks change, so each of then has to be there."""

@@ -54,7 +54,6 @@ LONG = frozenset({
     "test_isolation_guests.py::test_memory[take]",
     # the other parts
     "test_bench.py::test_a_part_runs[freeze]",
-    "test_bench.py::test_a_part_runs[fleet]",
 })  # fmt: skip
 
 

@@ -4,7 +4,7 @@
 """What is stopped to be started anew ends by itself, or at least ends.
 
 libvirt 9.0 hears late of the end of a QEMU that it has ended itself, and takes it for the end of
-the next one: under load 9 of 300 VMs went off after they had gone back with success. As that is a
+the next one: under load 4 of 120 VMs went off after they had gone back with success. As that is a
 matter of chance, these tests look at who has ended QEMU.
 """
 

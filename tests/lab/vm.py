@@ -152,7 +152,8 @@ class VM:
         """
         self.disconnect()
         with contextlib.suppress(libvirt.libvirtError, LabError, OSError):
-            os.kill(self.qemu_pid(), signal.SIGTERM)
+            if self.active():  # else its number may be that of another process by now
+                os.kill(self.qemu_pid(), signal.SIGTERM)
             wait_until(lambda: not self.active(), QUIT_TIMEOUT, f"{self.name} ends")
         with contextlib.suppress(libvirt.libvirtError):
             self.domain.destroy()

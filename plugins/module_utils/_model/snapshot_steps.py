@@ -51,14 +51,18 @@ class ForgetSnapshot:
     step: ClassVar[str] = "forget_snapshot"
     name: str
 
+    @property
+    def _heading(self) -> str:
+        return f"forgetting {self.name}\n"
+
     def mark(self, points: Iterable[Point]) -> str:
         """The note in the journal of what other snapshots go back to."""
-        return f"forgetting {self.name}\n{json.dumps([list(point) for point in points])}"
+        return self._heading + json.dumps(list(points))
 
     def noted(self, marks: Iterable[str]) -> list[Point]:
         """What such notes say."""
-        before = self.mark(())[: -len("[]")]
-        found = (json.loads(mark[len(before) :]) for mark in marks if mark.startswith(before))
+        mine = [mark for mark in marks if mark.startswith(self._heading)]
+        found = (json.loads(mark[len(self._heading) :]) for mark in mine)
         return [(name, disk, image, form) for points in found for name, disk, image, form in points]
 
 
