@@ -22,7 +22,7 @@ from tools.common import CACHE, COLLECTIONS, ROOT, Tally, run, tally_of_junit
 USAGE = """\
 usage: bin/test [PART...] [options of pytest]
 
-parts (without any: all but histories, long and kills, in this order)
+parts (without any: all but long and kills, in this order)
   lint                ruff, mypy, yamllint, shellcheck, ansible-lint, changelog, docs,
                       galaxy-importer
   unit                tests that need no hypervisor
@@ -79,8 +79,8 @@ PARTS = (
     Part("lint", lint.run_lint),
     Part("unit", pytest("unit", "tests/unit")),
     Part("sanity", sanity.run_sanity),
-    Part("histories", histories.run_histories, usual=False),
-    Part("histories-trixie", histories.run_on_trixie, usual=False),
+    Part("histories", histories.run_histories),
+    Part("histories-trixie", histories.run_on_trixie),
     Part("integration", integration("integration", "-m", "not kills_all and not long")),
     Part("integration-trixie", trixie.run_integration),
     Part("molecule", molecule.run_molecule),

@@ -19,7 +19,7 @@ from lab import Lab
 from .ledger import Entry, Ledger
 from .play import Outcome, Play, Step, read, written
 from .proof import MOST, prove
-from .sample import MORE, another, missing, shares
+from .sample import MORE, missing, more, shares
 from .shrink import shrink
 from .workers import played
 
@@ -73,7 +73,7 @@ def _sample(options: argparse.Namespace) -> int:
         left = missing(names)
         if bad or not left:
             break
-        scripts = [another(left, scripts[-1][0])]
+        scripts = list(more(left, scripts[-1][0]))
     if left and not bad:
         print(f"no history of the sample has these actions, choose other seeds: {left}")
         bad += 1

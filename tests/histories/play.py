@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import traceback
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import import_module
 from itertools import chain
@@ -32,6 +32,8 @@ LEADING_ON = (
 )
 # Where histories are kept as text: an action a line.
 Step = tuple[str, dict[str, Any]]
+# Actions that are to come, in groups: those of the first before those of the second.
+Wanted = Sequence[Collection[str]]
 # The modules that add to the list of actions.
 GROUPS = (
     *("accidents", "advice", "by_hand", "of_agent", "of_backups", "of_definition", "of_hardware"),
@@ -54,23 +56,21 @@ class Outcome:
     lacking: str = ""  # why it was not played on the machine that it is for
 
 
-def random_steps(
-    seed: int, model: Callable[[], Model], wanted: Iterable[str] = ()
-) -> Iterator[Step]:
+def random_steps(seed: int, model: Callable[[], Model], wanted: Wanted = ()) -> Iterator[Step]:
     """A machine, and actions that fit it as it is each time the next one is asked for.
 
-    ``wanted`` are actions that come once as soon as they can, among the others, and are not left
-    out later; there are more until all of them were there.
+    What is wanted comes once as soon as it can, among the others, and is not left out later; there
+    are more actions until all of it was there.
     """
-    random, left = Random(seed), sorted(wanted)
+    random, left = Random(seed), [sorted(group) for group in wanted]
     yield MACHINE, dict(random.choice(MACHINES))
-    weights = few(random) | {name: ACTIONS[name].weight for name in left}
+    weights = few(random) | {name: ACTIONS[name].weight for name in chain(*left)}
     length = round(random.triangular(SHORTEST, LONGEST, SHORTEST))
     for number in range(LONGEST):
-        if number >= length and not left:
+        if number >= length and not any(left):
             return
         name, params = choose(random, model(), weights, left)
-        left = [each for each in left if each != name]
+        left = [[each for each in group if each != name] for group in left]
         yield name, params
 
 
@@ -88,13 +88,12 @@ def few(random: Random) -> dict[str, int]:
     }
 
 
-def choose(
-    random: Random, model: Model, weights: Mapping[str, int], wanted: Sequence[str] = ()
-) -> Step:
+def choose(random: Random, model: Model, weights: Mapping[str, int], wanted: Wanted = ()) -> Step:
     """An action that fits, by weight, or one that is wanted."""
-    first = random.sample(wanted, len(wanted)) if random.random() < WANTED else []
+    groups = wanted if random.random() < WANTED else ()
+    first = list(chain(*(random.sample(sorted(group), len(group)) for group in groups)))
     while True:
-        name = first.pop() if first else random.choices([*weights], [*weights.values()])[0]
+        name = first.pop(0) if first else random.choices([*weights], [*weights.values()])[0]
         try:
             params = ACTIONS[name].offer(model, random)
             ACTIONS[name].after(model.copy(), **params)
@@ -111,7 +110,7 @@ class Play:
         self.tell = tell
         self.model = Model()
 
-    def random(self, seed: int, wanted: Iterable[str] = ()) -> Outcome:
+    def random(self, seed: int, wanted: Wanted = ()) -> Outcome:
         return self.play(random_steps(seed, lambda: self.model, wanted))
 
     def play(self, steps: Iterator[Step]) -> Outcome:

@@ -12,35 +12,44 @@ from typing import Any
 from .actions import ACTIONS, Task
 from .model import Model
 from .play import random_steps
+from .workers import Script
 
-SEEDS = (359, 261, 290, 64, 187, 305)
-MORE = 3  # histories, where an action has not come in these
+SEEDS = (207, 683, 364, 626, 146, 201)
+MORE = 3  # rounds of histories, where an action has not come in these
 # Only some machines have what this one is about; each of them is asked for it.
 RARE = "vm_storage_snapshot"
 
 
 def names() -> list[str]:
     """The actions that happen by themselves; those that go with each other are neighbours."""
-    kinds = {name: type(each).__module__ for name, each in ACTIONS.items() if each.weight}
-    return sorted(kinds, key=lambda name: (kinds[name], name))
+    return sorted((name for name, each in ACTIONS.items() if each.weight), key=_kind_and_name)
 
 
-def shares() -> Iterator[tuple[int, list[str]]]:
-    """(seed, actions that are wanted) for each history; every action is wanted by two of them."""
+def shares() -> Iterator[Script]:
+    """The histories, each of which wants its share of the actions."""
     known, size = names(), len(SEEDS)
     common = [name for name in known if not _rare(name)]
     for number, seed in enumerate(SEEDS):
-        turns = {number, (number + size // 2) % size}
-        mine = [name for n, name in enumerate(common) if n * size // len(common) in turns]
-        yield seed, [*mine, *(filter(_rare, known) if _machine(seed).get("storage") else ())]
+        mine = [name for n, name in enumerate(common) if n * size // len(common) == number]
+        yield seed, [[*mine, *(filter(_rare, known) if _machine(seed).get("storage") else ())]]
 
 
-def another(left: Collection[str], last: int) -> tuple[int, list[str]]:
-    """One more history, with a later seed, for what has not come and what goes with that."""
-    kinds = {type(ACTIONS[name]).__module__ for name in left}
-    rare = any(map(_rare, left))
-    seeds = (seed for seed in count(last + 1) if bool(_machine(seed).get("storage")) == rare)
-    return next(seeds), [name for name in names() if type(ACTIONS[name]).__module__ in kinds]
+def more(left: Collection[str], last: int) -> Iterator[Script]:
+    """Histories with later seeds, for what has not come: that first, then what goes with it."""
+    for kind in sorted({_kind(name) for name in left}):
+        group = [name for name in names() if _kind(name) == kind]
+        rare = any(map(_rare, group))
+        seeds = (seed for seed in count(last + 1) if bool(_machine(seed).get("storage")) == rare)
+        last = next(seeds)
+        yield last, [[name for name in group if name in left], group]
+
+
+def _kind(name: str) -> str:
+    return type(ACTIONS[name]).__module__
+
+
+def _kind_and_name(name: str) -> tuple[str, str]:
+    return _kind(name), name
 
 
 def _machine(seed: int) -> dict[str, Any]:

@@ -8,18 +8,18 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from multiprocessing.connection import Connection, wait
 
 from lab import Lab
 
 from .ledger import Entry
-from .play import Outcome, Play
+from .play import Outcome, Play, Wanted
 
 _PROCESSES = multiprocessing.get_context("fork")
 
 
-Script = tuple[int, Sequence[str]]
+Script = tuple[int, Wanted]
 """A seed, and the actions that are wanted."""
 
 

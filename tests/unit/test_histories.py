@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import xml.etree.ElementTree as ET
-from collections.abc import Sequence
+from random import Random
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import CHECKPOINT
@@ -23,12 +23,22 @@ from histories.faults import FAULTS, PLACE, Fault
 from histories.judge import Fault as Found
 from histories.ledger import ROOT, Entry, Ledger
 from histories.model import MACHINES, OFF, RUNNING, SAVED, Model, Unfit
-from histories.play import MACHINE, Outcome, Step, possible, random_steps, read, written
-from histories.sample import missing, shares
+from histories.play import (
+    MACHINE,
+    Outcome,
+    Step,
+    Wanted,
+    choose,
+    possible,
+    random_steps,
+    read,
+    written,
+)
+from histories.sample import missing, more, shares
 from histories.shrink import shrink
 
 
-def planned(seed: int, wanted: Sequence[str] = ()) -> list[Step]:
+def planned(seed: int, wanted: Wanted = ()) -> list[Step]:
     """A history as it would be if everything went as the model says."""
     model = Model()
     random = random_steps(seed, lambda: model, wanted)
@@ -227,3 +237,21 @@ def test_the_sample_has_every_action_if_all_goes_as_the_model_says():
     assert missing(played) == []
     machines = [dict(planned(seed)[0][1]) for seed, _wanted in shares()]
     assert all(machine in machines for machine in MACHINES)
+
+
+def test_what_has_not_come_is_asked_for_before_what_goes_with_it():
+    """A neighbour uses up what it needs: without that, it came in none of three histories."""
+    [(seed, (urgent, rest))] = more({"start saved"}, last=100)
+    assert seed > 100 and urgent == ["start saved"] and "virsh managedsave-remove" in rest
+    model = Model()
+    act(model, "virsh managedsave")
+    for n in range(50):
+        name, _params = choose(Random(n), model, {"start saved": 1}, (urgent, rest))
+        assert name == "start saved"
+
+
+def test_what_is_rare_is_asked_for_where_it_can_be():
+    asked = list(more({"start saved", "remove storage snapshot"}, last=100))
+    for seed, (urgent, _rest) in asked:
+        on_storage = bool(planned(seed)[0][1].get("storage"))
+        assert on_storage == ("remove storage snapshot" in urgent)

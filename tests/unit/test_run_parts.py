@@ -38,7 +38,8 @@ def test_a_crash_without_a_report_is_a_failure(tmp_path: Path) -> None:
 
 def test_all_but_what_takes_long_runs_by_default_the_quick_ones_first() -> None:
     chosen, options = run_parts.split(["-k", "unit"])
-    usual = ["lint", "unit", "sanity", "integration", "integration-trixie", "molecule"]
+    usual = ["lint", "unit", "sanity", "histories", "histories-trixie"]
+    usual += ["integration", "integration-trixie", "molecule"]
     assert [part.name for part in chosen] == usual
     assert options == ["-k", "unit"]
 
