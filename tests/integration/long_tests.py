@@ -1,64 +1,74 @@
 # Copyright (c) 2026, vmkeep.libvirt contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The tests that ``bin/test`` leaves to ``bin/test long``.
+"""The tests that ``bin/test`` leaves to ``bin/test long``, since they take long.
 
-They are those that take longest, and each has a neighbour, named above it, that does something
-like it in less time.
+How long a test took where it was measured stands in ``seconds.txt``, for those of more than
+`SECONDS`; ``python -m tools.seconds`` writes that. What the README names stays, by the quickest
+test of that name, and so does what is `KEPT`.
 """
 
 from __future__ import annotations
 
-import pytest
+from collections.abc import Collection, Mapping
+from pathlib import Path
 
-LONG = frozenset({
-    # what we do ourselves meets a backup; histories play what is done by hand
-    "test_backup_meetings.py::test_what_is_done_by_hand",
-    "test_backup_meetings.py::test_back_to_a_storage_snapshot",
-    "test_backup_checkpoints.py::test_what_others_do_by_hand",
-    # while it runs
-    "test_backup_checkpoints.py::test_going_back[off]",
-    "test_backup_checkpoints.py::test_going_back_inside[off]",
-    "test_revert.py::test_newest_older_and_beside[off]",
-    "test_revert.py::test_an_image_whose_data_is_in_another_file",
-    "test_revert_branches.py::test_an_overlay_that_stayed_for_what_was_kept_goes_with_it",
-    # a job that is ended by hand
-    "test_backup_faults.py::test_the_job_ends_too_early[shut down]",
-    "test_backup_faults.py::test_the_job_ends_too_early[killed]",
-    # a drill; and one that finds a restore point that nobody can read
-    "test_backup_roles.py::test_copies_by_rsync",
-    "test_backup_roles.py::test_a_vm_that_fails_stops_no_other",
-    # a run that is killed between its hooks; a group that goes back together; chains kept short
-    "test_roles.py::test_checkpoints_between_hooks_are_kept_rotated_and_restored",
-    "test_roles.py::test_one_that_fails_where_they_are_no_group",
-    "test_roles.py::test_hooks_that_fail",
-    "test_roles.py::test_all_vms_but_some_and_what_others_stand_on",
-    "test_roles.py::test_nothing_begins_where_there_is_no_way_back",
-    "test_roles.py::test_a_list_of_tasks_is_as_good_as_a_file",
-    "test_roles.py::test_restoring_ends_between_the_hooks",
-    # other stories and moments of the same kills
-    "test_backup_revert_kills.py::test_killed_on_the_way_back[internal]",
-    "test_full_state_dir.py::test_full_in_the_middle_of_a_way_back",
-    "test_full_state_dir.py::test_full_in_the_middle_of_a_run[removal]",
-    "test_full_state_dir.py::test_full_in_the_middle_of_a_run[commit]",
-    "test_internal_below_kills.py::test_deleted_beside",
-    "test_kill_points.py::test_killed_in_each_state_of_the_world[group]",
-    "test_kill_points.py::test_killed_in_each_state_of_the_world[off-absent-middle]",
-    "test_kill_points.py::test_killed_in_each_state_of_the_world[pull-down]",
-    "test_kill_points.py::test_killed_twice[present]",
-    "test_kill_random.py::test_a_sample_of_random_kills",
-    "test_play_kills.py::test_drills_that_are_killed",
-    # memory is saved, and gone back to
-    "test_isolation_guests.py::test_memory[drop]",
-    "test_isolation_guests.py::test_memory[go on]",
-    "test_isolation_guests.py::test_memory[take]",
-    # the other parts
-    "test_bench.py::test_a_part_runs[freeze]",
+import pytest
+from tools.trixie import named_in_the_readme
+
+SECONDS = 8.0
+MEASURED = Path(__file__).with_name("seconds.txt")
+# What nothing shorter stands for: the stories that users begin with, and kills of each kind.
+KEPT = frozenset({
+    "test_demo.py::test_it_passes_within_the_time_and_leaves_nothing",
+    "test_readme.py::test_the_quick_start",
+    "test_readme.py::test_the_quick_start_of_backups",
+    "test_patch_with_rollback.py::test_it_goes_back_or_stays_patched",
+    "test_playbooks.py::test_chains_are_merged_and_the_content_is_kept",
+    "test_backup_roles.py::test_drills",
+    "test_backup_kills.py::test_killed_in_each_state_of_the_world",
+    "test_freeze.py::test_the_guard_is_killed_too[vm_snapshot]",
+    "test_kill_points.py::test_killed_in_each_state_of_the_world[commit-active]",
+    "test_kill_points.py::test_killed_in_each_state_of_the_world[present]",
+    "test_memory.py::test_killed_in_each_state_of_the_world",
+    "test_restore_kills.py::test_killed_in_each_state_of_the_world[force]",
+    "test_start_again.py::test_qemu_ends_by_itself[disks]",
+    "test_storage_kills.py::test_killed_in_each_state[off-present]",
 })  # fmt: skip
 
 
+def measured(text: str) -> dict[str, float]:
+    """How long the tests took: {file::test: seconds}."""
+    lines = (line.split(" ", 1) for line in text.splitlines())
+    return {name: float(seconds) for seconds, name in lines}
+
+
+def left_out(seconds: Mapping[str, float], named: Collection[str]) -> set[str]:
+    """The long ones among those; ``named`` are those of the README, as file::function."""
+    quickest: dict[str, str] = {}
+    for test in sorted(seconds, key=lambda test: (seconds[test], test)):
+        quickest.setdefault(function(test), test)
+    stay = {test for name, test in quickest.items() if name in named} | KEPT
+    return {test for test, took in seconds.items() if took > SECONDS} - stay
+
+
+def function(test: str) -> str:
+    """The test without its parameters."""
+    return test.partition("[")[0]
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark them."""
+    """Mark them, and let the files begin first that have what takes longest of the others."""
+    seconds = measured(MEASURED.read_text())
+    named = {f"{file}::{test}" for file, test in named_in_the_readme()}
+    names = {item: item.nodeid.rpartition("/")[2] for item in items}
+    # One of its kind that is quicker than all that are written down is the quickest.
+    known = dict.fromkeys(names.values(), 0.0) | seconds
+    long = left_out(known, named)
+    longest: dict[Path, float] = {}
     for item in items:
-        if item.nodeid.rpartition("/")[2] in LONG:
+        if names[item] in long:
             item.add_marker("long")
+        else:
+            longest[item.path] = max(longest.get(item.path, 0.0), known[names[item]])
+    items.sort(key=lambda item: -longest.get(item.path, 0.0))

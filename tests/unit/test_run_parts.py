@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 import run_parts
-from integration.long_tests import LONG
+from integration.long_tests import KEPT, MEASURED, function, left_out, measured
 from run_parts import Part
-from tools import lint, trixie
+from tools import lint
 from tools.common import ROOT, Tally, tally_of_junit
 
 REPORT = """<testsuites><testsuite>
@@ -44,12 +44,17 @@ def test_all_but_what_takes_long_runs_by_default_the_quick_ones_first() -> None:
     assert options == ["-k", "unit"]
 
 
-def test_what_is_left_out_is_there_and_is_nothing_that_the_readme_names() -> None:
-    named = {f"{file}::{test}" for file, test in trixie.named_in_the_readme()}
-    for test in LONG:
-        file, name = test.partition("[")[0].split("::")
+def test_of_what_takes_long_the_quickest_stays_that_the_readme_names() -> None:
+    kept = min(KEPT)
+    seconds = {"a.py::f[1]": 90, "a.py::f[2]": 70, "b.py::g": 9, "c.py::h": 1, kept: 100}
+    assert left_out(seconds, {"a.py::f"}) == {"a.py::f[1]", "b.py::g"}
+    assert left_out(seconds, {}) == {"a.py::f[1]", "a.py::f[2]", "b.py::g"}
+
+
+def test_what_is_written_down_of_tests_is_of_tests_that_are_there() -> None:
+    for test in measured(MEASURED.read_text()).keys() | KEPT:
+        file, name = function(test).split("::")
         assert f"\ndef {name}(" in (ROOT / "tests" / "integration" / file).read_text()
-        assert test not in named
 
 
 def test_named_parts_come_before_the_options() -> None:
