@@ -33,7 +33,7 @@ def main() -> int:
     if options.play:
         return _play(options)
     if options.proof is not None:
-        return 1 if prove(options.proof, options.count or MOST, options.jobs) else 0
+        return 1 if prove(options.proof, options.seed, options.count or MOST, options.jobs) else 0
     if options.sample:
         return _sample(options)
     ledger = Ledger.of_this_code()
@@ -83,7 +83,7 @@ def _sample(options: argparse.Namespace) -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="bin/test histories", description=__doc__)
-    parser.add_argument("--seed", type=int, default=1, help="of the first history")
+    parser.add_argument("--seed", type=int, help="of the first history, which else is 1")
     parser.add_argument("--count", type=int, help="how many, with the seeds after it")
     parser.add_argument("--minutes", type=float, default=0, help="begin none after so many")
     parser.add_argument("--jobs", type=int, default=1, help="how many are played side by side")
@@ -99,9 +99,10 @@ def _options() -> argparse.Namespace:
 
 
 def _seeds(options: argparse.Namespace) -> Iterable[int]:
+    first = options.seed or 1
     if options.count is None and options.minutes:
-        return count(options.seed)
-    return range(options.seed, options.seed + (options.count or 1))
+        return count(first)
+    return range(first, first + (options.count or 1))
 
 
 def _play(options: argparse.Namespace) -> int:

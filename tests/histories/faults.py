@@ -17,12 +17,13 @@ PLACE = "plugins/module_utils/"
 
 @dataclass(frozen=True)
 class Fault:
-    """`file` is below `PLACE`."""
+    """`file` is below `PLACE`; the history of that `seed` is known to find it."""
 
     name: str
     file: str
     old: str
     new: str
+    seed: int = 1
 
 
 SEEN = (

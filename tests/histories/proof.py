@@ -23,17 +23,18 @@ from .ledger import ROOT
 MOST = 300
 
 
-def prove(names: list[str], count: int, jobs: int) -> int:
+def prove(names: list[str], seed: int | None, count: int, jobs: int) -> int:
     """A line for each fault, or for those whose names begin so; how many were not found.
 
-    So many faults are looked for side by side, each in `count` histories at most.
+    So many faults are looked for side by side, each in `count` histories at most, of which that of
+    the seed is the first, or the one that is known to find it.
     """
     chosen = [fault for fault in FAULTS if fault.name.startswith(tuple(names or [""]))]
 
     def found(fault: Fault) -> bool:
         with copy_with(fault) as folder:
-            played, actions, words = _find(folder, count)
-        told = f"{played} histories, {actions} actions: {words or 'NOT FOUND'}"
+            played, actions, last, words = _find(folder, seed or fault.seed, count)
+        told = f"{played} histories, {actions} actions, seed {last}: {words or 'NOT FOUND'}"
         print(f"{fault.name}: {told}", flush=True)
         return bool(words)
 
@@ -60,10 +61,10 @@ def copy_with(fault: Fault) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _find(folder: Path, count: int) -> tuple[int, int, str]:
-    """(histories, actions, first line of what was found) until there is something."""
+def _find(folder: Path, seed: int, count: int) -> tuple[int, int, int, str]:
+    """(histories, actions, last seed, first line of what was found) until there is something."""
     environment = {**os.environ, "PYTHONPATH": f"{folder}/tests:{folder}/.cache/collections"}
-    options = ["--count", str(count), "--no-shrink", "--first-fault"]
+    options = ["--seed", str(seed), "--count", str(count), "--no-shrink", "--first-fault"]
     command = [sys.executable, "-m", "histories", *options]
     subprocess.run(command, cwd=folder, env=environment, capture_output=True, check=False)
     lines = [
@@ -71,5 +72,6 @@ def _find(folder: Path, count: int) -> tuple[int, int, str]:
         for path in (folder / ".cache" / "histories").glob("*.jsonl")
         for line in path.read_text().splitlines()
     ]
-    words = next((line["fault"] for line in lines if line["fault"]), "")
-    return len(lines), sum(line["actions"] for line in lines), words.partition("\n")[0][:160]
+    last = lines[-1] if lines else {"seed": seed, "fault": ""}
+    actions = sum(line["actions"] for line in lines)
+    return len(lines), actions, last["seed"], last["fault"].partition("\n")[0][:160]
