@@ -34,34 +34,32 @@ SEEN = (
         "        os.write(descriptor, view)\n        return\n",
     ),
     Fault(
-        "a snapshot whose overlays were committed by hand stays when the rest is merged",
-        "_plan/commit.py",
-        "    gone = spent(vm, merges, targets)\n",
-        "    gone = spent(vm, merges, targets)[:0]\n",
-    ),
-    Fault(
         "a clone is merged into its template",
         "_plan/own.py",
         "    while depth < len(disk.chain) - 1:\n",
         "    depth = len(disk.chain) - 1\n    while depth < len(disk.chain) - 1:\n",
+        seed=16,
     ),
     Fault(
         "an internal revert is promised though the image holds bitmaps",
         "_plan/vet_backups.py",
         "    held = _bitmaps(vm, images, facts)\n",
         "    held: dict[str, str] = {}\n",
+        seed=62,
     ),
     Fault(
         "a snapshot of somebody else is found only by a name that we would give",
         "_snapshot.py",
         'name = params["name"] or check_snapshot_name("")',
         'name = check_snapshot_name(params["name"] or "")',
+        seed=30,
     ),
     Fault(
         "only the image of a point itself decides whether that is whole",
         "_plan/damage.py",
         "            yield from _written(vm, found, entry.target, images)\n",
         "            yield from _written(vm, found, entry.target, images[:1])\n",
+        seed=117,
     ),
     Fault(
         "no snapshot records how the images below it look",
@@ -74,6 +72,7 @@ SEEN = (
         "_plan/vet_backups.py",
         "if not is_ours(name))\n    if foreign:",
         ")\n    if foreign:",
+        seed=229,
     ),
     Fault(
         "a disk that came is not detached by going back",
@@ -86,18 +85,21 @@ SEEN = (
         "_plan/revert_checks.py",
         "        if image in (point, *(below.filename for below in vm.chain_of(point))):\n",
         "        if False:\n",
+        seed=97,
     ),
     Fault(
         "an internal snapshot below others cannot be deleted",
         "_plan/absent.py",
         "        if depth and not vm.off:\n",
         "        if depth:\n",
+        seed=5,
     ),
     Fault(
         "what others have left on an image keeps a snapshot from being removed",
         "_plan/absent.py",
         "            yield RemoveFile(path, _HELD, spare=True)",
         "            yield RemoveFile(path, _HELD)",
+        seed=206,
     ),
     Fault(
         "a snapshot of some disks is lost by going back below it",
@@ -126,12 +128,14 @@ INVENTED = (
         "    jobs = [(point, file) for point in points.values() for file in point.files]\n",
         "    known = list(filter(stock.is_verified, points.values()))\n"
         "    jobs = [(p, file) for p in points.values() if p not in known for file in p.files]\n",
+        seed=36,
     ),
     Fault(
         "the journal of a run that died is not looked at",
         "_flow/change.py",
         "apply_held(host, dom, recovered(host, dom, outcome), plan_for, outcome)",
         "apply_held(host, dom, observe(host, dom), plan_for, outcome)",
+        seed=232,
     ),
     Fault(
         "steps that are done are not noted in the journal",
@@ -146,18 +150,21 @@ INVENTED = (
         "    on = vm.disk(target)\n"
         "    point = on.files[0] if on and on.chain else point\n"
         "    return CreateOverlay(target, file, point, image_format,",
+        seed=232,
     ),
     Fault(
         "a merge does not correct the records of the other snapshots",
         "_plan/merge.py",
         "    return (RewriteSnapshot(snapshot.name, moved, lost),) if moved or lost else ()\n",
         "    return ()\n",
+        seed=32,
     ),
     Fault(
         "an increment stands on the first restore point, whatever it counts from",
         "_plan/backup.py",
         '    backing = f"../{parent.id}/{stored.file}" if',
         '    backing = f"../{backups_of(vm).stock.points[0].id}/{stored.file}" if',
+        seed=50,
     ),
     Fault(
         "a merge may write to what a snapshot goes back to",
@@ -171,36 +178,42 @@ INVENTED = (
         "_plan/retention.py",
         "newest_first[: rules.last], 1)",
         "newest_first[: max(1, rules.last - 1)], 1)",
+        seed=173,
     ),
     Fault(
-        "the guest is not thawed by the run that has frozen it",
+        "a guest counts as thawed that nobody has thawed",
         "_host/freeze.py",
         "        thawed = thaw(dom)\n        freeze.ended",
-        "        thawed = None\n        freeze.ended",
+        "        thawed = 1\n        freeze.ended",
+        seed=5,
     ),
     Fault(
         "disks are written to though the memory of the machine is saved",
         "_plan/barred.py",
         "    if facts.managed_save:\n",
         "    if False:\n",
+        seed=239,
     ),
     Fault(
         "check mode does not foresee that an internal snapshot goes",
         "_plan/predict.py",
         "        left = _without(vm.snapshots, step.name)\n",
         "        left = vm.snapshots\n",
+        seed=273,
     ),
     Fault(
         "a merge leaves the definition of a machine that is off at what was merged",
         "_plan/merge.py",
         "    stale = disk.persistent in step.merged or any(",
         "    stale = any(",
+        seed=34,
     ),
     Fault(
         "the overlays that going back gives up stay",
         "_plan/revert.py",
         "                steps.append(RemoveFile(image, GIVEN_UP, spare=True))\n",
         "                pass\n",
+        seed=97,
     ),
 )
 
@@ -216,6 +229,7 @@ CONTROL = (
         "_host/observe.py",
         "    journal = read_journal(host.state_dir, live.uuid)\n",
         "    journal = None\n",
+        seed=32,
     ),
 )
 

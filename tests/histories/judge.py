@@ -26,6 +26,7 @@ class Fault(Exception):
 DONE, REFUSED = "done", "refused"
 # Of a QEMU that stands still: how much it does depends on its version.
 OF_STALE = "has not run since"
+OFF_FIRST = "switch the VM off first"
 
 
 class Trial(Action):
@@ -211,6 +212,8 @@ def _refusal(
     excused = model.liar == ALWAYS_FROZEN or (model.stale and OF_STALE in message)
     if what.certain(model, **params) and not excused:
         raise Fault(f"refused: {message}")
+    if OFF_FIRST in str(message) and model.power == OFF:
+        raise Fault(f"it is off already: {message}")
     return f"{REFUSED}: {message}"
 
 

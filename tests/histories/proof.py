@@ -74,4 +74,6 @@ def _find(folder: Path, seed: int, count: int) -> tuple[int, int, int, str]:
     ]
     last = lines[-1] if lines else {"seed": seed, "fault": ""}
     actions = sum(line["actions"] for line in lines)
-    return len(lines), actions, last["seed"], last["fault"].partition("\n")[0][:160]
+    words = last["fault"].partition("\n")[0][:160]
+    # That is of the engine itself, and nothing that was found.
+    return len(lines), actions, last["seed"], "" if words.startswith("Traceback") else words
