@@ -38,10 +38,13 @@ def more(left: Collection[str], last: int) -> Iterator[Script]:
     """Histories with later seeds, for what has not come: that first, then what goes with it."""
     for kind in sorted({_kind(name) for name in left}):
         group = [name for name in names() if _kind(name) == kind]
-        rare = any(map(_rare, group))
-        seeds = (seed for seed in count(last + 1) if bool(_machine(seed).get("storage")) == rare)
-        last = next(seeds)
+        last = _after(last, any(map(_rare, group)))
         yield last, [[name for name in group if name in left], group]
+
+
+def _after(seed: int, rare: bool) -> int:
+    """The next seed of a machine that has, or has not, what is rare."""
+    return next(n for n in count(seed + 1) if bool(_machine(n).get("storage")) == rare)
 
 
 def _kind(name: str) -> str:
