@@ -17,13 +17,13 @@ PLACE = "plugins/module_utils/"
 
 @dataclass(frozen=True)
 class Fault:
-    """`file` is below `PLACE`; the history of that `seed` is known to find it."""
+    """`file` is below `PLACE`; `seed` is that of a history that has found it, if one has."""
 
     name: str
     file: str
     old: str
     new: str
-    seed: int = 1
+    seed: int | None = None
 
 
 SEEN = (

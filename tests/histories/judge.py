@@ -212,7 +212,7 @@ def _refusal(
     excused = model.liar == ALWAYS_FROZEN or (model.stale and OF_STALE in message)
     if what.certain(model, **params) and not excused:
         raise Fault(f"refused: {message}")
-    if OFF_FIRST in str(message) and model.power == OFF:
+    if OFF_FIRST in message and model.power == OFF:
         raise Fault(f"it is off already: {message}")
     return f"{REFUSED}: {message}"
 

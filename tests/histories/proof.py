@@ -33,7 +33,7 @@ def prove(names: list[str], seed: int | None, count: int, jobs: int) -> int:
 
     def found(fault: Fault) -> bool:
         with copy_with(fault) as folder:
-            played, actions, last, words = _find(folder, seed or fault.seed, count)
+            played, actions, last, words = _find(folder, seed or fault.seed or 1, count)
         told = f"{played} histories, {actions} actions, seed {last}: {words or 'NOT FOUND'}"
         print(f"{fault.name}: {told}", flush=True)
         return bool(words)

@@ -19,7 +19,7 @@ from tools.common import CACHE, ROOT
 def main() -> None:
     """Keep those that take long; how long the others take is nobody's business."""
     known = measured(MEASURED.read_text()) | dict(_reported())
-    long = {test: took for test, took in known.items() if took > SECONDS and _is_there(test)}
+    long = {test: took for test, took in known.items() if took > SECONDS and is_there(test)}
     MEASURED.write_text("".join(f"{long[test]:.1f} {test}\n" for test in sorted(long)))
 
 
@@ -31,7 +31,8 @@ def _reported() -> Iterator[tuple[str, float]]:
             yield f"{file}.py::{case.get('name')}", float(case.get("time", 0))
 
 
-def _is_there(test: str) -> bool:
+def is_there(test: str) -> bool:
+    """Whether there is such a function in such a file."""
     file, name = function(test).split("::")
     path = ROOT / "tests" / "integration" / file
     return path.exists() and f"\ndef {name}(" in path.read_text()

@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The part ``integration-trixie``: integration tests on Debian 13, by ``bin/trixie``.
 
-All that the README names as proof, whole files where the generations of libvirt differ most, and
-stories of others.
-Those who change something there run ``bin/trixie bin/test integration``, which leaves out none.
+What the README names as proof, files where the generations of libvirt differ most, and stories of
+others; of all these, what the part ``integration`` has of them.
+Those who change something there run ``bin/trixie bin/test integration`` and ``long``, which leave
+out none.
 """
 
 from __future__ import annotations
