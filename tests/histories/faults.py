@@ -45,7 +45,6 @@ SEEN = (
         "_plan/vet_backups.py",
         "    held = _bitmaps(vm, images, facts)\n",
         "    held: dict[str, str] = {}\n",
-        seed=62,
     ),
     Fault(
         "a snapshot of somebody else is found only by a name that we would give",
