@@ -11,12 +11,18 @@ from itertools import permutations
 from random import Random
 from typing import Any
 
+from lab.programs import LabError
+from lab.vm import wait_until
+
 from . import beside
 from .actions import ACTIONS, Task, action
 from .judge import DONE, Candidate, Fault, Trial, message, one_of
-from .model import Model, Unfit, demand
+from .model import RUNNING, Model, Unfit, demand
 from .stage import Stage
 
+# Tasks that freeze the guest and do not start another one, and how long it may stay so.
+FREEZING = ("snapshot", "back up", "checkpoint", "storage snapshot")
+STAYS_FROZEN = 15  # s, after the death of the task
 # As many effects as short and long tasks have.
 EFFECTS = (3, 6, 15)
 Given = dict[str, Any]
@@ -55,6 +61,16 @@ def then(model: Model, *tasks: tuple[str, Given]) -> Iterator[Candidate]:
     yield Candidate(after, model, tuple((known(kind), given) for kind, given in tasks))
 
 
+def check_thawed(stage: Stage, model: Model, kind: str) -> None:
+    """Raise Fault where a task has left the guest frozen; nothing of ours has run since it died."""
+    if not (kind in FREEZING and model.awake and model.honest and stage.power() == RUNNING):
+        return
+    try:
+        wait_until(lambda: not stage.frozen(), STAYS_FROZEN, "the guest is thawed")
+    except LabError as error:
+        raise Fault(f"{kind} has died: {error}") from None
+
+
 @action("killed", 12)
 class Killed(Trial):
     """One of our tasks dies; it is then run again, or another task finds what it has left."""
@@ -73,6 +89,7 @@ class Killed(Trial):
         options = what.options(stage, **given)
         died = stage.killed(what.module, params["at"], **options)
         stage.settled()
+        check_thawed(stage, model, params["kind"])
         dead = (params["kind"], given)
         candidates = [*then(model, dead), *then(model)]
         if not died:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from lab.modules import ModuleCrashed, ModuleRun
 
 from . import beside
-from .accidents import Given, known, task, then
+from .accidents import Given, check_thawed, known, task, then
 from .actions import action
 from .judge import DONE, Candidate, Fault, Trial, message, no_traceback, one_of
 from .model import SAVED, Model, demand
@@ -51,6 +51,7 @@ class AtMoment(Trial):
             self.happens(stage, run)
             said = self._outcome(run)
         stage.settled()
+        check_thawed(stage, model, kind)
         answer = message(stage.attempt("vm_snapshot", **NOTHING))
         if answer != DONE:
             raise Fault(f"the task: {said}\nthe next one: {answer}")

@@ -79,10 +79,14 @@ class BackToStored(OfStorage):
         model.disks = {**model.disks, **{target: held[target] for target in of or held}}
 
     def certain(self, model: Model, *, name: str, **_params: Any) -> bool:
-        """As long as the disks are on the images of then, and no point would be lost."""
+        """As long as the disks are on the images of then, and no point would be lost.
+
+        One into whose image somebody has merged by hand is protected still.
+        """
         point = model.stored[name]
+        whole = all(each.certain for each in model.points.values())
         same = (point.points, point.moves) == (set(model.points), model.moves)
-        return point.certain and same and not point.plugged and not model.bitmaps
+        return whole and point.certain and same and not point.plugged and not model.bitmaps
 
     def options(self, stage: Stage, *, name: str, of: Sequence[str]) -> dict[str, Any]:
         return {"name": name, "state": "reverted", "disks": list(of)}
