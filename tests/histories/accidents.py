@@ -11,6 +11,7 @@ from itertools import permutations
 from random import Random
 from typing import Any
 
+import libvirt
 from lab.programs import LabError
 from lab.vm import wait_until
 
@@ -63,10 +64,17 @@ def then(model: Model, *tasks: tuple[str, Given]) -> Iterator[Candidate]:
 
 def check_thawed(stage: Stage, model: Model, kind: str) -> None:
     """Raise Fault where a task has left the guest frozen; nothing of ours has run since it died."""
-    if not (kind in FREEZING and model.awake and model.honest and stage.power() == RUNNING):
+    if not (kind in FREEZING and model.awake and model.honest):
         return
+
+    def thawed() -> bool:
+        # An agent is asked again that a task, or a daemon, has died over.
+        with contextlib.suppress(libvirt.libvirtError):
+            return stage.power() != RUNNING or not stage.frozen()
+        return False
+
     try:
-        wait_until(lambda: not stage.frozen(), STAYS_FROZEN, "the guest is thawed")
+        wait_until(thawed, STAYS_FROZEN, "the guest is thawed")
     except LabError as error:
         raise Fault(f"{kind} has died: {error}") from None
 
