@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import contextlib
+import json
+import xml.etree.ElementTree as ET
 from collections.abc import Iterator
 from itertools import permutations
+from pathlib import Path
 from random import Random
 from typing import Any
 
@@ -20,12 +23,14 @@ from .actions import ACTIONS, Task, action
 from .judge import DONE, Candidate, Fault, Trial, message, one_of
 from .model import RUNNING, Model, Unfit, demand
 from .stage import Stage
+from .tasks import FILLER, NAME
 
 # Tasks that freeze the guest and do not start another one, and how long it may stay so.
 FREEZING = ("snapshot", "back up", "checkpoint", "storage snapshot")
 STAYS_FROZEN = 15  # s, after the death of the task
-# As many effects as short and long tasks have.
-EFFECTS = (3, 6, 15)
+# As many as tasks have, most of whose effects are notes of what they do: of what they let libvirt
+# and the guest do, and of all, of a short task and of a long one.
+MOMENTS = (("call", 6), ("effect", 24), ("effect", 60))
 Given = dict[str, Any]
 
 
@@ -85,17 +90,22 @@ class Killed(Trial):
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         kind, given = task(model, random)
-        at = random.randint(1, random.choice(EFFECTS))
-        return {"kind": kind, "at": at, "then": random.choice(["again", "another"]), "given": given}
+        of, most = random.choice(MOMENTS)
+        when = {"at": random.randint(1, most), "of": of}
+        then = random.choice(["again", "another"])
+        return {"kind": kind, "given": given, "then": then, **when}
 
-    def after(self, model: Model, *, kind: str, at: int, then: str, given: Given) -> None:
+    def after(
+        self, model: Model, *, kind: str, at: int, then: str, given: Given, of: str = "effect"
+    ) -> None:
         known(kind).after(model, **given)
 
     def run(self, stage: Stage, model: Model, **params: Any) -> tuple[str, Model]:
         """What is found is the state before it or after it, once recovered."""
         what, given = known(params["kind"]), params["given"]
         options = what.options(stage, **given)
-        died = stage.killed(what.module, params["at"], **options)
+        of = params.get("of", "effect")
+        died = stage.killed(what.module, params["at"], of, **options)
         stage.settled()
         check_thawed(stage, model, params["kind"])
         dead = (params["kind"], given)
@@ -148,29 +158,55 @@ class TwoAtOnce(Trial):
 
 @action("back up without room", 2)
 class NoRoom(Trial):
-    """On a file system that is too small, or that somebody else fills: the guest goes on."""
+    """On a file system that is too small, or that somebody else fills: the guest goes on.
+
+    With `records` there is room for a part only of the record after so many, and then again.
+    """
+
+    PART = 4096  # bytes: the definition has more
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         room = random.choice([400, 36_000, 38_000, 44_000])
-        return {"room": room, "filled": random.random() < 0.7}
+        filled = random.random() < 0.7
+        if room == 44_000:
+            return {"room": room, "records": random.randint(0, 2)}
+        return {"room": room, "filled": filled}
 
-    def after(self, model: Model, *, room: int, filled: bool = False) -> None:
+    def after(self, model: Model, *, room: int, **_how: Any) -> None:
         demand(model.power != "saved" and not model.frozen)
 
-    def run(
-        self, stage: Stage, model: Model, *, room: int, filled: bool = False
-    ) -> tuple[str, Model]:
+    def run(self, stage: Stage, model: Model, *, room: int, **how: Any) -> tuple[str, Model]:
         """The guest writes meanwhile."""
         with stage.small(room << 10) as place, stage.busy(model.awake):
-            with (
-                stage.filled_by_others(place)
-                if filled and model.active
-                else contextlib.nullcontext()
-            ):
-                result = stage.attempt("vm_backup", repository=str(place))
+            result = self._result(stage, model, place, **how)
             if result["failed"] and (left := list(place.rglob("*.qcow2"))):
                 raise Fault(f"{message(result)}\nleft: {left}")
+            (place / FILLER).unlink(missing_ok=True)
+            if not result["failed"]:
+                self._check_readable(stage, place)
         return message(result), one_of(stage, then(model))
+
+    def _result(
+        self, stage: Stage, model: Model, place: Path, *, filled: bool = False, records: int = -1
+    ) -> dict[str, Any]:
+        if records >= 0:
+            told = {"place": str(place), "after": records, "left": self.PART}
+            env = {"VMKEEP_FULL": json.dumps(told)}
+            return stage.filling("vm_backup", env, repository=str(place))
+        others = filled and model.active
+        with stage.filled_by_others(place) if others else contextlib.nullcontext():
+            return stage.attempt("vm_backup", repository=str(place))
+
+    def _check_readable(self, stage: Stage, place: Path) -> None:
+        """What a task calls done is one restore point that is whole."""
+        said = stage.attempt("vm_backup_info", repository=str(place), verify=True)
+        if said["failed"] or len(said["vms"][NAME]["restore_points"]) != 1:
+            raise Fault(f"what was made cannot be read: {said}")
+        for path in place.rglob("domain.xml"):
+            try:
+                ET.parse(path)
+            except ET.ParseError as error:
+                raise Fault(f"{path} is written in part: {error}") from None
 
 
 @action("refused while its memory is saved", 4)

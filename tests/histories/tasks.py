@@ -43,9 +43,9 @@ class Tasks:
         """A run in the middle of which the file system of its records becomes full."""
         return start_module(module, self.options(given), env=env, runner=FULL_HARNESS).result()
 
-    def killed(self, module: str, at: int, **given: Any) -> bool:
-        """A run that dies before its effect number `at`; False where it had fewer."""
-        settings = {"log": str(self.lab.directory / "effects"), "kill_effect": at}
+    def killed(self, module: str, at: int, of: str, **given: Any) -> bool:
+        """A run that dies before its effect, or call, number `at`; False where it had fewer."""
+        settings = {"log": str(self.lab.directory / "effects"), f"kill_{of}": at}
         try:
             run_forked(module, self.options(given), env={"VMKEEP_HARNESS": json.dumps(settings)})
         except ModuleCrashed:

@@ -5,8 +5,9 @@
 
 Started as a program in place of `lab/module_runner.py`, never imported by a test. What to do comes
 in the environment variable VMKEEP_FULL as JSON: ``place`` is the mount point of that; it is
-filled when ``after`` records were written; with ``no_room`` the run does not take the room for
-its notes, as where somebody else was quicker.
+filled when ``after`` records were written there. With ``left`` so many bytes stay free, and there
+is room again after that record. With ``no_room`` the run does not take the room for its notes, as
+where somebody else was quicker.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from ansible.module_utils import basic
 
 sys.path.append(str(Path(__file__).parent))
 
-from full_stage import leave
+from full_stage import empty, leave
 
 SETTINGS: dict[str, Any] = json.loads(os.environ["VMKEEP_FULL"])
 
@@ -33,10 +34,17 @@ def fill_when_it_is_time() -> None:
     write, written = durable.write_whole, []
 
     def write_or_not(path: str, *rest: Any, **options: Any) -> None:
-        if len(written) == SETTINGS["after"]:
-            leave(Path(SETTINGS["place"]), 0)
+        place, full = Path(SETTINGS["place"]), len(written) == SETTINGS["after"]
+        if place not in Path(path).parents:
+            return write(path, *rest, **options)
         written.append(path)
-        write(path, *rest, **options)
+        if full:
+            leave(place, SETTINGS.get("left", 0))
+        try:
+            write(path, *rest, **options)
+        finally:
+            if full and "left" in SETTINGS:
+                empty(place)
 
     durable.write_whole = write_or_not
     if SETTINGS.get("no_room"):

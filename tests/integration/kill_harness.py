@@ -15,7 +15,8 @@ What to do comes in the environment variable VMKEEP_HARNESS as JSON:
   process (an effect);
 * ``kill``: name of the point to die at; ``during`` in place of ``before`` dies ``delay`` seconds
   after the call has begun;
-* ``kill_effect``: die before the n-th effect, whichever it is;
+* ``kill_effect``: die before the n-th effect, whichever it is; ``kill_call``: before the n-th of
+  those that libvirt or the guest agent has;
 * ``guard_too``: kill the freeze guard first;
 * ``hold``: {point: seconds} to sleep at a point; calls that only read are points if named here;
 * ``raise_after``: label of a call that raises a libvirt error after it has done its work, once;
@@ -60,6 +61,7 @@ READING = (
 )  # fmt: skip
 # Programs that are started by others, and are worth a name.
 SHOWN = ("qemu-img", "btrfs", "lvs", "lvcreate", "lvremove", "lvrename", "lvconvert", "lvchange")
+CALLS = ("libvirt ", "agent ")  # how their labels begin
 AGENT_CHANGES = ("guest-fsfreeze-freeze", "guest-fsfreeze-freeze-list", "guest-fsfreeze-thaw")
 
 _counts: collections.Counter[str] = collections.Counter()
@@ -88,7 +90,10 @@ def reached(moment: str, label: str, effect: bool) -> str:
         entry = {"point": point, "seconds": seconds, "effect": effect}
         _log.write(json.dumps(entry) + "\n")
         _counts["effects"] += effect and moment == "before"
-        if SETTINGS.get("kill") == point or _counts["effects"] == SETTINGS.get("kill_effect"):
+        _counts["calls"] += effect and moment == "before" and label.startswith(CALLS)
+        if SETTINGS.get("kill") == point or any(
+            _counts[f"{which}s"] == SETTINGS.get(f"kill_{which}") for which in ("effect", "call")
+        ):
             die()
     if moment == "before" and SETTINGS.get("kill") == f"during {numbered}":
         timer = threading.Timer(SETTINGS.get("delay", 0.01), die)
