@@ -28,6 +28,8 @@ from .tasks import FILLER, NAME
 # Tasks that freeze the guest and do not start another one, and how long it may stay so.
 FREEZING = ("snapshot", "back up", "checkpoint", "storage snapshot")
 STAYS_FROZEN = 15  # s, after the death of the task
+# Tasks that switch it off on their way.
+STOPPING = ("go back", "go back and keep", "restore checkpoint", "restore in place")
 # As many as tasks have, most of whose effects are notes of what they do: of what they let libvirt
 # and the guest do, and of all, of a short task and of a long one.
 MOMENTS = (("call", 6), ("effect", 24), ("effect", 60))
@@ -65,6 +67,16 @@ def then(model: Model, *tasks: tuple[str, Given]) -> Iterator[Candidate]:
     except Unfit:
         return
     yield Candidate(after, model, tuple((known(kind), given) for kind, given in tasks))
+
+
+def as_before(model: Model, kind: str) -> Iterator[Candidate]:
+    """The machine as it was; started anew where a task has switched it off, and got no further."""
+    yield from then(model)
+    if kind in STOPPING and model.active:
+        after = model.copy()
+        after.off()
+        after.frozen = False
+        yield Candidate(after, model)
 
 
 def check_thawed(stage: Stage, model: Model, kind: str) -> None:
@@ -109,7 +121,7 @@ class Killed(Trial):
         stage.settled()
         check_thawed(stage, model, params["kind"])
         dead = (params["kind"], given)
-        candidates = [*then(model, dead), *then(model)]
+        candidates = [*then(model, dead), *as_before(model, params["kind"])]
         if not died:
             outcome = "was over"
         elif params["then"] == "again" or what.alone:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from lab.modules import ModuleCrashed, ModuleRun
 
 from . import beside
-from .accidents import Given, check_thawed, known, task, then
+from .accidents import Given, as_before, check_thawed, known, task, then
 from .actions import action
 from .judge import DONE, Candidate, Fault, Trial, message, no_traceback, one_of
 from .model import SAVED, Model, demand
@@ -83,7 +83,7 @@ class AtMoment(Trial):
 
     def candidates(self, model: Model, dead: tuple[str, Given]) -> list[Candidate]:
         """As before it and after it."""
-        return [*then(model, dead), *then(model)]
+        return [*then(model, dead), *as_before(model, dead[0])]
 
 
 @action("killed at a moment", 3)

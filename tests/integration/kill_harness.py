@@ -16,7 +16,7 @@ What to do comes in the environment variable VMKEEP_HARNESS as JSON:
 * ``kill``: name of the point to die at; ``during`` in place of ``before`` dies ``delay`` seconds
   after the call has begun;
 * ``kill_effect``: die before the n-th effect, whichever it is; ``kill_call``: before the n-th of
-  those that libvirt or the guest agent has;
+  those that libvirt, the guest agent or QEMU has;
 * ``guard_too``: kill the freeze guard first;
 * ``hold``: {point: seconds} to sleep at a point; calls that only read are points if named here;
 * ``raise_after``: label of a call that raises a libvirt error after it has done its work, once;
@@ -61,7 +61,7 @@ READING = (
 )  # fmt: skip
 # Programs that are started by others, and are worth a name.
 SHOWN = ("qemu-img", "btrfs", "lvs", "lvcreate", "lvremove", "lvrename", "lvconvert", "lvchange")
-CALLS = ("libvirt ", "agent ")  # how their labels begin
+CALLS = ("libvirt ", "agent ", "quit ")  # how their labels begin
 AGENT_CHANGES = ("guest-fsfreeze-freeze", "guest-fsfreeze-freeze-list", "guest-fsfreeze-thaw")
 
 _counts: collections.Counter[str] = collections.Counter()
