@@ -75,9 +75,9 @@ SEEN = (
     ),
     Fault(
         "a disk that came is not detached by going back",
-        "_plan/revert_disks.py",
-        "    gone = dict(_gone(vm, then))\n",
-        "    gone: dict[str, str] = {}\n",
+        "_host/do_power.py",
+        '    then = root.find("domain") if inactive is None else inactive\n',
+        "    then = xml_root(call(doing, work.dom.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE))\n",
     ),
     Fault(
         "an internal snapshot is brought back though another branch needs its image",
@@ -102,9 +102,10 @@ SEEN = (
     ),
     Fault(
         "a snapshot of some disks is lost by going back below it",
-        "_plan/revert_disks.py",
-        "    if then.path in vm.missing:\n        return True\n",
-        "",
+        "_plan/revert.py",
+        "    needed = {image.filename for snapshot in vm.snapshots for",
+        "    whole = [each for each in vm.snapshots if len(each.taken) == len(vm.writable)]\n"
+        "    needed = {image.filename for snapshot in whole for",
     ),
     Fault(
         "an increment is promised where a raw disk has lost its bitmap",
@@ -137,10 +138,10 @@ INVENTED = (
         seed=232,
     ),
     Fault(
-        "steps that are done are not noted in the journal",
-        "_host/work.py",
-        "        if not self.resumed:\n            self.journal.done(index)\n",
-        "",
+        "an overlay that a dead run has made, and nobody uses, stays",
+        "_plan/recover.py",
+        "        elif step.file in left.existing and was_unused(step, vm):\n",
+        "        elif False:\n",
     ),
     Fault(
         "going back puts the overlay on the present image",
@@ -168,9 +169,8 @@ INVENTED = (
     Fault(
         "a merge may write to what a snapshot goes back to",
         "_plan/merge.py",
-        "            if not lost and (changed or point in removed) and not is_spoilt("
-        "vm, snapshot, target):\n",
-        "            if False:\n",
+        "    for snapshot in vm.snapshots:\n        if snapshot in dying:\n            continue\n",
+        "    for snapshot in ():\n        if snapshot in dying:\n            continue\n",
     ),
     Fault(
         "one restore point too many is removed",
