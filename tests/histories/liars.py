@@ -70,5 +70,7 @@ def let_lie(vm: VM, how: str) -> None:
     vm.run(f"cat >{_PLACE}/lie", data=script.encode())
     name = vm.run("grep -l org.qemu.guest_agent.0 /sys/class/virtio-ports/*/name").split("/")[-2]
     start = f"sh {_PLACE}/lie /dev/{name} </dev/null >/dev/null 2>&1 & echo $! >{_PLACE}/pid"
-    vm.run(f"kill -9 $(cat {_PLACE}/pid); {start}")
+    # The device is free only when the one before has really gone.
+    wait = "while [ -e /proc/$old/exe ]; do sleep 0.01; done"
+    vm.run(f"old=$(cat {_PLACE}/pid); kill -9 $old; {wait}; {start}")
     vm.wait_agent()

@@ -133,7 +133,8 @@ class Stage(Rooms, Guest):
         try:
             yield
         finally:
-            if running:
+            # The guard of a run that has just died lets a machine go on that it finds paused.
+            if running and self.power() != RUNNING:
                 self.vm.domain.resume()
 
     def chain(self, target: str) -> list[str]:
