@@ -70,17 +70,21 @@ class BlockCopyByHand(MergeByHand):
 
 @action("qemu-img commit", 4)
 class CommitByHand(Action):
-    """An overlay of a machine that is off is written into what it stands on, and stays."""
+    """An overlay is written into what it stands on, and stays; for that the machine goes off."""
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         demand(model.points)
         return {"target": pick(random, model.disks)}
 
     def after(self, model: Model, *, target: str) -> None:
-        demand(model.power == OFF and model.points)
+        demand(model.points and model.power != SAVED and not model.frozen)
+        model.power = OFF
+        model.off()
         model.shake()
 
     def play(self, stage: Stage, model: Model, *, target: str) -> None:
+        if model.active:
+            stage.vm.destroy()
         if not stage.chain(target)[1:]:
             return
         command = ["qemu-img", "commit", "-q", "-d", stage.source(target)]
