@@ -108,10 +108,10 @@ SEEN = (
         "    needed = {image.filename for snapshot in whole for",
     ),
     Fault(
-        "an increment is promised where a raw disk has lost its bitmap",
+        "an increment is promised though the bitmaps are lost",
         "_plan/backup.py",
-        "_without_bitmap(parent, vm) or known.unsound",
-        "known.unsound",
+        'unsound = "" if vm.off else _without_bitmap(parent, vm) or known.unsound\n',
+        'unsound = ""\n',
     ),
     Fault(
         "the name of a new overlay is one that was left of another tool's snapshot",
