@@ -290,6 +290,42 @@ def test_one_that_was_committed_by_hand_before_the_vm_went_off(make_vm, modules)
     assert modules.whole(vm) == {"s1"}
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_one_that_stands_on_what_was_committed_by_hand(make_vm, modules, known: bool) -> None:
+    """What stands on that image now is on no record any more, and the VM was off meanwhile."""
+    vm = make_vm("db01", disks=2)
+    virsh(modules, "snapshot-create-as", vm.name, "first", "--disk-only")
+    virsh(modules, "snapshot-delete", vm.name, "first", "--metadata")
+    time.sleep(1.1)  # libvirt knows the second of each
+    virsh(modules, "snapshot-create-as", vm.name, "theirs", "--disk-only")
+    time.sleep(1.1)
+    if known:
+        modules.run("vm_snapshot", vm, name="s1")
+    assert modules.whole(vm) == {"theirs", *(["s1"] if known else [])}
+    put(vm, "now")
+    base = vm.disks["vda"].path
+    words = ("--base", base, "--active", "--pivot", "--wait")
+    virsh(modules, "blockcommit", vm.name, "vda", *words)
+    vm.shutdown()
+    virsh(modules, "snapshot-create-as", vm.name, "last", "--disk-only")
+    virsh(modules, "snapshot-delete", vm.name, "last", "--metadata")
+    refused(modules, vm, "theirs", "since" if known else "of which nobody knows what it was put on")
+    assert modules.whole(vm) == set()
+
+
+def test_one_beside_a_way_back_that_is_on_no_record(make_vm, modules) -> None:
+    """The same picture, and nobody has written to what it stands on."""
+    vm = make_vm("db01", disks=1)
+    virsh(modules, "snapshot-create-as", vm.name, "first", "--disk-only")
+    time.sleep(1.1)
+    virsh(modules, "snapshot-create-as", vm.name, "theirs", "--disk-only")
+    put(vm, "now")
+    modules.run("vm_snapshot", vm, name="first", state="reverted")
+    virsh(modules, "snapshot-delete", vm.name, "first", "--metadata")
+    assert modules.whole(vm) == {"theirs"}
+    assert modules.run("vm_snapshot", vm, name="theirs", state="reverted")["changed"]
+
+
 def test_an_image_whose_data_is_in_another_file(make_vm, modules) -> None:
     vm = make_vm("db01", disks=1, running=False)
     old, image, data = (f"{folder(vm)}/{name}" for name in ("vda.qcow2", "here.qcow2", "vda.raw"))

@@ -187,7 +187,9 @@ def seeing(state: VmState, name: str, word: str, *, written: bool | None) -> VmS
 
 def test_what_was_written_to_is_told_with_the_times_and_the_way_on():
     state = seeing(STACK, "s3", "s1", written=True)
-    assert lost(state, "s2") == ""
+    # that is later than a snapshot below it, of which no stamp is known
+    assert "was written to since snapshot s3 was taken above it" in lost(state, "s2")
+    assert lost(seeing(state, "s2", "s1", written=False), "s2") == ""
     with pytest.raises(Conflict) as refused:
         plan_reverted(RevertWish("s3"), state)
     path = at("vda", "s1")

@@ -191,7 +191,8 @@ def _parse(opened: Opened, wish: Wish) -> Image:
     if not stat.S_ISREG(facts.st_mode):
         # A block device tells how long it is only in this way.
         length = os.lseek(descriptor, 0, os.SEEK_END)
-    file = File(wish.path, real, length, facts.st_blocks * 512, identity_of(facts))
+    size, time = facts.st_blocks * 512, facts.st_mtime_ns
+    file = File(wish.path, real, length, size, identity_of(facts), time)
 
     def read_at(offset: int, size: int) -> bytes:
         return os.pread(descriptor, size, offset)

@@ -49,7 +49,8 @@ class File(NamedTuple):
     """The file or block device that holds an image.
 
     ``filename`` is the name by which it was opened, ``real`` the same without symbolic links,
-    ``length`` what can be read of it, ``allocated`` what it takes on the disk.
+    ``length`` what can be read of it, ``allocated`` what it takes on the disk. ``time`` is that of
+    its last write in ns, 0 where that is not known.
     """
 
     filename: str
@@ -57,6 +58,7 @@ class File(NamedTuple):
     length: int
     allocated: int
     identity: Identity
+    time: int = 0
 
 
 def damaged(found: str, wanted: str = "") -> Damaged:

@@ -27,8 +27,7 @@ from .._model.stamp import Seen
 from .._model.state import OFF, DiskState, VmState
 from .._model.tree import descendants
 from .rechained import higher_point, other_bases
-
-_SECOND = 1_000_000_000
+from .standing import SECOND, depth_of, displaced, lost_overlay, part_of
 
 
 def damages(vm: VmState, found: Snapshot) -> Iterator[str]:
@@ -48,7 +47,7 @@ def damages(vm: VmState, found: Snapshot) -> Iterator[str]:
             yield from _inside(vm, found, entry.target)
             yield from _written(vm, found, entry.target, images)
             for other in other_bases(vm, found, entry.target, images):
-                part = _part(found, entry.target, other.image)
+                part = part_of(found, entry.target, other.image)
                 then = other.then or "nothing"
                 yield f"{part}, stands on {other.now or 'nothing'} now, and stood on {then} then"
     yield from _memory(vm, found)
@@ -118,7 +117,7 @@ def way_on(vm: VmState, found: Snapshot) -> str:
     if not late or len(late) < len(list(damages(vm, found))):
         return last
     commands = dict.fromkeys(
-        f"touch --date=@{seen.then // _SECOND}.{seen.then % _SECOND:09d} {quote(seen.image)}"
+        f"touch --date=@{seen.then // SECOND}.{seen.then % SECOND:09d} {quote(seen.image)}"
         for seen in late
     )
     known = "; ".join(commands)
@@ -146,23 +145,26 @@ def _written(vm: VmState, found: Snapshot, target: str, images: Sequence[Image])
     if not images:
         yield from _gone(vm, found, target)
     for image in images:
-        part = _part(found, target, image.filename)
+        part = part_of(found, target, image.filename)
         writer = _writer(vm, image)
         seen = _seen(vm, found, image.filename)
         if writer is not None:
-            yield _lost_overlay(vm, found, target, image.filename) or (
+            yield lost_overlay(vm, found, target, image.filename) or (
                 f"{part}, is the active image of {writer.target} now, which is written to"
             )
         elif seen is not None and seen.written:
             yield f"{part}, {_when(seen)}"
         elif seen is None or seen.written is None:
             later = _found_on(vm, found, target, image.filename)
-            if _ran_on(vm, found, target, image.filename):
+            since = _written_since(vm, found, image.filename)
+            if since is not None:
+                yield f"{part}, was written to since snapshot {since.snapshot} was taken above it"
+            elif _ran_on(vm, found, target, image.filename):
                 yield f"{part}, is what the VM has run on since"
             elif later:
                 yield f"{part}, had no overlay above it any more when snapshot {later} was taken"
             else:
-                yield from _displaced(vm, found, target, images, image)
+                yield from displaced(vm, found, target, images, image)
         yield from _written_beside(vm, found, image)
 
 
@@ -175,6 +177,13 @@ def _ran_on(vm: VmState, found: Snapshot, target: str, image: str) -> bool:
         other.created > found.created and other.state != OFF and other.image_before(target) == image
         for other in vm.snapshots
     )
+
+
+def _written_since(vm: VmState, found: Snapshot, image: str) -> Seen | None:
+    """What a snapshot above this one has recorded of an image, if that was written to since."""
+    above = descendants(vm.snapshots, found.name)[1:]
+    known = (seen for seen in vm.seen if seen.image == image and seen.written)
+    return next((seen for seen in known if seen.snapshot in above), None)
 
 
 def _found_on(vm: VmState, found: Snapshot, target: str, image: str) -> str:
@@ -199,13 +208,7 @@ def _written_beside(vm: VmState, found: Snapshot, image: Image) -> Iterator[str]
 
 def _writer(vm: VmState, image: Image) -> DiskState | None:
     """The disk of which it is the active image."""
-    return next((disk for disk in vm.writable if _depth(disk, image) == 0), None)
-
-
-def _part(found: Snapshot, target: str, path: str) -> str:
-    if path == found.image_before(target):
-        return f"image {path}, which held that point of {target}"
-    return f"image {path}, on which that point of {target} stands"
+    return next((disk for disk in vm.writable if depth_of(disk, image) == 0), None)
 
 
 def _when(seen: Seen) -> str:
@@ -215,15 +218,15 @@ def _when(seen: Seen) -> str:
 
 
 def _clock(time: int) -> str:
-    moment = datetime.fromtimestamp(time // _SECOND, timezone.utc)
-    return f"{moment:%Y-%m-%d %H:%M:%S}.{time % _SECOND // 1_000_000:03d} UTC"
+    moment = datetime.fromtimestamp(time // SECOND, timezone.utc)
+    return f"{moment:%Y-%m-%d %H:%M:%S}.{time % SECOND // 1_000_000:03d} UTC"
 
 
 def _gone(vm: VmState, found: Snapshot, target: str) -> Iterator[str]:
     """Of a chain that cannot be read the images that do not exist."""
     for path in _recorded(found, target):
         if path in vm.missing:
-            yield f"{_part(found, target, path)}, is gone"
+            yield f"{part_of(found, target, path)}, is gone"
 
 
 def _recorded(found: Snapshot, target: str) -> tuple[str, ...]:
@@ -239,58 +242,3 @@ def _recorded(found: Snapshot, target: str) -> tuple[str, ...]:
 
 def _seen(vm: VmState, found: Snapshot, path: str) -> Seen | None:
     return next((s for s in vm.seen if s.snapshot == found.name and s.image == path), None)
-
-
-def _depth(disk: DiskState, image: Image) -> int | None:
-    depth = disk.depth_of(image.filename)
-    return disk.depth_of(image.file.real) if depth is None else depth
-
-
-def _standing(disk: DiskState, images: Sequence[Image]) -> tuple[str, str]:
-    """The topmost of these images that a disk's chain has, and what stands on it there; or ''."""
-    for image in images:
-        depth = _depth(disk, image)
-        if depth:
-            return image.filename, disk.chain[depth - 1].filename
-        if depth == 0:
-            break
-    return "", ""
-
-
-def _origins(vm: VmState, target: str, overlay: str) -> tuple[str, ...]:
-    """The images on which snapshots once put an overlay."""
-    return tuple(
-        snapshot.image_before(target) for snapshot in vm.snapshots if overlay in snapshot.made
-    )
-
-
-def _displaced(
-    vm: VmState, found: Snapshot, target: str, images: Sequence[Image], image: Image
-) -> Iterator[str]:
-    """Whether newer data was merged into an image, as far as what stands on it now tells."""
-    disk = vm.disk(target)
-    below, above = _standing(disk, images) if disk else ("", "")
-    origins = _origins(vm, target, above)
-    if disk is None or below != image.filename or below in origins:
-        return
-    if any(origin == held_one.filename for held_one in images for origin in origins):
-        return
-    lost = _lost_overlay(vm, found, target, below)
-    if lost:
-        yield lost
-    elif origins:
-        yield f"{_part(found, target, below)}, carries {above} now, which stood on {origins[0]}"
-
-
-def _lost_overlay(vm: VmState, found: Snapshot, target: str, image: str) -> str:
-    """What to say of a point in a chain without the overlay that was put on it; else ''."""
-    disk, overlay = vm.disk(target), found.overlays.get(target, "")
-    in_chain = disk is not None and disk.depth_of(image) is not None
-    if not overlay or not in_chain or image != found.image_before(target):
-        return ""
-    if disk is not None and disk.depth_of(overlay) is not None:
-        return ""
-    return (
-        f"its overlay {overlay} is no longer in the chain of {target}, so image {image} no longer"
-        " holds that point"
-    )
