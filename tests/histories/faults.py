@@ -95,9 +95,9 @@ SEEN = (
     ),
     Fault(
         "what others have left on an image keeps a snapshot from being removed",
-        "_plan/absent.py",
-        "            yield RemoveFile(path, _HELD, spare=True)",
-        "            yield RemoveFile(path, _HELD)",
+        "_plan/loose.py",
+        "            yield RemoveFile(path, HELD, spare=True)",
+        "            yield RemoveFile(path, HELD)",
         seed=206,
     ),
     Fault(

@@ -13,6 +13,7 @@ from typing import Any
 from .actions import Task, action, pick
 from .model import OFF, SAVED, Model, demand
 from .stage import Stage
+from .tasks import NAME
 
 BACKENDS = {"xfs": ("auto", "reflink"), "btrfs": ("auto", "btrfs", "btrfs")}
 
@@ -57,10 +58,11 @@ class TakeStored(OfStorage):
     def settle(
         self, stage: Stage, before: Model, after: Model, *, name: str, **_params: Any
     ) -> None:
-        """Note of which images the copies are."""
+        """Note of which images the copies are: another task may have taken the disks elsewhere."""
         point = after.stored[name]
         images = {target: stage.source(target) for target in point.disks}
-        after.stored[name] = replace(point, images=images)
+        there = all(stage.storage.copy(NAME, path, name).exists() for path in images.values())
+        after.stored[name] = replace(point, images=images, certain=point.certain and there)
 
 
 @action("go back to storage snapshot", 16)

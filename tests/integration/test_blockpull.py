@@ -575,3 +575,37 @@ def test_a_run_that_is_killed_does_not_leave_the_vm_paused(stage: Stage, killer:
     running = libvirt.VIR_DOMAIN_RUNNING
     wait_until(lambda: vm.domain.state()[0] == running, THAWED_WITHIN, "it runs")
     assert not killer.plain(task)["failed"] and not killer.plain(task)["changed"]
+
+
+def images_of(vm: VM) -> set[str]:
+    """The overlays in the folder of a VM."""
+    return {path.name for path in folder(vm).glob("db01.*")}
+
+
+def test_an_overlay_beside_goes_with_the_last_snapshot_that_needs_it(make_vm, modules) -> None:
+    """Its maker goes with the pull, and so does one with memory, which loses one of its disks."""
+    vm = make_vm("db01", disks=2)
+    modules.run("vm_snapshot", vm, name="s1", disks=["vdb"])
+    modules.run("vm_snapshot", vm, name="s1", state="reverted", run_after="running")
+    modules.run("vm_snapshot", vm, name="s2", memory=True)
+    modules.run("vm_snapshot", vm, name="s1", state="reverted", run_after="running")
+    assert "db01.vdb.s1.r1.qcow2" in images_of(vm)
+    modules.change("vm_blockpull", vm)
+    assert modules.whole(vm) == set()
+    assert images_of(vm) == {path.rpartition("/")[2] for path in sources(vm).values()}
+
+
+def test_what_was_pulled_is_given_up_by_going_back_beside(make_vm, modules) -> None:
+    """Its maker went with the pull; another snapshot knows that it is ours."""
+    vm = make_vm("db01", disks=1)
+    modules.run("vm_snapshot", vm, name="s1")
+    modules.run("vm_snapshot", vm, name="s1", state="reverted", run_after="running")
+    modules.run("vm_snapshot", vm, name="s2")
+    modules.run("vm_snapshot", vm, name="s1", state="reverted", run_after="running")
+    modules.change("vm_blockpull", vm)
+    pulled = sources(vm)["vda"].rpartition("/")[2]
+    assert modules.whole(vm) == {"s2"} and pulled in images_of(vm)
+    modules.run("vm_snapshot", vm, name="s2", state="reverted", run_after="running")
+    assert pulled not in images_of(vm)
+    modules.change("vm_snapshot", vm, name="s2", state="absent")
+    assert modules.whole(vm) == set() and len(images_of(vm)) == 1

@@ -25,11 +25,10 @@ from .damage import at_rest
 from .encrypted import check_outside, sealed
 from .heirs import unrecorded
 from .kind import check_kind
+from .loose import HELD, abandoned, in_a_chain, needed_without, points_of, surviving
 from .merge import check_points, consequences, merge
 from .own import own_disk
 from .revert_disks import is_same
-
-_HELD = "held the point of a removed snapshot"
 
 
 @dataclass(frozen=True)
@@ -68,7 +67,7 @@ def removal(vm: VmState, names: Sequence[str], bandwidth: int = 0) -> tuple[Step
     doomed = _doomed(vm, names)
     _check_readable(vm, doomed)
     merges = _merges(vm, doomed, bandwidth)
-    loose = (*_loose_overlays(vm, doomed), *_beside(vm, doomed), *_given_up(vm, doomed))
+    loose = (*abandoned(vm, doomed), *_given_up(vm, doomed))
     going = {step.file for step in loose}
     internal = {snapshot.name: snapshot for snapshot in doomed if snapshot.mode == "internal"}
     deletions = [
@@ -127,50 +126,14 @@ def _check_together(vm: VmState, disk: DiskState, depths: list[int]) -> None:
         )
 
 
-def _loose_overlays(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]:
-    """Overlays of the snapshots that are in no chain any more (changed by hand, or reverted)."""
-    needed = _needed(vm, doomed)
-    for snapshot in doomed:
-        for target, file in snapshot.overlays.items():
-            loose = file not in vm.missing and not _in_a_chain(vm, file)
-            if loose and file not in needed and vm.disk(target) is not None:
-                yield RemoveFile(file, f"overlay of snapshot {snapshot.name}, in no chain")
-        for file in snapshot.former:
-            if file not in vm.missing and not _in_a_chain(vm, file) and file not in needed:
-                yield RemoveFile(file, f"former overlay of snapshot {snapshot.name}", spare=True)
-
-
-def _needed(vm: VmState, doomed: tuple[Snapshot, ...]) -> set[str]:
-    """What the snapshots that stay are made of."""
-    surviving = _surviving(vm, doomed)
-    needed = {image.filename for s in surviving for image in points_of(vm, s)}
-    return needed.union(file for s in surviving for file in s.overlays.values())
-
-
-def _surviving(vm: VmState, doomed: tuple[Snapshot, ...]) -> list[Snapshot]:
-    return [snapshot for snapshot in vm.snapshots if snapshot not in doomed]
-
-
-def _beside(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]:
-    """Images of ours beside the present state that only these snapshots go back to."""
-    needed = _needed(vm, doomed)
-    made = {file for snapshot in vm.snapshots if snapshot.ours for file in snapshot.made}
-    found = {image.filename: image for snapshot in doomed for image in points_of(vm, snapshot)}
-    for path in found:
-        gone = path in made and path not in needed and not _in_a_chain(vm, path)
-        # What a snapshot of these made itself goes as its overlay.
-        if gone and not any(path in snapshot.made for snapshot in doomed):
-            yield RemoveFile(path, _HELD, spare=True)
-
-
 def _nobodys(vm: VmState, doomed: tuple[Snapshot, ...], gone: Container[str]) -> Iterator[str]:
     """Notes of overlays that only these snapshots go back to and that no record says are ours."""
-    needed = _needed(vm, doomed)
+    needed = needed_without(vm, doomed)
     points = (
         vm.chain_of(found.image_before(each.target)) for found in doomed for each in found.taken
     )
     for path in dict.fromkeys(image.filename for chain in points for image in chain[:-1]):
-        if path not in needed and path not in gone and not _in_a_chain(vm, path):
+        if path not in needed and path not in gone and not in_a_chain(vm, path):
             yield (
                 f"{vm.name}: {path} was kept, since no snapshot records who has made it; if nobody"
                 f" needs what it holds, remove it (qcow2_overlay with path {path}, state absent)"
@@ -184,28 +147,22 @@ def _given_up(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]
     nothing newer than such a point goes, and nothing that the VM has left by other hands: then it
     still descends from the snapshot that made it.
     """
-    surviving = _surviving(vm, doomed)
-    needed = {path for found in surviving for image in points_of(vm, found) for path in _of(image)}
+    staying = surviving(vm, doomed)
+    needed = {path for found in staying for image in points_of(vm, found) for path in _of(image)}
     resting = [image for found in doomed for image in at_rest(vm, found)]
     loose = {image.filename for image in resting if needed.isdisjoint(_of(image))}
-    for snapshot in surviving:
+    for snapshot in staying:
         below = descendants(vm.snapshots, snapshot.name)
         left = not any(found.current for found in vm.snapshots if found.name in below)
         for target, file in snapshot.overlays.items() if snapshot.ours and left else ():
             disk, then = vm.disk(target), snapshot.before.disk(target) if snapshot.before else None
             same = disk is not None and then is not None and is_same(vm, disk, then)
-            if same and file in loose and not _in_a_chain(vm, file):
-                yield RemoveFile(file, _HELD, spare=True)
+            if same and file in loose and not in_a_chain(vm, file):
+                yield RemoveFile(file, HELD, spare=True)
 
 
 def _of(image: Image) -> tuple[str, str]:
     return image.filename, image.file.real
-
-
-def points_of(vm: VmState, snapshot: Snapshot) -> Iterator[Image]:
-    """All images that a snapshot needs to be gone back to."""
-    for entry in snapshot.taken:
-        yield from vm.chain_of(snapshot.image_before(entry.target))
 
 
 def _left_alone(vm: VmState, names: Sequence[str]) -> tuple[str, ...]:
@@ -233,10 +190,6 @@ def _own_now(vm: VmState, names: Sequence[str]) -> Iterator[str]:
                     f"{vm.name}: {file} stays in use by {target}: what snapshot {snapshot.name}"
                     " went back to is not in the chain, so there is nothing to merge it into"
                 )
-
-
-def _in_a_chain(vm: VmState, file: str) -> bool:
-    return any(disk.depth_of(file) is not None for disk in vm.disks)
 
 
 def _delete_internal(vm: VmState, snapshot: Snapshot, going: Container[str]) -> Step:

@@ -24,12 +24,13 @@ def handed_on(
     *,
     gone: Container[str] = (),
     leaving: Container[str] = (),
+    active: Container[str] = (),
 ) -> Iterator[RewriteSnapshot]:
     """The snapshots of ours that stay and get overlays of dying ones as former overlays of theirs.
 
     Only what is in no chain, or is ``leaving`` it, since the rest has its place; files that are
     ``gone`` afterwards have no heir. What another tool's snapshot needs any of ours records, since
-    that cannot.
+    that cannot. So does any what stays ``active``, and would be left by going back to it.
     """
     staying = _staying(vm, dying)
     recorded = {file for found in staying for file in found.made}
@@ -37,9 +38,10 @@ def handed_on(
     for file in dict.fromkeys(file for found in dying if found.ours for file in found.made):
         chained = any(disk.depth_of(file) is not None for disk in vm.disks)
         heir = next((found for found in staying if _needs(vm, found, file)), None)
-        if heir is None and staying and _of_others(vm, dying, file):
+        if heir is None and staying and (file in active or _of_others(vm, dying, file)):
             heir = staying[0]
-        if heir and file not in recorded and file not in gone and (file in leaving or not chained):
+        free = not chained or file in leaving or file in active
+        if heir and free and file not in recorded and file not in gone:
             inherited.setdefault(heir.name, []).append(file)
     for name, files in inherited.items():
         yield RewriteSnapshot(name, former=tuple(files))

@@ -18,6 +18,7 @@ from .._model.step import CommitDisk, ForgetSnapshot, RemoveFile, RewriteSnapsho
 from .barred import check_transient
 from .encrypted import check_merged
 from .heirs import handed_on
+from .loose import abandoned
 from .users import inside_first, is_spoilt, ran_on, removal_of
 
 
@@ -164,6 +165,8 @@ def consequences(
     if delete:
         steps.extend(RemoveFile(path, f"merged into {step.base}") for path, step in merged.items())
         steps.extend(_memory_files(vm, dying))
+        others = [found for found in dying if found.ours and found.name not in doomed]
+        steps.extend(abandoned(vm, others, but=merged))
     return tuple(steps)
 
 

@@ -31,6 +31,7 @@ from .barred import check_transient, to_wake
 from .commit import chosen, depth_of_base
 from .encrypted import check_merged
 from .heirs import handed_on
+from .loose import abandoned
 from .merge import check_readable, children_first
 from .own import doubt, own_disk
 from .users import inside_first
@@ -201,10 +202,13 @@ def pull_consequences(
         if found not in dying:
             steps.extend(_rewrite(found, pulls, needed))
     pulled = {path for step in pulls for path in step.pulled}
-    steps.extend(handed_on(vm, dying, gone=pulled - needed, leaving=pulled))
+    named = {file for step in steps if isinstance(step, RewriteSnapshot) for _t, file in step.files}
+    active = {step.into for step in pulls} - named
+    steps.extend(handed_on(vm, dying, gone=pulled - needed, leaving=pulled, active=active))
     steps.extend(ForgetSnapshot(name) for name in children_first(dying))
     if delete:
         steps.extend(_unneeded(vm, pulls, dying, needed))
+        steps.extend(abandoned(vm, [found for found in dying if found.ours], but=pulled))
     return tuple(steps)
 
 

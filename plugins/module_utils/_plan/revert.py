@@ -34,10 +34,10 @@ from .._model.step import (
     StopVm,
 )
 from .._model.tree import descendants
-from .absent import points_of
 from .damage import damages
 from .encrypted import check_kept, check_outside, check_point
 from .kind import check_kind
+from .loose import points_of
 from .predict import predict
 from .revert_checks import check_attached, check_vm, check_whole, image_that_holds
 from .revert_disks import differs, exchanged, is_same, rebuilt
@@ -267,7 +267,7 @@ def _given_up(
         for image in _above(disk, needed):
             if image in recorded:
                 steps.append(RemoveFile(image, GIVEN_UP, spare=True))
-            else:
+            elif image != disk.files[-1]:
                 notes.append(
                     f"{vm.name}: {image} is not used any more; it was left alone, since no snapshot"
                     " of this collection made it; if nobody needs what it holds, remove it"
@@ -277,7 +277,8 @@ def _given_up(
 
 
 def _above(disk: DiskState, needed: set[str]) -> Iterator[str]:
-    for image in disk.chain[:-1]:
+    """What is above the first image that is needed; an overlay may have become the lowest."""
+    for image in disk.chain:
         if image.filename in needed:
             return
         yield image.filename

@@ -21,7 +21,7 @@ from .._model.problem import NotFound
 from .._model.snapshot import Snapshot
 from .._model.state import OFF, DiskState, VmState
 from .._model.step import DefineAsOf, RestoreMemory, RevertInternal
-from .snapshot_files import first_name
+from .snapshot_files import first_name, made_for
 
 Placed = tuple[str, str, str]
 
@@ -140,14 +140,15 @@ def is_same(vm: VmState, now: DiskState, then: Disk) -> bool:
     """Whether a disk of now goes on with what the target was then, and was not exchanged.
 
     Their chains have an image in common, or once had one, or the one of then stood on the one of
-    now. Where that of then is gone, there is nothing that could take the place of what the target
-    has now: somebody has gone back to a snapshot below it.
+    now, or they are overlays that followed each other and whose snapshot is gone. Where that of
+    then is gone, there is nothing that could take the place of what the target has now: somebody
+    has gone back to a snapshot below it.
     """
     if not (then.source and then.source.local and now.disk.source):
         return str(now.disk.source) == str(then.source)
     if now.disk.path in (then.path, *then.recorded) or now.depth_of(then.path) is not None:
         return True
-    if then.path in vm.missing:
+    if then.path in vm.missing or _followed(vm, now.disk.path, then.path):
         return True
     below = {image.file.real for image in vm.chain_of(then.path)}
     return not (below | _stood_on(vm, then.target, then.path)).isdisjoint(
@@ -155,16 +156,16 @@ def is_same(vm: VmState, now: DiskState, then: Disk) -> bool:
     )
 
 
+def _followed(vm: VmState, path: str, other: str) -> bool:
+    """Whether two images were made, one after the other, for one snapshot of ours."""
+    made = {file for found in vm.snapshots if found.ours for file in found.made}
+    return {path, other} <= made and first_name(path) == first_name(other)
+
+
 def _stood_on(vm: VmState, target: str, path: str) -> set[str]:
     """What an overlay of a snapshot was put on, whatever was pulled into it since."""
-    points = (each.image_before(target) for each in vm.snapshots if _made_for(each, target, path))
+    points = (each.image_before(target) for each in vm.snapshots if made_for(each, target, path))
     return {image.file.real for point in points for image in vm.chain_of(point)}
-
-
-def _made_for(found: Snapshot, target: str, path: str) -> bool:
-    """Whether an image is or was the overlay of a disk; former ones have the name of the first."""
-    overlay = found.overlays.get(target, "")
-    return path in (overlay, *found.former) and first_name(path) == first_name(overlay)
 
 
 def differs(vm: VmState, found: Snapshot) -> bool:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from .._model.names import check_path, file_part
 from .._model.problem import BadInput
+from .._model.snapshot import Snapshot
 from .._model.state import DiskState, VmState
 
 if TYPE_CHECKING:
@@ -59,6 +60,12 @@ def next_name(file: str) -> str:
 def first_name(file: str) -> str:
     """The name that all overlays have in common which followed each other, without a folder."""
     return "".join(_parts(posixpath.basename(file)))
+
+
+def made_for(found: Snapshot, target: str, path: str) -> bool:
+    """Whether an image is or was the overlay of a disk; former ones have the name of the first."""
+    overlay = found.overlays.get(target, "")
+    return path in (overlay, *found.former) and first_name(path) == first_name(overlay)
 
 
 def _parts(name: str) -> tuple[str, str]:

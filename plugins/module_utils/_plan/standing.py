@@ -15,6 +15,7 @@ from collections.abc import Iterator, Sequence
 from .._model.image import Image
 from .._model.snapshot import Snapshot
 from .._model.state import DiskState, VmState
+from .snapshot_files import made_for
 
 SECOND = 1_000_000_000
 
@@ -45,7 +46,9 @@ def _standing(disk: DiskState, images: Sequence[Image]) -> tuple[str, str]:
 def _origins(vm: VmState, target: str, overlay: str) -> tuple[str, ...]:
     """The images on which snapshots once put an overlay."""
     return tuple(
-        snapshot.image_before(target) for snapshot in vm.snapshots if overlay in snapshot.made
+        snapshot.image_before(target)
+        for snapshot in vm.snapshots
+        if made_for(snapshot, target, overlay)
     )
 
 
