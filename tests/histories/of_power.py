@@ -117,13 +117,24 @@ class CutPower(Power):
 
 
 @action("kill QEMU")
-class KillQemu(Power):
-    before, then = (RUNNING, PAUSED), OFF
+class KillQemu(Action):
+    """As by a host without memory; `again` is as where somebody watches over it, and starts it."""
 
-    def play(self, stage: Stage, model: Model) -> None:
+    def offer(self, model: Model, random: Random) -> dict[str, Any]:
+        demand(model.active and not model.frozen)
+        return {"again": random.random() < 0.6}
+
+    def after(self, model: Model, *, again: bool = False) -> None:
+        demand(model.active and not model.frozen)
+        model.off()
+        model.power = RUNNING if again else OFF
+
+    def play(self, stage: Stage, model: Model, *, again: bool = False) -> None:
         os.kill(stage.vm.qemu_pid(), signal.SIGKILL)
         wait_until(lambda: not stage.vm.active(), 20, "libvirt has noticed")
         stage.vm.disconnect()
+        if again:
+            stage.vm.start()
 
 
 @action("reset")
