@@ -32,19 +32,21 @@ SEEN = (
         "_host/durable.py",
         "        view = view[os.write(descriptor, view) :]\n",
         "        os.write(descriptor, view)\n        return\n",
+        seed=220,
     ),
     Fault(
         "a clone is merged into its template",
         "_plan/own.py",
         "    while depth < len(disk.chain) - 1:\n",
         "    depth = len(disk.chain) - 1\n    while depth < len(disk.chain) - 1:\n",
-        seed=16,
+        seed=23,
     ),
     Fault(
         "an internal revert is promised though the image holds bitmaps",
         "_plan/vet_backups.py",
         "    held = _bitmaps(vm, images, facts)\n",
         "    held: dict[str, str] = {}\n",
+        seed=15,
     ),
     Fault(
         "a snapshot of somebody else is found only by a name that we would give",
@@ -65,6 +67,7 @@ SEEN = (
         "_flow/stamping.py",
         "    if not (work.resumed or any(_moves_stamps(step) for step in work.steps)):\n",
         "    if True:\n",
+        seed=39,
     ),
     Fault(
         "after one backup no way back works",
@@ -78,13 +81,14 @@ SEEN = (
         "_host/do_power.py",
         '    then = root.find("domain") if inactive is None else inactive\n',
         "    then = xml_root(call(doing, work.dom.XMLDesc, libvirt.VIR_DOMAIN_XML_INACTIVE))\n",
+        seed=28,
     ),
     Fault(
         "an internal snapshot is brought back though another branch needs its image",
         "_plan/revert_checks.py",
         "        if image in (point, *(below.filename for below in vm.chain_of(point))):\n",
         "        if False:\n",
-        seed=97,
+        seed=246,
     ),
     Fault(
         "an internal snapshot below others cannot be deleted",
@@ -106,18 +110,21 @@ SEEN = (
         "    needed = {image.filename for snapshot in vm.snapshots for",
         "    whole = [each for each in vm.snapshots if len(each.taken) == len(vm.writable)]\n"
         "    needed = {image.filename for snapshot in whole for",
+        seed=37,
     ),
     Fault(
         "an increment is promised though the bitmaps are lost",
         "_plan/backup.py",
         'unsound = "" if vm.off else _without_bitmap(parent, vm) or known.unsound\n',
         'unsound = ""\n',
+        seed=209,
     ),
     Fault(
         "the name of a new overlay is one that was left of another tool's snapshot",
         "_plan/snapshot_files.py",
         "    known.update(vm.numbered, *(",
         "    known.update(*(",
+        seed=252,
     ),
 )
 
@@ -142,6 +149,7 @@ INVENTED = (
         "_plan/recover.py",
         "        elif step.file in left.existing and was_unused(step, vm):\n",
         "        elif False:\n",
+        seed=79,
     ),
     Fault(
         "going back puts the overlay on the present image",
@@ -171,6 +179,7 @@ INVENTED = (
         "_plan/merge.py",
         "    for snapshot in vm.snapshots:\n        if snapshot in dying:\n            continue\n",
         "    for snapshot in ():\n        if snapshot in dying:\n            continue\n",
+        seed=15,
     ),
     Fault(
         "one restore point too many is removed",
@@ -222,6 +231,7 @@ CONTROL = (
         "_host/freeze.py",
         '        self._tell(f"arm {uuid} {seconds} {token}")\n',
         "        pass\n",
+        seed=6,
     ),
     Fault(
         "nothing of a run that died is recovered",
