@@ -102,7 +102,7 @@ SEEN = (
         "_plan/loose.py",
         "            yield RemoveFile(path, HELD, spare=True)",
         "            yield RemoveFile(path, HELD)",
-        seed=206,
+        seed=278,
     ),
     Fault(
         "a snapshot of some disks is lost by going back below it",

@@ -349,8 +349,11 @@ def used_by_qemu(path: Path, scratch: Path) -> Iterator[None]:
 def test_what_qemu_has_open_is_left_alone(depot: Depot, tmp_path: Path) -> None:
     ids = depot.ids()
     with used_by_qemu(depot.file(ids[0]), tmp_path):
-        result = depot.attempt("vm_backup_prune", vm=["db01"], keep_last=4)
-        assert result["failed"] and "is in use by process" in result["msg"]
+        foreseen = depot.run("vm_backup_prune", vm=["db01"], keep_last=4, check=True)
+        result = depot.run("vm_backup_prune", vm=["db01"], keep_last=4)
+        assert result["plan"] == foreseen["plan"] and result["diff"] == foreseen["diff"]
+        kept = {point["id"]: point["reasons"] for point in result["vms"]["db01"]["kept"]}
+        assert kept[ids[0]][-1].startswith("in use by process")
         depot.intact()
     pruned(depot, keep_last=4)
 

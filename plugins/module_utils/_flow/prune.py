@@ -9,6 +9,7 @@ This util is PRIVATE to the collection.
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
@@ -81,11 +82,15 @@ def _plan(rules: Retention, stock: Stock) -> PrunePlan:
 
 
 def _used(stock: Stock) -> Stock:
-    """With what stands on its restore points without QEMU's running: VMs that are off.
+    """With who uses its restore points: VMs that stand on them though they are off, and any QEMU.
 
     A point of which that is not clear may stand on any that is not younger.
     """
     uses = dict(read_uses(stock.directory))
+    for point in stock.points:
+        who = users_of(os.path.join(stock.directory, point.id))
+        if who:
+            uses.setdefault(point.id, who)
     for id in stock.unclear:
         for point in stock.points:
             if point.id[:_TIME] <= id[:_TIME]:
