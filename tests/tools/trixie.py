@@ -19,10 +19,10 @@ from tools.common import CACHE, ROOT, Tally, run, tally_of_junit
 # The cache of the checkout in there, seen from here.
 REPORT = CACHE / "roots" / "trixie" / "cache" / "results" / "integration.xml"
 WHOLE = (
-    *("snapshot_present", "snapshot_absent", "blockcommit", "transient", "discard", "guest_exec"),
+    *("snapshot_present", "snapshot_absent", "blockcommit", "transient", "discard"),
     *("backup", "backup_checkpoints", "restore", "tpm"),
     *("damage", "by_hand", "own_disk", "revert_disks", "check_truths"),
-    *("records", "backup_bitmaps", "flush", "guard_alone", "foreign_names", "encrypted"),
+    *("records", "backup_bitmaps", "guard_alone", "encrypted"),
     "isolation_others",
 )
 # The stories of files that take too long as a whole.
