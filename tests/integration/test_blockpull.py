@@ -579,17 +579,17 @@ def test_a_run_that_is_killed_does_not_leave_the_vm_paused(stage: Stage, killer:
 
 def images_of(vm: VM) -> set[str]:
     """The overlays in the folder of a VM."""
-    return {path.name for path in folder(vm).glob("db01.*")}
+    return {path.name for path in folder(vm).glob(f"{vm.name}.*")}
 
 
 def test_an_overlay_beside_goes_with_the_last_snapshot_that_needs_it(make_vm, modules) -> None:
     """Its maker goes with the pull, and so does one with memory, which loses one of its disks."""
-    vm = make_vm("db01", disks=2)
+    vm = make_vm("beside01", disks=2)
     modules.run("vm_snapshot", vm, name="s1", disks=["vdb"])
     modules.run("vm_snapshot", vm, name="s1", state="reverted", run_after="running")
     modules.run("vm_snapshot", vm, name="s2", memory=True)
     modules.run("vm_snapshot", vm, name="s1", state="reverted", run_after="running")
-    assert "db01.vdb.s1.r1.qcow2" in images_of(vm)
+    assert "beside01.vdb.s1.r1.qcow2" in images_of(vm)
     modules.change("vm_blockpull", vm)
     assert modules.whole(vm) == set()
     assert images_of(vm) == {path.rpartition("/")[2] for path in sources(vm).values()}
@@ -597,7 +597,7 @@ def test_an_overlay_beside_goes_with_the_last_snapshot_that_needs_it(make_vm, mo
 
 def test_what_was_pulled_is_given_up_by_going_back_beside(make_vm, modules) -> None:
     """Its maker went with the pull; another snapshot knows that it is ours."""
-    vm = make_vm("db01", disks=1)
+    vm = make_vm("beside01", disks=1)
     modules.run("vm_snapshot", vm, name="s1")
     modules.run("vm_snapshot", vm, name="s1", state="reverted", run_after="running")
     modules.run("vm_snapshot", vm, name="s2")
