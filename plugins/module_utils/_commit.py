@@ -51,17 +51,13 @@ def _look_around(wish: CommitWish, host: Host, dom: Domain, vm: VmState) -> VmSt
     if any(images_left(vm, disk) < len(disk.chain) for disk in vm.writable):
         vm = with_stacks(dom, vm)
     vm = _look_at_users(wish, host, dom, vm) if wish.keep else vm
-    if all(_is_in_a_chain(vm, file) for found in vm.snapshots for file in found.overlays.values()):
+    if all(vm.in_a_chain(file) for found in vm.snapshots for file in found.overlays.values()):
         return vm
     # An overlay is beside the present state, or somebody has committed it by hand.
     from ._host.committed import committed_overlays
 
     xml = call(f"reading VM {vm.name}", dom.XMLDesc, 0)
     return replace(vm, committed=committed_overlays(vm, xml))
-
-
-def _is_in_a_chain(vm: VmState, file: str) -> bool:
-    return any(disk.depth_of(file) is not None for disk in vm.disks)
 
 
 def _look_at_users(wish: CommitWish, host: Host, _dom: Domain, vm: VmState) -> VmState:

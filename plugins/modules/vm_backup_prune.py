@@ -21,7 +21,8 @@ description:
     kept with it.
   - The newest restore point that is good always stays, since the next incremental one stands on it,
     and so does the newest that was verified with all that it stands on. Protected ones stay, and those
-    that a VM stands on which was restored with O(vmkeep.libvirt.vm_restore#module:instant).
+    that a VM stands on which was restored with O(vmkeep.libvirt.vm_restore#module:instant), or that a
+    running QEMU has open.
   - A restore point for which only some disks were asked for takes no other one's place; each selection of
     disks is counted by itself.
 extends_documentation_fragment:
@@ -161,7 +162,7 @@ vms:
         reasons:
           description:
             - Why it is kept, such as V(last 1), V(daily 2026-11-24), V(protected), V(newest),
-              V(newest verified), or V(needed by 20261125T030000Z).
+              V(newest verified), V(needed by 20261125T030000Z), or who has it in use.
             - After a failure also V(still to be removed).
           type: list
           elements: str

@@ -3,8 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Faults that are built into a copy of the collection, to prove that histories find them.
 
-Those of `SEEN` were in a version of it once, `CONTROL` switches off what protects a VM from a run
-that dies, and the others are made up. Each is a piece of the code as it is, and what takes its
+Those of `SEEN` do what a version of it once did, `CONTROL` switches off what protects a VM from a
+run that dies, and the others are made up. Each is a piece of the code as it is, and what takes its
 place; a unit test sees to it that the piece is there.
 """
 

@@ -405,7 +405,10 @@ def elsewhere() -> Iterator[Path]:
     shutil.rmtree(home)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="all the other tests run without root already")
+@pytest.mark.skipif(
+    os.geteuid() != 0,
+    reason="SKIPPED LOUDLY: only root can give up being root; the other tests run without it",
+)
 def test_without_root(elsewhere: Path, base: Path) -> None:
     """Root's tests also start a lab as an ordinary user, with a checkout of that user."""
     drop = ("setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups")

@@ -18,7 +18,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
-_SECOND = 1_000_000_000
+SECOND = 1_000_000_000
 _FIELDS = 8
 
 
@@ -85,7 +85,7 @@ def written(then: Stamp, now: Stamp) -> bool | None:
 
 def _in_whole_seconds(then: Stamp, now: Stamp) -> bool:
     """Whether it is a copy on a file system, or by a program, that knows these only."""
-    return now.time % _SECOND == 0 and then.time // _SECOND == now.time // _SECOND
+    return now.time % SECOND == 0 and then.time // SECOND == now.time // SECOND
 
 
 def tables_differ(then: Stamp, now: Stamp) -> bool | None:

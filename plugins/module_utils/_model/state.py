@@ -130,6 +130,10 @@ class VmState:
     def snapshot(self, name: str) -> Snapshot | None:
         return next((snapshot for snapshot in self.snapshots if snapshot.name == name), None)
 
+    def in_a_chain(self, path: str) -> bool:
+        """Whether a disk stands on an image now."""
+        return any(disk.depth_of(path) is not None for disk in self.disks)
+
     def chain_of(self, path: str) -> tuple[Image, ...]:
         """An image and all below it, () if nobody here stands on it or goes back to it."""
         for chain in (*(disk.chain for disk in self.disks), *self.branches):

@@ -25,7 +25,7 @@ from .damage import at_rest
 from .encrypted import check_outside, sealed
 from .heirs import unrecorded
 from .kind import check_kind
-from .loose import HELD, abandoned, in_a_chain, needed_without, points_of, surviving
+from .loose import HELD, abandoned, needed_without, points_of, surviving
 from .merge import check_points, consequences, merge
 from .own import own_disk
 from .revert_disks import is_same
@@ -133,7 +133,7 @@ def _nobodys(vm: VmState, doomed: tuple[Snapshot, ...], gone: Container[str]) ->
         vm.chain_of(found.image_before(each.target)) for found in doomed for each in found.taken
     )
     for path in dict.fromkeys(image.filename for chain in points for image in chain[:-1]):
-        if path not in needed and path not in gone and not in_a_chain(vm, path):
+        if path not in needed and path not in gone and not vm.in_a_chain(path):
             yield (
                 f"{vm.name}: {path} was kept, since no snapshot records who has made it; if nobody"
                 f" needs what it holds, remove it (qcow2_overlay with path {path}, state absent)"
@@ -157,7 +157,7 @@ def _given_up(vm: VmState, doomed: tuple[Snapshot, ...]) -> Iterator[RemoveFile]
         for target, file in snapshot.overlays.items() if snapshot.ours and left else ():
             disk, then = vm.disk(target), snapshot.before.disk(target) if snapshot.before else None
             same = disk is not None and then is not None and is_same(vm, disk, then)
-            if same and file in loose and not in_a_chain(vm, file):
+            if same and file in loose and not vm.in_a_chain(file):
                 yield RemoveFile(file, HELD, spare=True)
 
 

@@ -23,11 +23,11 @@ from shlex import quote
 from .._model.image import Image
 from .._model.reference import full_name
 from .._model.snapshot import Snapshot
-from .._model.stamp import Seen
+from .._model.stamp import SECOND, Seen
 from .._model.state import OFF, DiskState, VmState
 from .._model.tree import descendants
 from .rechained import higher_point, other_bases
-from .standing import SECOND, depth_of, displaced, lost_overlay, part_of
+from .standing import depth_of, displaced, lost_overlay, part_of
 
 
 def damages(vm: VmState, found: Snapshot) -> Iterator[str]:

@@ -23,7 +23,7 @@ from .._model.step import (
     SetSource,
     Step,
 )
-from .left import Left, in_a_chain, merge_again, unknown, was_merged
+from .left import Left, merge_again, unknown, was_merged
 from .merge import consequences, moved_sources
 from .pull import pull_consequences, pull_sources, still_between
 from .recover_pull import pull_again
@@ -62,7 +62,7 @@ def _as_of_now(step: Step, vm: VmState, lost: frozenset[str]) -> Step:
     if isinstance(step, RewriteSnapshot):
         return replace(step, sources=tuple(s for s in step.sources if s[0] not in lost))
     if isinstance(step, DeleteInternal):
-        return replace(step, images=tuple(path for path in step.images if in_a_chain(path, vm)))
+        return replace(step, images=tuple(path for path in step.images if vm.in_a_chain(path)))
     return step
 
 
@@ -107,7 +107,7 @@ def _orphaned(
     known = {step.file for step in following if isinstance(step, RemoveFile)} | unknown(left, vm)
     for step, done in zip(left.steps, left.done):
         if isinstance(step, RemoveFile) and doomed and not done and step.file not in known:
-            yield from () if in_a_chain(step.file, vm) else (step,)
+            yield from () if vm.in_a_chain(step.file) else (step,)
 
 
 def _pulled(left: Left, vm: VmState) -> tuple[list[PullDisk], list[PullDisk]]:
@@ -133,7 +133,7 @@ def _still_needed(step: Step, vm: VmState, existing: frozenset[str], merging: se
     if isinstance(step, RewriteSnapshot):
         return _rewrite_needed(step, vm)
     if isinstance(step, RemoveFile):
-        return step.file in existing and (step.file in merging or not in_a_chain(step.file, vm))
+        return step.file in existing and (step.file in merging or not vm.in_a_chain(step.file))
     return False
 
 

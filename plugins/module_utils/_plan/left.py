@@ -153,7 +153,7 @@ def over(journal: Mapping[str, Any] | None, vm: VmState) -> frozenset[str]:
     return frozenset(
         target
         for target, images in {**commits, **pulls}.items()
-        if not any(in_a_chain(path, vm) for path in images)
+        if not any(vm.in_a_chain(path) for path in images)
     )
 
 
@@ -167,16 +167,12 @@ def unknown(left: Left, vm: VmState) -> frozenset[str]:
             images.update(step.pulled)
         elif isinstance(step, CreateOverlay) and not was_unused(step, vm):
             images.add(step.file)
-    return frozenset(path for path in images if not in_a_chain(path, vm))
+    return frozenset(path for path in images if not vm.in_a_chain(path))
 
 
 def was_unused(step: CreateOverlay, vm: VmState) -> bool:
     disk = vm.disk(step.target)
     return disk is not None and disk.depth_of(step.backing) is not None
-
-
-def in_a_chain(path: str, vm: VmState) -> bool:
-    return any(disk.depth_of(path) is not None for disk in vm.disks)
 
 
 def kept(left: Left, vm: VmState) -> tuple[str, ...]:

@@ -34,11 +34,11 @@ def loose_overlays(vm: VmState, doomed: Sequence[Snapshot]) -> Iterator[RemoveFi
     needed = needed_without(vm, doomed)
     for snapshot in doomed:
         for target, file in snapshot.overlays.items():
-            loose = file not in vm.missing and not in_a_chain(vm, file)
+            loose = file not in vm.missing and not vm.in_a_chain(file)
             if loose and file not in needed and vm.disk(target) is not None:
                 yield RemoveFile(file, f"overlay of snapshot {snapshot.name}, in no chain")
         for file in snapshot.former:
-            if file not in vm.missing and not in_a_chain(vm, file) and file not in needed:
+            if file not in vm.missing and not vm.in_a_chain(file) and file not in needed:
                 yield RemoveFile(file, f"former overlay of snapshot {snapshot.name}", spare=True)
 
 
@@ -48,7 +48,7 @@ def held_beside(vm: VmState, doomed: Sequence[Snapshot]) -> Iterator[RemoveFile]
     made = {file for snapshot in vm.snapshots if snapshot.ours for file in snapshot.made}
     found = {image.filename: image for snapshot in doomed for image in points_of(vm, snapshot)}
     for path in found:
-        gone = path in made and path not in needed and not in_a_chain(vm, path)
+        gone = path in made and path not in needed and not vm.in_a_chain(path)
         # What a snapshot of these made itself goes as its overlay.
         if gone and not any(path in snapshot.made for snapshot in doomed):
             yield RemoveFile(path, HELD, spare=True)
@@ -69,7 +69,3 @@ def points_of(vm: VmState, snapshot: Snapshot) -> Iterator[Image]:
     """All images that a snapshot needs to be gone back to."""
     for entry in snapshot.taken:
         yield from vm.chain_of(snapshot.image_before(entry.target))
-
-
-def in_a_chain(vm: VmState, file: str) -> bool:
-    return any(disk.depth_of(file) is not None for disk in vm.disks)

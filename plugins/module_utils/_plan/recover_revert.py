@@ -27,7 +27,7 @@ from .._model.step import (
     Step,
     StopVm,
 )
-from .left import Left, in_a_chain
+from .left import Left
 
 
 def reverting(left: Left) -> DefineAsOf | RevertInternal | None:
@@ -90,7 +90,7 @@ def _still_to_do(left: Left, vm: VmState, *, finish: bool) -> Iterator[Step]:
             if not done and vm.snapshot(step.name):
                 yield step
         elif isinstance(step, RemoveFile):
-            if finish and step.file in left.existing and not in_a_chain(step.file, vm):
+            if finish and step.file in left.existing and not vm.in_a_chain(step.file):
                 yield step
         elif isinstance(step, StopVm):
             if finish and not done and not vm.off and isinstance(reverting(left), RevertInternal):
@@ -136,5 +136,5 @@ def _off_its_chains(left: Left, vm: VmState) -> Iterator[str]:
     attached = define.attached if isinstance(define, DefineAsOf) else ()
     for step in made:
         had = vm.disk(step.target) is not None or (step.target, step.file) in attached
-        if had and not in_a_chain(step.file, vm):
+        if had and not vm.in_a_chain(step.file):
             yield step.file

@@ -14,10 +14,9 @@ from collections.abc import Iterator, Sequence
 
 from .._model.image import Image
 from .._model.snapshot import Snapshot
+from .._model.stamp import SECOND
 from .._model.state import DiskState, VmState
 from .snapshot_files import made_for
-
-SECOND = 1_000_000_000
 
 
 def part_of(found: Snapshot, target: str, path: str) -> str:
