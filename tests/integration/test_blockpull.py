@@ -43,7 +43,7 @@ def on_the_host(vm: VM) -> dict[str, str]:
 
 
 def raw(image: str) -> str:
-    copy = Path("/dev/shm/vmkeep-pull.raw")
+    copy = Path(f"/dev/shm/vmkeep-{os.getpid()}.pull")
     convert = ["qemu-img", "convert", "-f", "qcow2", "-O", "raw", image, str(copy)]
     subprocess.run(convert, check=True, capture_output=True)
     try:
