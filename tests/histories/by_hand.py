@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import subprocess
 import time
+from dataclasses import replace
 from random import Random
 from typing import Any, ClassVar
 
@@ -70,7 +71,13 @@ class BlockCopyByHand(MergeByHand):
 
 @action("qemu-img commit", 4)
 class CommitByHand(Action):
-    """An overlay is written into what it stands on, and stays; for that the machine goes off."""
+    """An overlay is written into what it stands on, and stays; for that the machine goes off.
+
+    In the first seconds of another tool's snapshot nobody can tell that from what the guest wrote
+    at last, so people take their time.
+    """
+
+    SECONDS = 3
 
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         demand(model.points)
@@ -87,6 +94,7 @@ class CommitByHand(Action):
             stage.vm.destroy()
         if not stage.chain(target)[1:]:
             return
+        time.sleep(self.SECONDS)
         command = ["qemu-img", "commit", "-q", "-d", stage.source(target)]
         # Without anything below it, there is nothing to do, and qemu-img says so.
         subprocess.run(command, check=False, capture_output=True)
@@ -127,6 +135,8 @@ class CheckpointByHand(ByHand):
 
 @action("virsh checkpoint-delete", 4)
 class DeleteCheckpointByHand(ByHand):
+    """It writes to images that other tools' snapshots stand on, of which only the time may tell."""
+
     def offer(self, model: Model, random: Random) -> dict[str, Any]:
         return {"name": pick(random, model.bitmaps)}
 
@@ -134,6 +144,8 @@ class DeleteCheckpointByHand(ByHand):
         demand(name in model.bitmaps)
         demand(model.active)
         model.bitmaps.discard(name)
+        for point in [each for each in model.points.values() if not each.ours]:
+            model.points[point.name] = replace(point, certain=False)
 
     def words(self, stage: Stage, *, name: str) -> list[str]:
         return ["checkpoint-delete", NAME, name]

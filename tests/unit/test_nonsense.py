@@ -16,8 +16,8 @@ import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host import (
     dropped,
     hold,
-    image_stamp,
     save_file,
+    stamp_record,
     storage_record,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model import backup
@@ -42,7 +42,10 @@ GOOD: dict[str, dict[str, Any]] = {
         "run": "boot 1",
         "snapshots": [{"name": "s", "current": True, "xml": recorded("tree/a.xml")}],
     },
-    "stamps": {"sound": ["s /d"]},
+    "stamps": {
+        "sound": ["s /d"],
+        "others": [{"name": "h", "created": 1, "stamps": "/d:1:1:1::::"}],
+    },
     "storage": {
         "snapshots": [{"name": "s", "consistency": "offline", "created": 1, "copies": [COPY]}],
         "at": {"vda": ["s", "stamp"]},
@@ -53,7 +56,7 @@ GOOD: dict[str, dict[str, Any]] = {
 READERS: dict[str, Callable[[str], object]] = {
     "save": lambda state: save_file._recorded(type("Host", (), {"state_dir": state}), LIVE.uuid),  # type: ignore[arg-type]
     "snapshots": lambda state: dropped.read_dropped(state, LIVE, ()),
-    "stamps": lambda state: image_stamp.read_outdated(state, LIVE.uuid),
+    "stamps": lambda state: stamp_record.read_stamps(state, LIVE.uuid),
     "storage": lambda state: storage_record.read_record(state, LIVE.uuid),
     "freeze": lambda state: hold.read_freeze(state, LIVE.uuid),
 }

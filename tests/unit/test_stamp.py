@@ -12,18 +12,9 @@ from pathlib import Path
 
 import pytest
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.image_stamp import (
-    as_words,
-    outdated,
-    read_outdated,
     read_seen,
     stamp_inside,
     stamp_of,
-    write_outdated,
-)
-from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.journal import (
-    Journal,
-    new_content,
-    read_journal,
 )
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.snapshot import (
     CRASH,
@@ -262,24 +253,10 @@ def test_a_raw_image_and_one_that_is_gone(tmp_path):
     assert stamp_of(str(path), "raw") is None
 
 
-def test_what_the_run_of_a_journal_writes_to_is_not_looked_at(image):
+def test_what_is_out_of_date_is_not_looked_at(image):
     then = stamp_of(str(image), "qcow2")
     found = replace(snapshot("s1"), stamps=(then,))
     qemu_io(image, "write 0 4096")
-    assert [seen.written for seen in read_seen([found], None, {"sound": []})] == [True]
-    assert read_seen([found], {"sound": [f"s1 {image}"]}) == ()
-    assert read_seen([found], None, {"sound": [f"s2 {image}"]}) != ()
-
-
-def test_a_journal_that_names_them_is_understood_later(tmp_path):
-    content = {**new_content("a run", "running", (), ()), "sound": as_words({("s1", "/a b.qcow2")})}
-    Journal(str(tmp_path), "uuid", content).write()
-    found = read_journal(str(tmp_path), "uuid")
-    assert outdated(found, None) == {("s1", "/a b.qcow2")}
-    write_outdated(str(tmp_path), "uuid", {("s2", "/c.qcow2")})
-    assert outdated(found, read_outdated(str(tmp_path), "uuid")) == {
-        ("s1", "/a b.qcow2"),
-        ("s2", "/c.qcow2"),
-    }
-    write_outdated(str(tmp_path), "uuid", set())
-    assert read_outdated(str(tmp_path), "uuid") is None
+    assert [seen.written for seen in read_seen([found])] == [True]
+    assert read_seen([found], {("s1", str(image))}) == ()
+    assert read_seen([found], {("s2", str(image))}) != ()

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING
 from .._host.apply import apply
 from .._host.connection import NO_DOMAIN, code_of, reconnected
 from .._host.freeze import Guard
-from .._host.image_stamp import as_words
 from .._host.journal import Journal, check_room, new_content
 from .._host.lock import guard_lock, locked
 from .._host.observe import Host, observe
+from .._host.stamp_record import as_words
 from .._host.state_dir import check_state_directory
 from .._host.work import Work
 from .._model.fault import as_problem

@@ -18,12 +18,10 @@ from __future__ import annotations
 import json
 import os
 import sys
-import time
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from .._model.domain import Definition
 from .._model.image import Image
 from .._model.problem import Problem
 from .._model.snapshot import Snapshot
@@ -32,6 +30,7 @@ from .._model.xml_text import xml_root
 from .image_file import read_image
 from .program import Limits, run
 from .qemu_img import QUICK, node_of
+from .qemu_process import started_at
 
 _MARGIN = 2.0
 Range = tuple[int, int]
@@ -43,7 +42,7 @@ def committed_overlays(vm: VmState, xml: str) -> frozenset[str]:
     ``xml`` is the live definition of the VM.
     """
     loose = [(snapshot, *entry) for snapshot in vm.snapshots for entry in _loose(vm, snapshot)]
-    started = _started(vm.live) if loose and not vm.off else None
+    started = started_at(vm.live.uuid) if loose and not vm.off else None
     if started is None:
         return frozenset()
     used = {
@@ -92,32 +91,6 @@ def _used_since(snapshot: Snapshot, file: str, moment: float) -> bool:
         return os.stat(file).st_mtime > moment
     except OSError:
         return False
-
-
-def _started(live: Definition) -> float | None:
-    """When the QEMU of a VM was started, since the epoch (proc(5)); None if unknown."""
-    try:
-        pids = [name for name in os.listdir("/proc") if name.isdigit()]
-        return next((_begun(pid) for pid in pids if _is_qemu_of(pid, live.uuid)), None)
-    except (OSError, ValueError, IndexError):
-        return None
-
-
-def _is_qemu_of(pid: str, uuid: str) -> bool:
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            words = file.read().split(b"\0")
-    except OSError:
-        return False
-    return (b"-uuid", uuid.encode()) in zip(words, words[1:])
-
-
-def _begun(pid: str) -> float:
-    with open(f"/proc/{pid}/stat", encoding="utf-8", errors="replace") as file:
-        ticks = int(file.read().rpartition(")")[2].split()[19])
-    with open("/proc/uptime", encoding="ascii") as file:
-        up = float(file.read().split()[0])
-    return time.time() - up + ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _has_its_place(file: str, chain: Sequence[Image]) -> bool:

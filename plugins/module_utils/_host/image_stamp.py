@@ -12,9 +12,8 @@ import contextlib
 import hashlib
 import os
 import stat
-from collections.abc import Iterable, Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Set
 from dataclasses import replace
-from typing import Any
 
 from .._model.image import Read
 from .._model.problem import Problem
@@ -23,10 +22,7 @@ from .._model.snapshot import Snapshot
 from .._model.stamp import Seen, Stamp, tables_differ, written
 from .image_file import read_image
 from .image_opener import ImageOpener
-from .record import of_another_version, read_record, remove_record, write_record
 from .stamp import stamp as counted
-
-_KIND, _KEY = "stamps", "sound"
 
 
 def stamp_of(path: str, image_format: str, *, loose: bool = False) -> Stamp | None:
@@ -54,51 +50,16 @@ def stamp_inside(path: str, name: str) -> Stamp | None:
 
 
 def read_seen(
-    snapshots: Iterable[Snapshot], *records: Mapping[str, Any] | None
+    snapshots: Iterable[Snapshot], stale: Set[tuple[str, str]] = frozenset()
 ) -> tuple[Seen, ...]:
-    """What the images tell that snapshots have stamps of.
-
-    ``records`` name those that a run of ours wrote to, and that were sound before: a journal, and
-    what :func:`read_outdated` returns. Their stamps are out of date.
-    """
-    own = outdated(*records)
+    """What the images tell that snapshots have stamps of, but those that are out of date."""
     glances = Glances()
     return tuple(
         glances.seen(snapshot.name, then)
         for snapshot in snapshots
         for then in snapshot.stamps
-        if (snapshot.name, then.image) not in own
+        if (snapshot.name, then.image) not in stale
     )
-
-
-def outdated(*records: Mapping[str, Any] | None) -> set[tuple[str, str]]:
-    """(snapshot, image) of the stamps that records call out of date."""
-    words = [word.partition(" ") for record in records if record for word in record.get(_KEY, ())]
-    return {(name, image) for name, _space, image in words}
-
-
-def as_words(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """The same as a record lists them; no name of a snapshot of ours has a space."""
-    return sorted(f"{name} {image}" for name, image in pairs)
-
-
-def read_outdated(state_dir: str, uuid: str) -> Mapping[str, Any] | None:
-    """The record of stamps that libvirt did not let us renew: it changes none while a VM is off
-    that has backup checkpoints.
-    """
-    record = read_record(state_dir, _KIND, uuid)
-    listed = record.get(_KEY, []) if record else []
-    if not isinstance(listed, list) or not all(isinstance(word, str) for word in listed):
-        raise of_another_version(state_dir, _KIND, uuid, f"its field {_KEY} holds no texts", record)
-    return record
-
-
-def write_outdated(state_dir: str, uuid: str, pairs: Set[tuple[str, str]]) -> None:
-    """Keep that record as long as there is something to keep."""
-    if pairs:
-        write_record(state_dir, _KIND, uuid, {_KEY: as_words(pairs)})
-    else:
-        remove_record(state_dir, _KIND, uuid)
 
 
 class Glances:

@@ -25,15 +25,17 @@ from .._model.snapshot import Snapshot, oldest_first, parse_snapshot
 from .._model.state import OFF, DiskState, VmState
 from .._model.storage import UNSEEN, StorageState
 from .._model.storage_steps import is_about_storage
+from .birth import seen_late
 from .connection import NO_DOMAIN, call, code_of, problem_of
 from .dropped import read_dropped
 from .files import is_gone
 from .hold import read_freeze
 from .image_file import is_unwritten, read_chain
-from .image_stamp import read_outdated, read_seen
+from .image_stamp import read_seen
 from .journal import read_journal
 from .libvirt_dep import libvirt
 from .save_file import unfit_memory
+from .stamp_record import outdated, read_stamps
 from .virtiofs import without_idle_bars
 
 if TYPE_CHECKING:
@@ -126,8 +128,7 @@ def observe(host: Host, dom: Domain) -> VmState:
         inactive = parse_domain(call(doing, dom.XMLDesc, flags))
     status = _STATUS.get(call(doing, dom.state)[0], "")
     vm = _state(host, live, inactive, status, read_snapshots(dom))
-    vm = replace(vm, config=inactive)
-    return _more(host, dom, replace(vm, branches=_branches(vm)))
+    return _more(host, dom, replace(vm, config=inactive))
 
 
 def glance(host: Host, dom: Domain, status: str) -> VmState:
@@ -138,8 +139,7 @@ def glance(host: Host, dom: Domain, status: str) -> VmState:
     """
     live = parse_domain(call(f"reading VM {dom.name()}", dom.XMLDesc, 0), brief=True)
     snapshots = tuple(parse_snapshot(xml, brief=True) for _name, xml in _snapshots(dom))
-    vm = _state(host, live, None, status, snapshots)
-    return _more(host, dom, replace(vm, branches=_branches(vm)))
+    return _more(host, dom, _state(host, live, None, status, snapshots))
 
 
 def with_stacks(dom: Domain, vm: VmState) -> VmState:
@@ -170,8 +170,10 @@ def _state(
     disks = tuple(_disk_state(disk, inactive, off=status == OFF) for disk in live.disks)
     journal = read_journal(host.state_dir, live.uuid)
     dropped = read_dropped(host.state_dir, live, {snapshot.name for snapshot in snapshots})
+    record = read_stamps(host.state_dir, live.uuid)
+    snapshots, dropped = record.on(snapshots), record.on(dropped)
     recorded = _recorded((*snapshots, *dropped))
-    return VmState(
+    vm = VmState(
         name=live.name,
         uuid=live.uuid,
         status=status,
@@ -184,10 +186,12 @@ def _state(
         storage=_storage(host, live, disks, journal),
         freeze=read_freeze(host.state_dir, live.uuid, live.number),
         dropped=dropped,
-        seen=read_seen(snapshots, journal, read_outdated(host.state_dir, live.uuid)),
         unfit=tuple(_unfit(live.uuid, snapshots)),
         numbered=frozenset(_numbered(snapshots)),
     )
+    vm = replace(vm, branches=_branches(vm))
+    stale = outdated(journal, record)
+    return replace(vm, seen=(*read_seen(snapshots, stale), *seen_late(vm, stale)))
 
 
 def _numbered(snapshots: Iterable[Snapshot]) -> Iterator[str]:
