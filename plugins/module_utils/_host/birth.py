@@ -74,7 +74,8 @@ def _late(vm: VmState, found: Snapshot, point: str, overlay: str, until: _Until)
     rested = max(born, taken)
     for image in images:
         late = born and image in suspects and image.file.time > rested + SLACK
-        yield Seen(found.name, image.filename, True if late else None, rested, image.file.time)
+        written = True if late else None
+        yield Seen(found.name, image.filename, written, rested, image.file.time, latest=True)
 
 
 def birth(path: str) -> int:

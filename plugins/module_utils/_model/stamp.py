@@ -54,7 +54,8 @@ class Seen:
     """What a look at an image tells of one that a snapshot has a stamp of.
 
     ``written``: whether somebody wrote to it since, None where that is not known. ``then`` and
-    ``now`` are the times of the last write in ns, 0 where there is none.
+    ``now`` are the times of the last write in ns, 0 where there is none. ``latest``: there is no
+    stamp, and it had been written to at ``then`` at the latest.
     """
 
     snapshot: str
@@ -62,6 +63,7 @@ class Seen:
     written: bool | None
     then: int = 0
     now: int = 0
+    latest: bool = False
 
 
 def written(then: Stamp, now: Stamp) -> bool | None:

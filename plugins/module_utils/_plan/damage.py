@@ -214,6 +214,10 @@ def _writer(vm: VmState, image: Image) -> DiskState | None:
 def _when(seen: Seen) -> str:
     if not (seen.then and seen.now):
         return "was written to since"
+    if seen.latest:
+        return (
+            f"was last written to at {_clock(seen.now)}, and that point is of {_clock(seen.then)}"
+        )
     return f"was last written to at {_clock(seen.now)}, and not at {_clock(seen.then)} as then"
 
 
