@@ -12,6 +12,7 @@ import xml.etree.ElementTree as ET
 from pathlib import Path
 
 import pytest
+from backup_story import Repository
 from lab import VM, Disk
 from story import Modules, chain, folder, qemu_img, sources
 from test_revert import history, put, revert, words
@@ -333,6 +334,22 @@ def test_bitmaps_that_go_are_no_write(make_vm, modules) -> None:
     vm.disconnect()
     vm.wait_ready()
     assert words(vm) == {"before"}
+
+
+def test_a_backup_removes_its_bitmaps_below(make_vm, modules, tmp_path) -> None:
+    """It looks at another tool's snapshot before that, so a power cycle does not hide why."""
+    vm = make_vm("db01", disks=1)
+    repository = Repository(tmp_path / "repository", modules)
+    repository.back_up(vm)
+    virsh(modules, "snapshot-create-as", vm.name, "theirs", "--disk-only")
+    time.sleep(2.5)
+    then = os.stat(vm.disks["vda"].path).st_mtime_ns
+    for _time in range(2):
+        repository.later()
+        repository.back_up(vm, type="full")
+    assert os.stat(vm.disks["vda"].path).st_mtime_ns > then, "no bitmap was removed"
+    vm.destroy()
+    assert modules.whole(vm) == {"theirs"}
 
 
 @pytest.mark.parametrize(("known", "off"), [(True, True), (False, True), (False, False)])

@@ -31,6 +31,7 @@ from .facts import settled
 from .look import each
 from .outcome import ChangeAll, Outcome, PlanFor
 from .recovery import recovered
+from .stamping import note_others
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -78,6 +79,7 @@ def _carry_out(host: Host, dom: Domain, plan_for: PlanFor, outcome: Outcome) -> 
     vm = with_bitmaps_proved(dom, observe(host, dom))
     plan = settled(host, dom, vm, plan_for(vm))
     outcome.notes += plan.notes
+    outcome.notes += note_others(host, dom, vm) if plan.steps else ()
     with guarding(host, [(vm, plan)]) as guard:
         for step in plan.steps:
             if isinstance(step, BackUp):

@@ -34,7 +34,7 @@ from .._plan.vet_backups import put_back
 from .facts import gather, prove_way_back, settled
 from .outcome import Outcome, PlanFor
 from .recovery import brought_in_order, ended, froze, observe_left, recovered, recovery_plan
-from .stamping import sound_before
+from .stamping import note_others, sound_before
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -170,11 +170,12 @@ def begun(
     host: Host, dom: Domain, vm: VmState, steps: tuple[Step, ...], group: tuple[str, ...] = ()
 ) -> Work:
     """The work, its journal on disk. ``group`` are the UUIDs of a consistent group."""
+    notes = note_others(host, dom, vm)
     content = new_content(host.run, vm.status, steps, group)
     content["sound"] = as_words(sound_before(vm, steps))
     journal = Journal(host.state_dir, vm.uuid, content)
     journal.write()
-    return Work(host, dom, vm, steps, journal)
+    return Work(host, dom, vm, steps, journal, notes=list(notes))
 
 
 def converged(host: Host, dom: Domain, plan_for: PlanFor) -> VmState:

@@ -39,6 +39,7 @@ from .facts import settled
 from .outcome import Outcome
 from .recovery import recovered, recovery_plan
 from .restore_apply import Decision, carry_out
+from .stamping import note_others
 
 if TYPE_CHECKING:
     from .._host.libvirt_dep import Domain
@@ -181,6 +182,8 @@ def _restore(host: Host, wish: RestoreWish, outcome: Outcome, deadline: float) -
         seen = look_at(host, wish, dom)
     decision = _decided(host, wish, seen, dom)
     outcome.notes += decision.plan.notes
+    if dom is not None and decision.plan.steps:
+        outcome.notes += note_others(host, dom, decision.seen.vm)
     carry_out(host, wish, decision, outcome, deadline)
     outcome.after = _converged(host, wish, outcome)
     if decision.plan.steps:

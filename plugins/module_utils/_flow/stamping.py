@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING
 
 from .._host.connection import call
 from .._host.image_stamp import stamp_inside, stamp_of
-from .._host.observe import observe
+from .._host.observe import Host, observe
 from .._host.snapshots import redefine
-from .._host.stamp_record import StampRecord, outdated, read_stamps, recorded, write_stamps
+from .._host.stamp_record import outdated, read_stamps, recorded, write_stamps
 from .._host.work import Work, do
 from .._model.problem import Problem, Unreachable
 from .._model.snapshot import Snapshot
-from .._model.stamp import Seen, Stamp, to_note
+from .._model.stamp import Stamp, to_note
 from .._model.state import VmState
 from .._model.step import (
     CommitDisk,
@@ -59,15 +59,9 @@ def sound_before(vm: VmState, steps: Sequence[Step]) -> set[tuple[str, str]]:
         spoilt = {step.base for step in merges if bad.intersection(step.merged)}
         images = [vm.chain_of(path)[:1] for step in merges for path in (step.base, step.overlay)]
         own = {path for image in images for path, _format in files_of(image)} | below
-        own = (own | _unstamped(found, looked_at)) - (bad | spoilt)
+        own -= bad | spoilt
         pairs |= {(found.name, seen.image) for seen in looked_at if seen.image in own}
     return pairs
-
-
-def _unstamped(found: Snapshot, looked_at: Sequence[Seen]) -> set[str]:
-    """The images of another tool's snapshot that are to have their first stamps after this run."""
-    known = {stamp.image for stamp in found.stamps}
-    return {seen.image for seen in looked_at if seen.image not in known}
 
 
 def _rebased(vm: VmState, found: Snapshot) -> set[str]:
@@ -78,16 +72,45 @@ def _rebased(vm: VmState, found: Snapshot) -> set[str]:
     }
 
 
+def note_others(host: Host, dom: Domain, vm: VmState) -> tuple[str, ...]:
+    """Record how the images below other tools' snapshots look, before a run changes anything.
+
+    A failure makes these no worse, so it is only told.
+    """
+    try:
+        record = read_stamps(host.state_dir, vm.uuid)
+        if all(record.knows(found) for found in vm.snapshots):
+            return ()
+        stamps = Stamps(vm, set(), loose=_has_checkpoints(dom, vm))
+        known = [
+            found if record.knows(found) else replace(found, stamps=stamps.of(found))
+            for found in (*vm.snapshots, *vm.dropped)
+        ]
+        write_stamps(host.state_dir, vm.uuid, recorded(known), outdated(None, record))
+    except Unreachable:
+        raise
+    except Problem as problem:
+        return (_unrecorded(vm, problem),)
+    return ()
+
+
+def _unrecorded(vm: VmState, problem: Problem) -> str:
+    return (
+        f"{vm.name}: it could not be recorded how the images below the snapshots look:"
+        f" {problem.found}"
+    )
+
+
 def keep_stamps(work: Work) -> None:
     """Bring the stamps of all snapshots up to date, after the last step of a run.
 
     What the run wrote to, and was sound before, has a new stamp then; a stamp that does not hold
     stays. A failure is noted: it makes the snapshots no worse.
     """
+    if not (work.resumed or any(_moves_stamps(step) for step in work.steps)):
+        return
     state_dir, uuid = work.host.state_dir, work.vm.uuid
     record = read_stamps(state_dir, uuid)
-    if not (work.resumed or _moves_stamps(work, record)):
-        return
     renewed = outdated(work.journal.content, record)
     try:
         record = recorded(_stamped(work, renewed))
@@ -95,10 +118,7 @@ def keep_stamps(work: Work) -> None:
         raise
     except Problem as problem:
         write_stamps(state_dir, uuid, record, renewed)
-        work.notes.append(
-            f"{work.vm.name}: it could not be recorded how the images below the snapshots look:"
-            f" {problem.found}"
-        )
+        work.notes.append(_unrecorded(work.vm, problem))
     else:
         write_stamps(state_dir, uuid, record, set())
 
@@ -114,17 +134,10 @@ def _stamped(work: Work, renewed: Set[tuple[str, str]]) -> list[Snapshot]:
     with _out_of_the_way(work) if changed and checkpoints and vm.off else nullcontext():
         for found in changed:
             redefine(work.dom, found.name, stamps=to_note(found.stamps))
-    return [*wanted, *(found for found in vm.dropped if found.stamps)]
+    return [*wanted, *vm.dropped]
 
 
-def _moves_stamps(work: Work, record: StampRecord) -> bool:
-    """Whether there is anything to record: what a step has done, or another tool's snapshot."""
-    if any(_moves(step) for step in work.steps):
-        return True
-    return not all(record.knows(found) for found in work.vm.snapshots)
-
-
-def _moves(step: Step) -> bool:
+def _moves_stamps(step: Step) -> bool:
     if isinstance(step, DeleteInternal):
         return step.below or bool(step.beside)
     return isinstance(step, _FREEZING)
