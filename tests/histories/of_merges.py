@@ -69,6 +69,11 @@ class PartMerge(Merge):
         demand(model.power != SAVED and not model.frozen and target in model.disks)
         model.moves += 1
 
+    def may_remove(self, model: Model, *, target: str, **_more: Any) -> set[str]:
+        """Who names the images merges those of another tool's snapshot, too."""
+        last = {name for name, point in model.points.items() if set(point.disks) == {target}}
+        return super().may_remove(model) | last
+
     def settle(
         self, stage: Stage, before: Model, after: Model, *, target: str, **_more: Any
     ) -> None:
