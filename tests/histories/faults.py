@@ -70,6 +70,13 @@ SEEN = (
         seed=39,
     ),
     Fault(
+        "of another tool's snapshot nobody believes the clock",
+        "_host/birth.py",
+        "written = True if late else None",
+        "written = None",
+        seed=275,
+    ),
+    Fault(
         "after one backup no way back works",
         "_plan/vet_backups.py",
         "if not is_ours(name))\n    if foreign:",
