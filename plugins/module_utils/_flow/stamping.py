@@ -17,7 +17,7 @@ from .._host.connection import call
 from .._host.image_stamp import stamp_inside, stamp_of
 from .._host.observe import Host, observe
 from .._host.snapshots import redefine
-from .._host.stamp_record import outdated, read_stamps, recorded, write_stamps
+from .._host.stamp_record import as_words, outdated, read_stamps, recorded, write_stamps
 from .._host.work import Work, do
 from .._model.problem import Problem, Unreachable
 from .._model.snapshot import Snapshot
@@ -86,7 +86,7 @@ def note_others(host: Host, dom: Domain, vm: VmState) -> tuple[str, ...]:
             found if record.knows(found) else replace(found, stamps=stamps.of(found))
             for found in (*vm.snapshots, *vm.dropped)
         ]
-        write_stamps(host.state_dir, vm.uuid, recorded(known), outdated(None, record))
+        write_stamps(host.state_dir, vm.uuid, replace(recorded(known), sound=record.sound))
     except Unreachable:
         raise
     except Problem as problem:
@@ -117,10 +117,9 @@ def keep_stamps(work: Work) -> None:
     except Unreachable:
         raise
     except Problem as problem:
-        write_stamps(state_dir, uuid, record, renewed)
+        record = replace(record, sound=tuple(as_words(renewed)))
         work.notes.append(_unrecorded(work.vm, problem))
-    else:
-        write_stamps(state_dir, uuid, record, set())
+    write_stamps(state_dir, uuid, record)
 
 
 def _stamped(work: Work, renewed: Set[tuple[str, str]]) -> list[Snapshot]:

@@ -12,7 +12,7 @@ This util is PRIVATE to the collection.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import quote, unquote
@@ -75,7 +75,7 @@ def outdated(journal: Mapping[str, Any] | None, record: StampRecord) -> set[tupl
     return {(unquote(name), image) for name, _space, image in pairs}
 
 
-def as_words(pairs: Iterable[tuple[str, str]]) -> Sequence[str]:
+def as_words(pairs: Iterable[tuple[str, str]]) -> list[str]:
     """The same as they list them."""
     return sorted(f"{quote(name, safe='')} {image}" for name, image in pairs)
 
@@ -92,12 +92,10 @@ def read_stamps(state_dir: str, uuid: str) -> StampRecord:
         raise of_another_version(state_dir, _KIND, uuid, str(error), content) from error
 
 
-def write_stamps(
-    state_dir: str, uuid: str, record: StampRecord, stale: Set[tuple[str, str]]
-) -> None:
-    """Keep it, and what is out of date of it, as long as there is something to keep."""
-    if record.others or stale:
+def write_stamps(state_dir: str, uuid: str, record: StampRecord) -> None:
+    """Keep it as long as there is something to keep."""
+    if record.others or record.sound:
         others = [asdict(other) for other in record.others]
-        write_record(state_dir, _KIND, uuid, {"sound": as_words(stale), "others": others})
+        write_record(state_dir, _KIND, uuid, {"sound": list(record.sound), "others": others})
     else:
         remove_record(state_dir, _KIND, uuid)
