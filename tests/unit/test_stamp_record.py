@@ -10,8 +10,10 @@ import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._flow import stamping
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host import birth
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.journal import (
     Journal,
@@ -26,6 +28,7 @@ from ansible_collections.vmkeep.libvirt.plugins.module_utils._host.stamp_record 
     recorded,
     write_stamps,
 )
+from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.problem import Problem
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.stamp import SECOND, Stamp
 from ansible_collections.vmkeep.libvirt.plugins.module_utils._model.state import VmState
 from builders import disk, image, snapshot, vm
@@ -84,6 +87,28 @@ def test_the_record_of_the_first_version_is_understood(tmp_path):
         '{"format": 1, "version": "0.1.0", "sound": ["s1 /a b.qcow2"]}'
     )
     assert outdated(None, read_stamps(str(tmp_path), "uuid")) == {("s1", "/a b.qcow2")}
+
+
+def test_what_could_not_be_renewed_stays_out_of_date(monkeypatch, tmp_path):
+    def refused(*_args):
+        raise Problem("libvirt says no")
+
+    theirs = replace(THEIRS, stamps=(ODD,))
+    write_stamps(str(tmp_path), "uuid", recorded([theirs]))
+    monkeypatch.setattr(stamping, "_stamped", refused)
+    journal = SimpleNamespace(content={"sound": as_words({("s1", "/a.qcow2")})})
+    work = SimpleNamespace(
+        host=SimpleNamespace(state_dir=str(tmp_path)),
+        vm=SimpleNamespace(name="db01", uuid="uuid"),
+        journal=journal,
+        resumed=True,
+        notes=[],
+    )
+    stamping.keep_stamps(work)
+    record = read_stamps(str(tmp_path), "uuid")
+    assert outdated(None, record) == {("s1", "/a.qcow2")}
+    assert record.on([THEIRS]) == (theirs,)
+    assert "libvirt says no" in work.notes[0]
 
 
 # --- where nothing is kept ---
